@@ -1,0 +1,52 @@
+# `make demo` and `make test` each work as the first command on a machine with Python 3.10+ and make.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: demo test quick lint format docs dist bench clean help
+
+help:
+	@echo "make demo   set up, train a flow on a cow, film it (runs/demo/)"
+	@echo "make test   set up, run every test"
+	@echo "make quick  the tests without the slow ones"
+	@echo "make lint   ruff and mypy"
+	@echo "make docs   build the site into site/"
+	@echo "make dist   build wheel and sdist into dist/"
+	@echo "make bench  rerun the tables of the documentation (hours)"
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $(STAMP)
+
+demo: $(STAMP)
+	$(BIN)/python -m benchmarks.demo --out runs/demo
+
+test: $(STAMP)
+	$(BIN)/python -m pytest
+
+quick: $(STAMP)
+	$(BIN)/python -m pytest -m 'not slow'
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+docs: $(STAMP)
+	$(BIN)/mkdocs build --strict
+
+dist: $(STAMP)
+	$(BIN)/python -m build --outdir dist .
+
+bench: $(STAMP)
+	$(BIN)/python -m benchmarks.conditioning
+	$(BIN)/python -m benchmarks.density
+
+clean:
+	rm -rf build dist site .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,52 @@
+"""Normalizing flows over point clouds, as ordinary Pyro distributions.
+
+Names are imported when they are first used: the command line answers before torch is loaded.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pyro_pcflow import data, distributions, nn, plotting, testing, training, transforms
+    from pyro_pcflow.distributions import PointCloud, PointCloudFlow
+    from pyro_pcflow.serialization import load, save
+    from pyro_pcflow.training import fit
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "PointCloud",
+    "PointCloudFlow",
+    "data",
+    "distributions",
+    "fit",
+    "load",
+    "nn",
+    "plotting",
+    "save",
+    "testing",
+    "training",
+    "transforms",
+]
+
+_HOMES = {
+    "PointCloud": "distributions",
+    "PointCloudFlow": "distributions",
+    "fit": "training",
+    "load": "serialization",
+    "save": "serialization",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    if name in __all__:
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

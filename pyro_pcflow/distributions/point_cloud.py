@@ -1,0 +1,171 @@
+"""A set of points as one event."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from pyro.distributions.torch_distribution import TorchDistribution
+from torch import Tensor
+from torch.distributions import Distribution, constraints, transform_to
+
+__all__ = ["PointCloud"]
+
+
+class PointCloud(TorchDistribution):
+    """``num_points`` independent draws from a point distribution, as one event of shape ``(N, D)``.
+
+    The log-density of a cloud is the sum over its points, so it does not depend on their order. With a mask,
+    clouds of different sizes share one batch: entries where the mask is False are padding, which has no density
+    and is zero in samples.
+
+    Args:
+        point_distribution: a distribution with ``event_shape (D,)``, such as ``flow.condition(context)``, a normal
+            ``.to_event(1)``, or a mixture.
+        num_points: number of points ``N``; may be left out when there is a mask.
+        mask: booleans of shape ``(*batch, N)``, True at the points of a cloud; broadcasts with the batch shape of
+            ``point_distribution``.
+
+    Raises:
+        TypeError: if ``point_distribution`` is not a distribution or the mask is not boolean.
+        ValueError: if its event is not a point, ``num_points`` is missing or negative, or the mask does not fit.
+
+    Example:
+        >>> import pyro.distributions as dist
+        >>> point = dist.Normal(torch.zeros(4, 3), torch.ones(4, 3)).to_event(1)
+        >>> clouds = PointCloud(point, num_points=100)
+        >>> clouds.batch_shape, clouds.event_shape
+        (torch.Size([4]), torch.Size([100, 3]))
+        >>> clouds.log_prob(clouds.sample()).shape
+        torch.Size([4])
+    """
+
+    arg_constraints: dict[str, constraints.Constraint] = {}  # noqa: RUF012 - torch's own spelling
+
+    def __init__(
+        self,
+        point_distribution: Distribution,
+        num_points: int | None = None,
+        mask: Tensor | None = None,
+        *,
+        validate_args: bool | None = None,
+    ) -> None:
+        if not isinstance(point_distribution, Distribution):
+            raise TypeError(
+                f"expected a point distribution, got {type(point_distribution).__name__}; a conditional flow "
+                "becomes one by flow.condition(context)"
+            )
+        if len(point_distribution.event_shape) != 1:
+            raise ValueError(
+                "expected a distribution over points, of event shape (D,), got event shape "
+                f"{tuple(point_distribution.event_shape)}; .to_event(1) declares the last dimension an event"
+            )
+        self.num_points = _check_num_points(num_points, mask)
+        self.point_distribution = point_distribution
+        self.point_mask = mask
+        batch_shape = point_distribution.batch_shape
+        if mask is not None:
+            try:
+                batch_shape = torch.broadcast_shapes(batch_shape, mask.shape[:-1])
+            except RuntimeError as error:
+                raise ValueError(
+                    f"a mask of shape {tuple(mask.shape)} does not fit clouds of batch shape "
+                    f"{tuple(batch_shape)}: expected (*batch, num_points)"
+                ) from error
+        self._point_dim = point_distribution.event_shape[0]
+        super().__init__(batch_shape, torch.Size((self.num_points, self._point_dim)), validate_args=validate_args)
+
+    @property
+    def has_rsample(self) -> bool:
+        """Whether samples carry gradients, as those of the point distribution do."""
+        return self.point_distribution.has_rsample
+
+    @property
+    def support(self) -> constraints.Constraint:
+        """The support of a point, as an event of one more dimension."""
+        return constraints.independent(self.point_distribution.support, 1)
+
+    def expand(self, batch_shape: torch.Size, _instance: Any = None) -> PointCloud:
+        """Return the distribution with its batch shape broadcast to ``batch_shape``."""
+        batch_shape = torch.Size(batch_shape)
+        mask = self.point_mask
+        if mask is not None:
+            mask = mask.expand(*batch_shape, self.num_points)
+        return type(self)(
+            self.point_distribution.expand(batch_shape),
+            self.num_points,
+            mask,
+            validate_args=self.__dict__.get("_validate_args"),
+        )
+
+    def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
+        """Draw clouds with gradients, shape ``(*sample_shape, *batch_shape, N, D)``."""
+        return self._draw(self._points().rsample, sample_shape)
+
+    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
+        """Draw clouds, shape ``(*sample_shape, *batch_shape, N, D)``; padding is zero."""
+        with torch.no_grad():
+            return self._draw(self._points().sample, sample_shape)
+
+    def _points(self) -> Distribution:
+        return self.point_distribution.expand(self.batch_shape)
+
+    def _draw(self, draw: Any, sample_shape: torch.Size) -> Tensor:
+        # Points lead, so that whatever belongs to a cloud broadcasts over them without being repeated.
+        clouds = draw(torch.Size((self.num_points, *sample_shape))).movedim(0, -2)
+        if self.point_mask is not None:
+            clouds = torch.where(self.point_mask.unsqueeze(-1), clouds, torch.zeros_like(clouds))
+        return clouds
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """The log-density of clouds in nats: the sum over their points.
+
+        Args:
+            value: shape ``(*sample_shape, *batch_shape, N, D)``; padding may hold anything.
+
+        Returns:
+            Shape ``(*sample_shape, *batch_shape)``.
+
+        Raises:
+            ValueError: if the last two dimensions are not ``(N, D)``, or a point lies outside the support.
+        """
+        if value.dim() < 2 or value.shape[-2:] != self.event_shape:
+            raise ValueError(
+                f"expected clouds of shape (*batch, {self.num_points}, {self._point_dim}), got a tensor of shape "
+                f"{tuple(value.shape)}"
+            )
+        batch_shape = torch.broadcast_shapes(value.shape[:-2], self.batch_shape)
+        if value.numel() == 0 or 0 in batch_shape:
+            return value.new_zeros(batch_shape)
+        if self.point_mask is not None:
+            value = torch.where(self.point_mask.unsqueeze(-1), value, self._padding(value))
+        # The leading dimension of points broadcasts against the contexts, which stay one for each cloud.
+        value = value.expand(*(1,) * (len(batch_shape) + 2 - value.dim()), *value.shape)
+        log_prob = self.point_distribution.log_prob(value.movedim(-2, 0))
+        if self.point_mask is not None:
+            mask = self.point_mask.expand(*batch_shape, self.num_points).movedim(-1, 0)
+            log_prob = torch.where(mask, log_prob, torch.zeros_like(log_prob))
+        return log_prob.sum(0).expand(batch_shape)
+
+    def _padding(self, value: Tensor) -> Tensor:
+        """Some point of the support, so that padding never meets the arithmetic."""
+        origin = value.new_zeros(self._point_dim)
+        support = self.point_distribution.support
+        return origin if support is None else transform_to(support)(origin)
+
+
+def _check_num_points(num_points: int | None, mask: Tensor | None) -> int:
+    if mask is not None and (not isinstance(mask, Tensor) or mask.dtype != torch.bool):
+        raise TypeError(f"expected a mask of booleans, got {getattr(mask, 'dtype', type(mask).__name__)}")
+    if num_points is None:
+        if mask is None:
+            raise ValueError("num_points is missing: how many points does a cloud have?")
+        return mask.shape[-1]
+    if num_points < 0:
+        raise ValueError(f"num_points must not be negative, got {num_points}")
+    if mask is not None and (mask.dim() < 1 or mask.shape[-1] != num_points):
+        raise ValueError(
+            f"expected a mask of shape (*batch, {num_points}), got {tuple(mask.shape)}: its last dimension must "
+            "have one entry for each of the num_points points"
+        )
+    return int(num_points)

@@ -1,0 +1,46 @@
+"""Coupling layers and stacks of them, as Pyro transforms; each class has a lower-case helper beside it."""
+
+from pyro_pcflow.transforms.act_norm import ActNorm, act_norm
+from pyro_pcflow.transforms.coupling_stack import ConditionalCouplingStack, CouplingStack, coupling_stack
+from pyro_pcflow.transforms.lu_linear import LULinear, lu_linear
+from pyro_pcflow.transforms.masks import coupling_masks
+from pyro_pcflow.transforms.one_pass import (
+    ConditionalPointTransform,
+    ConditionedPointTransform,
+    PointTransform,
+)
+from pyro_pcflow.transforms.point_coupling import (
+    AdditivePointCoupling,
+    AffinePointCoupling,
+    ConditionalAdditivePointCoupling,
+    ConditionalAffinePointCoupling,
+    additive_point_coupling,
+    affine_point_coupling,
+    conditional_additive_point_coupling,
+    conditional_affine_point_coupling,
+)
+from pyro_pcflow.transforms.rescale import Rescale, rescale
+
+__all__ = [
+    "ActNorm",
+    "AdditivePointCoupling",
+    "AffinePointCoupling",
+    "ConditionalAdditivePointCoupling",
+    "ConditionalAffinePointCoupling",
+    "ConditionalCouplingStack",
+    "ConditionalPointTransform",
+    "ConditionedPointTransform",
+    "CouplingStack",
+    "LULinear",
+    "PointTransform",
+    "Rescale",
+    "act_norm",
+    "additive_point_coupling",
+    "affine_point_coupling",
+    "conditional_additive_point_coupling",
+    "conditional_affine_point_coupling",
+    "coupling_masks",
+    "coupling_stack",
+    "lu_linear",
+    "rescale",
+]

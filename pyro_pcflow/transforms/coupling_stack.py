@@ -1,0 +1,204 @@
+"""Many couplings as one transform."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pyro_pcflow.transforms.act_norm import act_norm
+from pyro_pcflow.transforms.lu_linear import lu_linear
+from pyro_pcflow.transforms.masks import MASK_PATTERNS, check_mask, coupling_masks
+from pyro_pcflow.transforms.one_pass import ConditionalPointTransform, PointTransform
+from pyro_pcflow.transforms.point_coupling import (
+    additive_point_coupling,
+    affine_point_coupling,
+    check_context_dim,
+    conditional_additive_point_coupling,
+    conditional_affine_point_coupling,
+)
+
+__all__ = ["ConditionalCouplingStack", "CouplingStack", "coupling_stack"]
+
+
+class _Stack(nn.Module):
+    """The parts of a stack, from the noise to the data, walked in either direction in one pass."""
+
+    parts: Any  # a torch.nn.ModuleList of point transforms, a type that torch cannot express
+
+    def _set_up(self, parts: Sequence[nn.Module]) -> None:
+        self.parts = nn.ModuleList(parts)
+
+    def transform_and_log_det(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        total = x.new_zeros(x.shape[:-1])
+        for part in self.parts:
+            x, log_det = part.transform_and_log_det(x, *_context_of(part, context))
+            total = total + log_det
+        return x, total
+
+    def inverse_and_log_det(self, y: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        total = y.new_zeros(y.shape[:-1])
+        for part in reversed(self.parts):
+            y, log_det = part.inverse_and_log_det(y, *_context_of(part, context))
+            total = total + log_det
+        return y, total
+
+    def trajectory(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """Every state on the way from noise to data.
+
+        Args:
+            x: noise, shape ``(*batch, D)``.
+            context: shape ``(*context_batch, C)`` that broadcasts to ``batch``; None for a plain stack.
+
+        Returns:
+            Shape ``(1 + parts, *batch, D)``: the noise first, the data last.
+        """
+        states = [x]
+        for part in self.parts:
+            states.append(part.transform_and_log_det(states[-1], *_context_of(part, context))[0])
+        return torch.stack(states)
+
+    def extra_repr(self) -> str:
+        parameters = sum(parameter.numel() for parameter in self.parameters())
+        return f"{len(self.parts)} parts from noise to data, {parameters:,} parameters"
+
+
+class CouplingStack(_Stack, PointTransform):
+    """A sequence of plain transforms as one transform: one pass, one memory.
+
+    Args:
+        parts: transforms from the noise to the data, all of the same ``point_dim``.
+
+    Raises:
+        ValueError: if there are none, or they disagree about ``point_dim``.
+        TypeError: if one is not a plain point transform.
+    """
+
+    def __init__(self, parts: Sequence[PointTransform]) -> None:
+        super().__init__(point_dim=_common_point_dim(parts, PointTransform))
+        self._set_up(parts)
+
+
+class ConditionalCouplingStack(_Stack, ConditionalPointTransform):
+    """A sequence of plain and conditional transforms under one context as one transform.
+
+    Args:
+        parts: transforms from the noise to the data, all of the same ``point_dim``.
+        context_dim: size ``C`` of the context, the same for every conditional part.
+    """
+
+    def __init__(self, parts: Sequence[PointTransform | ConditionalPointTransform], context_dim: int) -> None:
+        point_dim = _common_point_dim(parts, (PointTransform, ConditionalPointTransform))
+        for part in parts:
+            if isinstance(part, ConditionalPointTransform) and part.context_dim != context_dim:
+                raise ValueError(
+                    f"expected parts with a context of size {context_dim}, got {type(part).__name__} with "
+                    f"context_dim={part.context_dim}"
+                )
+        super().__init__(point_dim=point_dim, context_dim=context_dim)
+        self._set_up(parts)
+
+
+def coupling_stack(
+    point_dim: int,
+    *,
+    num_couplings: int = 12,
+    hidden_dims: Sequence[int] = (64, 64),
+    context_dim: int = 0,
+    affine: bool = True,
+    masks: str | Sequence[Sequence[bool]] = "move_one",
+    conditioning: str = "film",
+    activation: str = "relu",
+    num_frequencies: int = 3,
+    max_log_scale: float = 1.0,
+    total_log_scale: float = 12.0,
+    act_norm_between: bool = False,
+    mixing: bool = False,
+) -> CouplingStack | ConditionalCouplingStack:
+    """Make a stack of couplings whose masks take turns.
+
+    Args:
+        point_dim: number of coordinates ``D``, at least 2.
+        num_couplings: number of couplings ``L``.
+        hidden_dims: widths of every conditioner's hidden layers.
+        context_dim: size ``C`` of a context; 0 makes a plain :class:`CouplingStack`.
+        affine: affine (RealNVP) or additive (NICE) couplings.
+        masks: a pattern of :func:`~pyro_pcflow.transforms.coupling_masks`, or masks that are repeated in turn.
+        conditioning, activation, num_frequencies: see :class:`~pyro_pcflow.nn.Conditioner`.
+        max_log_scale: smooth bound of each layer's log-scale.
+        total_log_scale: bound of the sum of the log-scales over the stack. Deep stacks lower the bound of each
+            layer to ``total_log_scale / L``, without which their inverse is lost in float32.
+        act_norm_between: put an :class:`ActNorm` on the data's side of every coupling.
+        mixing: put an :class:`LULinear` on the data's side of every coupling but the last.
+
+    Raises:
+        ValueError: if a size or a name is out of range.
+
+    Example:
+        >>> stack = coupling_stack(3, num_couplings=12, hidden_dims=[64, 64], context_dim=8)
+        >>> stack.condition(torch.randn(4, 1, 8))(torch.randn(4, 100, 3)).shape
+        torch.Size([4, 100, 3])
+    """
+    if context_dim < 0:
+        raise ValueError(f"context_dim must not be negative, got {context_dim}")
+    if num_couplings < 1:
+        raise ValueError(f"num_couplings must be at least 1, got {num_couplings}")
+    if not (max_log_scale > 0 and total_log_scale > 0):
+        raise ValueError(
+            f"max_log_scale and total_log_scale must be positive, got {max_log_scale} and {total_log_scale}"
+        )
+    limit = min(max_log_scale, total_log_scale / num_couplings)
+    options = {"hidden_dims": hidden_dims, "activation": activation, "num_frequencies": num_frequencies}
+    if context_dim:
+        options["conditioning"] = conditioning
+    if affine:
+        options["max_log_scale"] = limit
+
+    parts: list[PointTransform | ConditionalPointTransform] = []
+    for layer, mask in enumerate(_masks(masks, point_dim, num_couplings)):
+        parts.append(_coupling(point_dim, context_dim, affine, {**options, "mask": mask}))
+        if mixing and layer < num_couplings - 1:
+            parts.append(lu_linear(point_dim, max_log_scale=limit))
+        if act_norm_between:
+            parts.append(act_norm(point_dim, max_log_scale=limit))
+    if context_dim == 0:
+        return CouplingStack(parts)
+    return ConditionalCouplingStack(parts, context_dim)
+
+
+def _context_of(part: nn.Module, context: Tensor | None) -> tuple[Tensor | None, ...]:
+    return (context,) if isinstance(part, ConditionalPointTransform) else ()
+
+
+def _coupling(
+    point_dim: int, context_dim: int, affine: bool, options: dict
+) -> PointTransform | ConditionalPointTransform:
+    if context_dim == 0:
+        make = affine_point_coupling if affine else additive_point_coupling
+        return make(point_dim, **options)
+    check_context_dim(context_dim)
+    make_conditional = conditional_affine_point_coupling if affine else conditional_additive_point_coupling
+    return make_conditional(point_dim, context_dim, **options)
+
+
+def _masks(masks: str | Sequence[Sequence[bool]], point_dim: int, num_couplings: int) -> list[tuple[bool, ...]]:
+    if isinstance(masks, str):
+        return coupling_masks(point_dim, num_couplings, masks)
+    checked = [check_mask(mask, point_dim) for mask in masks]
+    if not checked:
+        raise ValueError(f"masks must name a pattern ({', '.join(MASK_PATTERNS)}) or hold at least one mask")
+    return [checked[layer % len(checked)] for layer in range(num_couplings)]
+
+
+def _common_point_dim(parts: Sequence[Any], kinds: type | tuple[type, ...]) -> int:
+    if not parts:
+        raise ValueError("a stack needs at least one part")
+    for part in parts:
+        if not isinstance(part, kinds):
+            raise TypeError(f"a part of a stack must be a point transform of this library, got {type(part).__name__}")
+    dims = {part.point_dim for part in parts}
+    if len(dims) > 1:
+        raise ValueError(f"the parts of a stack must share point_dim, got {sorted(dims)}")
+    return parts[0].point_dim

@@ -1,0 +1,325 @@
+"""What all point transforms share: value and log-determinant in one pass, and a memory that cannot go stale."""
+
+from __future__ import annotations
+
+import weakref
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from pyro.distributions.conditional import ConditionalTransformModule
+from pyro.distributions.torch_transform import TransformModule
+from torch import Tensor
+from torch.distributions import constraints
+from torch.distributions.transforms import Transform, _InverseTransform
+
+__all__ = ["ConditionalPointTransform", "ConditionedPointTransform", "PointTransform"]
+
+POINT = constraints.independent(constraints.real, 1)
+
+
+class OnePassTransform(Transform):
+    """A bijection of points that computes a value and its log-determinant together.
+
+    Subclasses define :meth:`transform_and_log_det` and :meth:`inverse_and_log_det`; everything that torch and
+    Pyro ask of a :class:`~torch.distributions.transforms.Transform` follows from these two.
+
+    torch's own cache is not used, since it outlives the parameters that filled it. Instead, a transform
+    remembers what it *produced*, for as long as that tensor lives, and only believes its memory while every
+    parameter is unchanged. So ``log_prob`` costs one network pass, and none for a fresh sample.
+    """
+
+    domain = POINT
+    codomain = POINT
+    bijective = True
+
+    def __init__(self) -> None:
+        super().__init__(cache_size=0)
+        self._called: _Product | None = None
+        self._inverted: _Product | None = None
+
+    def transform_and_log_det(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Carry noise to data.
+
+        Args:
+            x: points, shape ``(*batch, D)``.
+
+        Returns:
+            The image, shape ``(*batch, D)``, and ``log |det dy/dx|``, shape ``(*batch,)``.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not define transform_and_log_det")
+
+    def inverse_and_log_det(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Carry data to noise.
+
+        Args:
+            y: points, shape ``(*batch, D)``.
+
+        Returns:
+            The preimage, shape ``(*batch, D)``, and ``log |det dx/dy|``, shape ``(*batch,)``.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not define inverse_and_log_det")
+
+    def _dependencies(self) -> list[Tensor]:
+        """Every tensor that the transform's value depends on, beside its argument."""
+        raise NotImplementedError(f"{type(self).__name__} does not define _dependencies")
+
+    def _call(self, x: Tensor) -> Tensor:
+        if self._inverted is not None and self._inverted.made(x, self._dependencies()):
+            return self._inverted.source
+        y, log_det = self.transform_and_log_det(x)
+        self._called = _Product.remember(y, x, log_det, self._dependencies())
+        return y
+
+    def _inverse(self, y: Tensor) -> Tensor:
+        if self._called is not None and self._called.made(y, self._dependencies()):
+            return self._called.source
+        x, log_det = self.inverse_and_log_det(y)
+        self._inverted = _Product.remember(x, y, log_det, self._dependencies())
+        return x
+
+    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
+        """The log-determinant ``log |det dy/dx|``, shape ``(*batch,)``.
+
+        Args:
+            x: points on the noise side, shape ``(*batch, D)``.
+            y: their images on the data side, shape ``(*batch, D)``.
+        """
+        if self._called is not None and self._called.joins(x, y, self._dependencies()):
+            return self._called.log_det
+        if self._inverted is not None and self._inverted.joins(y, x, self._dependencies()):
+            return -self._inverted.log_det
+        return -self.inverse_and_log_det(y)[1]
+
+    @property
+    def inv(self) -> Transform:
+        """The transform from data to noise."""
+        # torch keeps the inverse in a reference cycle with its transform, so that a conditioned view, with the
+        # graph of its context, would wait for the garbage collector. A fresh inverse costs a microsecond.
+        return _InverseTransform(self)
+
+    def with_cache(self, cache_size: int = 1) -> OnePassTransform:
+        """Return the transform itself, which needs no other cache than its memory."""
+        return self
+
+    def clear_cache(self) -> None:
+        """Forget the last products."""
+        self._called = self._inverted = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_called": None, "_inverted": None}
+
+
+class PointTransform(OnePassTransform, TransformModule):
+    """A learnable bijection of points in ``D`` dimensions: the base class of the plain transforms.
+
+    Args:
+        point_dim: number of coordinates ``D`` of a point.
+    """
+
+    # TransformModule's own hash cannot be traced by torch.compile; torch.nn.Module's can.
+    __hash__ = torch.nn.Module.__hash__
+    # torch's transforms come first in the method order and would print a bare class name.
+    __repr__ = torch.nn.Module.__repr__
+
+    def __init__(self, point_dim: int) -> None:
+        super().__init__()
+        self.point_dim = point_dim
+
+    def forward_shape(self, shape: torch.Size) -> torch.Size:
+        """The shape of the image of points of ``shape``."""
+        check_point_shape(shape, self.point_dim)
+        return torch.Size(shape)
+
+    inverse_shape = forward_shape
+
+    def _call(self, x: Tensor) -> Tensor:
+        check_point_shape(x.shape, self.point_dim)
+        return super()._call(x)
+
+    def _inverse(self, y: Tensor) -> Tensor:
+        check_point_shape(y.shape, self.point_dim)
+        return super()._inverse(y)
+
+    def _dependencies(self) -> list[Tensor]:
+        return [*self.parameters(), *self.buffers()]
+
+
+class ConditionalPointTransform(ConditionalTransformModule):
+    """A learnable bijection of points that depends on a context: the base class of the conditional transforms.
+
+    Args:
+        point_dim: number of coordinates ``D`` of a point.
+        context_dim: size ``C`` of a context.
+    """
+
+    domain = POINT
+    codomain = POINT
+    bijective = True
+
+    def __init__(self, point_dim: int, context_dim: int) -> None:
+        super().__init__()
+        self.point_dim = point_dim
+        self.context_dim = context_dim
+
+    def transform_and_log_det(self, x: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
+        """Carry noise to data; see :meth:`PointTransform.transform_and_log_det`.
+
+        Args:
+            x: points, shape ``(*batch, D)``.
+            context: contexts, shape ``(*context_batch, C)``; both batch shapes broadcast.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not define transform_and_log_det")
+
+    def inverse_and_log_det(self, y: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
+        """Carry data to noise; see :meth:`PointTransform.inverse_and_log_det`."""
+        raise NotImplementedError(f"{type(self).__name__} does not define inverse_and_log_det")
+
+    def condition(self, context: Tensor) -> ConditionedPointTransform:
+        """Return the transform under a context. No network is evaluated yet.
+
+        Args:
+            context: shape ``(*batch, C)``.
+
+        Raises:
+            TypeError: if the context is not a tensor.
+            ValueError: if its last dimension is not ``C``.
+        """
+        return ConditionedPointTransform(self, check_context(context, self.context_dim))
+
+    def clear_cache(self) -> None:
+        """Do nothing: only conditioned views remember."""
+
+
+class ConditionedPointTransform(OnePassTransform):
+    """A :class:`ConditionalPointTransform` under one batch of contexts: a throw-away view without parameters.
+
+    The context's share of the networks is computed at each call, once per cloud, so that the view never
+    disagrees with the weights.
+    """
+
+    def __init__(self, transform: ConditionalPointTransform, context: Tensor) -> None:
+        super().__init__()
+        self.transform = transform
+        self.context = context
+
+    def transform_and_log_det(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        x = self._expand(x)
+        return self.transform.transform_and_log_det(x, self.context)
+
+    def inverse_and_log_det(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        y = self._expand(y)
+        return self.transform.inverse_and_log_det(y, self.context)
+
+    def forward_shape(self, shape: torch.Size) -> torch.Size:
+        """The shape of the image of points of ``shape``: the batch broadcasts with that of the context."""
+        check_point_shape(shape, self.transform.point_dim)
+        try:
+            batch_shape = torch.broadcast_shapes(shape[:-1], self.context.shape[:-1])
+        except RuntimeError as error:
+            raise ValueError(
+                f"points of batch shape {tuple(shape[:-1])} do not broadcast with contexts of batch shape "
+                f"{tuple(self.context.shape[:-1])}: a context of each cloud needs a trailing dimension of "
+                "size 1 where the cloud has its points, as in context.unsqueeze(-2)"
+            ) from error
+        return torch.Size((*batch_shape, shape[-1]))
+
+    inverse_shape = forward_shape
+
+    def _expand(self, points: Tensor) -> Tensor:
+        return points.expand(self.forward_shape(points.shape))
+
+    def _dependencies(self) -> list[Tensor]:
+        return [self.context, *self.transform.parameters(), *self.transform.buffers()]
+
+    def __repr__(self) -> str:
+        return f"{type(self.transform).__name__}.condition(<context of shape {tuple(self.context.shape)}>)"
+
+
+@dataclass(frozen=True)
+class _Product:
+    """A tensor that a transform produced, with all that is needed to know that it would produce it again."""
+
+    product: weakref.ref[Tensor]
+    product_version: int
+    source: Tensor
+    source_version: int
+    log_det: Tensor
+    identity: list[tuple[int, int]]
+    values: Tensor
+    grad_enabled: bool
+
+    @classmethod
+    def remember(cls, product: Tensor, source: Tensor, log_det: Tensor, dependencies: list[Tensor]) -> _Product | None:
+        if not _may_remember(product, dependencies):
+            return None
+        return cls(
+            product=weakref.ref(product),
+            product_version=product._version,
+            source=source,
+            source_version=source._version,
+            log_det=log_det,
+            identity=_identity(dependencies),
+            values=_values(dependencies),
+            grad_enabled=torch.is_grad_enabled(),
+        )
+
+    def made(self, product: Tensor, dependencies: list[Tensor]) -> bool:
+        return (
+            self.product() is product
+            and product._version == self.product_version
+            and self.source._version == self.source_version
+            and torch.is_grad_enabled() == self.grad_enabled
+            and _may_remember(product, dependencies)
+            and _identity(dependencies) == self.identity
+            and torch.equal(_values(dependencies), self.values)
+        )
+
+    def joins(self, source: Tensor, product: Tensor, dependencies: list[Tensor]) -> bool:
+        return self.source is source and self.made(product, dependencies)
+
+
+def _may_remember(product: Tensor, dependencies: list[Tensor]) -> bool:
+    # Inside a tracer or a function transform a tensor stands for another one, which must not leak out; while
+    # a CUDA graph is captured the comparison of values could not be read back.
+    return not (
+        torch.compiler.is_compiling()
+        or torch.jit.is_tracing()
+        or product.is_inference()
+        or torch._C._functorch.peek_interpreter_stack() is not None
+        or (product.is_cuda and torch.cuda.is_current_stream_capturing())
+        or any(tensor.device != product.device or tensor.is_inference() for tensor in dependencies)
+    )
+
+
+def _identity(dependencies: list[Tensor]) -> list[tuple[int, int]]:
+    return [(id(tensor), tensor._version) for tensor in dependencies]
+
+
+def _values(dependencies: list[Tensor]) -> Tensor:
+    # Versions alone would miss writes through `.data`, which Pyro's own ClippedAdam makes.
+    if not dependencies:
+        return torch.empty(0)
+    with torch.no_grad():
+        return torch.cat([tensor.detach().reshape(-1) for tensor in dependencies])
+
+
+def check_point_shape(shape: torch.Size, point_dim: int) -> None:
+    """Raise a ``ValueError`` unless ``shape`` ends in ``point_dim``."""
+    if len(shape) < 1 or shape[-1] != point_dim:
+        raise ValueError(
+            f"expected points of shape (*batch, {point_dim}), got a tensor of shape {tuple(shape)}: its last "
+            f"dimension must hold the {point_dim} coordinates of a point"
+        )
+
+
+def check_context(context: Tensor, context_dim: int) -> Tensor:
+    """Return the context, or raise unless it is a tensor of shape ``(*batch, context_dim)``."""
+    if not isinstance(context, Tensor):
+        raise TypeError(f"expected a context as a torch.Tensor, got {type(context).__name__}")
+    if context.dim() < 1 or context.shape[-1] != context_dim:
+        raise ValueError(
+            f"expected a context of shape (*batch, {context_dim}), got a tensor of shape "
+            f"{tuple(context.shape)}: its last dimension must hold the context of one cloud"
+        )
+    return context

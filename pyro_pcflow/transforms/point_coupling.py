@@ -1,0 +1,306 @@
+"""Affine (RealNVP) and additive (NICE) couplings of the coordinates of a point."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from pyro_pcflow.nn import Conditioner
+from pyro_pcflow.transforms.masks import check_mask, coupling_masks
+from pyro_pcflow.transforms.one_pass import ConditionalPointTransform, PointTransform
+
+__all__ = [
+    "AdditivePointCoupling",
+    "AffinePointCoupling",
+    "ConditionalAdditivePointCoupling",
+    "ConditionalAffinePointCoupling",
+    "additive_point_coupling",
+    "affine_point_coupling",
+    "conditional_additive_point_coupling",
+    "conditional_affine_point_coupling",
+    "soft_bound",
+]
+
+
+def soft_bound(x: Tensor, limit: float) -> Tensor:
+    """Bound ``x`` smoothly to ``(-limit, limit)``, with slope 1 at zero.
+
+    Args:
+        x: any shape.
+        limit: positive bound.
+    """
+    return limit * torch.tanh(x / limit)
+
+
+class _PointCoupling(nn.Module):
+    """The mathematics shared by plain and conditional couplings.
+
+    Dinh, Krueger and Bengio, NICE, ICLR 2015 workshop; Dinh, Sohl-Dickstein and Bengio, Density estimation using
+    Real NVP, ICLR 2017. From data to noise, with shift ``A`` and log-scale ``M`` read off the kept coordinates::
+
+        z_moved = x_moved * exp(M) + A        log |det dz/dx| = sum of M over the moved coordinates
+    """
+
+    mask: tuple[bool, ...]
+    max_log_scale: float
+
+    def _set_up(self, mask: tuple[bool, ...], conditioner: nn.Module, max_log_scale: float) -> None:
+        if not 0 < max_log_scale < float("inf"):
+            raise ValueError(f"max_log_scale must be positive and finite, got {max_log_scale}")
+        self.mask = mask
+        self.max_log_scale = max_log_scale
+        self.conditioner = conditioner
+
+    def _shift_and_log_scale(self, kept: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        """``A`` and ``M`` of the moved coordinates, each of shape ``(*batch, moved)``."""
+        shift, log_scale = self.conditioner(kept, context)
+        return shift, soft_bound(log_scale, self.max_log_scale)
+
+    def transform_and_log_det(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        kept, moved = self._split(x)
+        shift, log_scale = self._shift_and_log_scale(kept, context)
+        moved = (moved - shift) * torch.exp(-log_scale)
+        return self._merge(x, moved), -log_scale.sum(-1)
+
+    def inverse_and_log_det(self, y: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        kept, moved = self._split(y)
+        shift, log_scale = self._shift_and_log_scale(kept, context)
+        moved = torch.addcmul(shift, moved, torch.exp(log_scale))
+        return self._merge(y, moved), log_scale.sum(-1)
+
+    def _split(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        coordinates = points.unbind(-1)
+        kept = [x for x, keep in zip(coordinates, self.mask, strict=True) if keep]
+        moved = [x for x, keep in zip(coordinates, self.mask, strict=True) if not keep]
+        return torch.stack(kept, -1), torch.stack(moved, -1)
+
+    def _merge(self, points: Tensor, moved: Tensor) -> Tensor:
+        coordinates, moving = points.unbind(-1), iter(moved.unbind(-1))
+        return torch.stack([x if keep else next(moving) for x, keep in zip(coordinates, self.mask, strict=True)], -1)
+
+    def extra_repr(self) -> str:
+        return f"mask={mask_repr(self.mask)}, max_log_scale={self.max_log_scale:.3g}"
+
+
+class _AdditiveCoupling(_PointCoupling):
+    """A coupling with ``M = 0``: its Jacobian determinant is one."""
+
+    def _shift_and_log_scale(self, kept: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        (shift,) = self.conditioner(kept, context)
+        return shift, torch.zeros_like(shift)
+
+    def extra_repr(self) -> str:
+        return f"mask={mask_repr(self.mask)}"
+
+
+class AffinePointCoupling(_PointCoupling, PointTransform):
+    """An affine coupling of the coordinates of a point (RealNVP).
+
+    Args:
+        mask: ``D`` booleans, ``True`` where a coordinate is kept.
+        conditioner: a module that maps kept coordinates, shape ``(*batch, kept)``, and None to a shift and a
+            log-scale, each of shape ``(*batch, moved)``.
+        max_log_scale: smooth bound of the log-scale.
+
+    Raises:
+        ValueError: if the mask keeps all or no coordinates, or the bound is not positive.
+    """
+
+    def __init__(self, mask: Sequence[bool], conditioner: nn.Module, *, max_log_scale: float = 1.0) -> None:
+        super().__init__(point_dim=len(mask))
+        self._set_up(check_mask(mask, len(mask)), conditioner, max_log_scale)
+
+
+class ConditionalAffinePointCoupling(_PointCoupling, ConditionalPointTransform):
+    """An affine coupling that depends on a context.
+
+    Args:
+        mask: ``D`` booleans, ``True`` where a coordinate is kept.
+        conditioner: as for :class:`AffinePointCoupling`, called with a context of shape ``(*context_batch, C)``
+            instead of None.
+        context_dim: size ``C`` of a context.
+        max_log_scale: smooth bound of the log-scale.
+    """
+
+    def __init__(
+        self, mask: Sequence[bool], conditioner: nn.Module, context_dim: int, *, max_log_scale: float = 1.0
+    ) -> None:
+        super().__init__(point_dim=len(mask), context_dim=context_dim)
+        self._set_up(check_mask(mask, len(mask)), conditioner, max_log_scale)
+
+
+class AdditivePointCoupling(_AdditiveCoupling, PointTransform):
+    """An additive coupling of the coordinates of a point (NICE), which preserves volume.
+
+    Args:
+        mask: ``D`` booleans, ``True`` where a coordinate is kept.
+        conditioner: a module that maps kept coordinates, shape ``(*batch, kept)``, and None to a tuple of one
+            shift of shape ``(*batch, moved)``.
+    """
+
+    def __init__(self, mask: Sequence[bool], conditioner: nn.Module) -> None:
+        super().__init__(point_dim=len(mask))
+        self._set_up(check_mask(mask, len(mask)), conditioner, max_log_scale=1.0)
+
+
+class ConditionalAdditivePointCoupling(_AdditiveCoupling, ConditionalPointTransform):
+    """An additive coupling that depends on a context.
+
+    Args:
+        mask: ``D`` booleans, ``True`` where a coordinate is kept.
+        conditioner: as for :class:`AdditivePointCoupling`, called with a context of shape
+            ``(*context_batch, C)`` instead of None.
+        context_dim: size ``C`` of a context.
+    """
+
+    def __init__(self, mask: Sequence[bool], conditioner: nn.Module, context_dim: int) -> None:
+        super().__init__(point_dim=len(mask), context_dim=context_dim)
+        self._set_up(check_mask(mask, len(mask)), conditioner, max_log_scale=1.0)
+
+
+def affine_point_coupling(
+    point_dim: int,
+    *,
+    hidden_dims: Sequence[int] = (64, 64),
+    mask: Sequence[bool] | None = None,
+    activation: str = "relu",
+    num_frequencies: int = 0,
+    max_log_scale: float = 1.0,
+) -> AffinePointCoupling:
+    """Make an affine coupling with its conditioner.
+
+    Args:
+        point_dim: number of coordinates ``D``, at least 2.
+        hidden_dims: widths of the conditioner's hidden layers.
+        mask: ``D`` booleans, ``True`` where a coordinate is kept; the default moves the first.
+        activation: see :class:`~pyro_pcflow.nn.Conditioner`.
+        num_frequencies: see :func:`~pyro_pcflow.nn.fourier_features`.
+        max_log_scale: smooth bound of the log-scale.
+
+    Example:
+        >>> import pyro.distributions as dist
+        >>> coupling = affine_point_coupling(3, hidden_dims=[64, 64])
+        >>> noise = dist.Normal(torch.zeros(3), torch.ones(3)).to_event(1)
+        >>> dist.TransformedDistribution(noise, [coupling]).log_prob(torch.randn(100, 3)).shape
+        torch.Size([100])
+    """
+    mask = _mask_or_default(mask, point_dim)
+    conditioner = _conditioner(mask, 2, hidden_dims, activation=activation, num_frequencies=num_frequencies)
+    return AffinePointCoupling(mask, conditioner, max_log_scale=max_log_scale)
+
+
+def conditional_affine_point_coupling(
+    point_dim: int,
+    context_dim: int,
+    *,
+    hidden_dims: Sequence[int] = (64, 64),
+    mask: Sequence[bool] | None = None,
+    conditioning: str = "film",
+    activation: str = "relu",
+    num_frequencies: int = 0,
+    max_log_scale: float = 1.0,
+) -> ConditionalAffinePointCoupling:
+    """Make a conditional affine coupling with its conditioner.
+
+    Args:
+        point_dim: number of coordinates ``D``, at least 2.
+        context_dim: size ``C`` of a context, at least 1.
+        conditioning: how the context acts, see :class:`~pyro_pcflow.nn.Conditioner`.
+        hidden_dims, mask, activation, num_frequencies, max_log_scale: as for :func:`affine_point_coupling`.
+
+    Example:
+        >>> coupling = conditional_affine_point_coupling(3, 8, hidden_dims=[64, 64])
+        >>> clouds, contexts = torch.randn(4, 100, 3), torch.randn(4, 1, 8)
+        >>> coupling.condition(contexts)(clouds).shape
+        torch.Size([4, 100, 3])
+    """
+    check_context_dim(context_dim)
+    mask = _mask_or_default(mask, point_dim)
+    conditioner = _conditioner(
+        mask,
+        2,
+        hidden_dims,
+        context_dim=context_dim,
+        conditioning=conditioning,
+        activation=activation,
+        num_frequencies=num_frequencies,
+    )
+    return ConditionalAffinePointCoupling(mask, conditioner, context_dim, max_log_scale=max_log_scale)
+
+
+def additive_point_coupling(
+    point_dim: int,
+    *,
+    hidden_dims: Sequence[int] = (64, 64),
+    mask: Sequence[bool] | None = None,
+    activation: str = "relu",
+    num_frequencies: int = 0,
+) -> AdditivePointCoupling:
+    """Make an additive coupling with its conditioner; arguments as for :func:`affine_point_coupling`.
+
+    Example:
+        >>> coupling = additive_point_coupling(2, hidden_dims=[16])
+        >>> coupling(torch.randn(10, 2)).shape
+        torch.Size([10, 2])
+    """
+    mask = _mask_or_default(mask, point_dim)
+    conditioner = _conditioner(mask, 1, hidden_dims, activation=activation, num_frequencies=num_frequencies)
+    return AdditivePointCoupling(mask, conditioner)
+
+
+def conditional_additive_point_coupling(
+    point_dim: int,
+    context_dim: int,
+    *,
+    hidden_dims: Sequence[int] = (64, 64),
+    mask: Sequence[bool] | None = None,
+    conditioning: str = "film",
+    activation: str = "relu",
+    num_frequencies: int = 0,
+) -> ConditionalAdditivePointCoupling:
+    """Make a conditional additive coupling; arguments as for :func:`conditional_affine_point_coupling`.
+
+    Example:
+        >>> coupling = conditional_additive_point_coupling(3, 8, hidden_dims=[16])
+        >>> coupling.condition(torch.randn(4, 1, 8))(torch.randn(10, 3)).shape
+        torch.Size([4, 10, 3])
+    """
+    check_context_dim(context_dim)
+    mask = _mask_or_default(mask, point_dim)
+    conditioner = _conditioner(
+        mask,
+        1,
+        hidden_dims,
+        context_dim=context_dim,
+        conditioning=conditioning,
+        activation=activation,
+        num_frequencies=num_frequencies,
+    )
+    return ConditionalAdditivePointCoupling(mask, conditioner, context_dim)
+
+
+def mask_repr(mask: Sequence[bool]) -> str:
+    """A mask as one character a coordinate: ``=`` kept, ``>`` moved."""
+    return "".join("=" if keep else ">" for keep in mask)
+
+
+def check_context_dim(context_dim: int) -> None:
+    """Raise a ``ValueError`` unless a conditional transform has a context."""
+    if context_dim < 1:
+        raise ValueError(
+            f"a conditional transform needs context_dim of at least 1, got {context_dim}; "
+            "without a context use its plain sister"
+        )
+
+
+def _mask_or_default(mask: Sequence[bool] | None, point_dim: int) -> tuple[bool, ...]:
+    return coupling_masks(point_dim, 1)[0] if mask is None else check_mask(mask, point_dim)
+
+
+def _conditioner(
+    mask: tuple[bool, ...], num_outputs: int, hidden_dims: Sequence[int], **options: str | int
+) -> Conditioner:
+    kept = sum(mask)
+    return Conditioner(kept, [len(mask) - kept] * num_outputs, hidden_dims, **options)  # type: ignore[arg-type]

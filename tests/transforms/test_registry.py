@@ -1,0 +1,163 @@
+"""Every transform against every promise: a new layer is one line here."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import pyro_pcflow as pcf
+from pyro_pcflow.nn.conditioner import ACTIVATIONS, CONDITIONINGS
+from pyro_pcflow.transforms.masks import MASK_PATTERNS, coupling_masks
+
+T = pcf.transforms
+SMALL = {"hidden_dims": [8, 5], "activation": "tanh"}
+
+
+def fitted_rescale(dim):
+    units = T.rescale(dim)
+    units.fit(5 + 3 * torch.randn(100, dim))
+    return units
+
+
+PLAIN = {
+    "rescale": fitted_rescale,
+    "act_norm": lambda dim: T.act_norm(dim),
+    "lu_linear": lambda dim: T.lu_linear(dim, permutation=[*range(1, dim), 0]),
+    "affine": lambda dim: T.affine_point_coupling(dim, **SMALL),
+    "affine, Fourier features": lambda dim: T.affine_point_coupling(dim, num_frequencies=2, **SMALL),
+    "additive": lambda dim: T.additive_point_coupling(dim, **SMALL),
+    "stack": lambda dim: T.coupling_stack(dim, num_couplings=4, **SMALL),
+    "stack, additive": lambda dim: T.coupling_stack(dim, num_couplings=3, affine=False, **SMALL),
+    "stack, mixed and normed": lambda dim: T.coupling_stack(
+        dim, num_couplings=3, mixing=True, act_norm_between=True, **SMALL
+    ),
+}
+CONDITIONAL = {
+    "affine": lambda dim: T.conditional_affine_point_coupling(dim, 4, **SMALL),
+    "additive": lambda dim: T.conditional_additive_point_coupling(dim, 4, **SMALL),
+    "stack": lambda dim: T.coupling_stack(dim, num_couplings=3, context_dim=4, **SMALL),
+    "stack, additive": lambda dim: T.coupling_stack(dim, num_couplings=3, context_dim=4, affine=False, **SMALL),
+    "stack, mixed and normed": lambda dim: T.coupling_stack(
+        dim, num_couplings=3, context_dim=4, mixing=True, act_norm_between=True, **SMALL
+    ),
+    **{
+        f"affine, {name}": partial(
+            lambda dim, name: T.conditional_affine_point_coupling(dim, 4, conditioning=name, **SMALL),
+            name=name,
+        )
+        for name in CONDITIONINGS
+    },
+}
+
+
+@pytest.mark.parametrize("dim", [2, 3, 6])
+@pytest.mark.parametrize("name", PLAIN)
+def test_plain(name, dim, device, dtype):
+    pcf.testing.check_transform(lambda: PLAIN[name](dim), device=device, dtype=dtype)
+
+
+@pytest.mark.parametrize("dim", [2, 3, 6])
+@pytest.mark.parametrize("name", CONDITIONAL)
+def test_conditional(name, dim, device, dtype):
+    pcf.testing.check_conditional_transform(lambda: CONDITIONAL[name](dim), device=device, dtype=dtype)
+
+
+def masks(dim):
+    return st.lists(st.booleans(), min_size=dim, max_size=dim).filter(lambda mask: any(mask) and not all(mask))
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(data=st.data())
+def test_any_configuration(data):
+    """Round trip, Jacobian, gradients and the rest, for drawn sizes, masks and conditionings."""
+    dim = data.draw(st.sampled_from([2, 3, 6]), "dim")
+    mask = data.draw(masks(dim), "mask")
+    options = {
+        "hidden_dims": data.draw(st.lists(st.integers(4, 9), min_size=1, max_size=3), "hidden_dims"),
+        "activation": data.draw(st.sampled_from(sorted(set(ACTIVATIONS) - {"relu"})), "activation"),
+        "num_frequencies": data.draw(st.integers(0, 3), "num_frequencies"),
+        "mask": mask,
+    }
+    affine = data.draw(st.booleans(), "affine")
+    if affine:
+        options["max_log_scale"] = data.draw(st.floats(0.1, 3.0), "max_log_scale")
+    context_dim = data.draw(st.integers(0, 5), "context_dim")
+    seed = data.draw(st.integers(0, 1000), "seed")
+    if context_dim == 0:
+        make = T.affine_point_coupling if affine else T.additive_point_coupling
+        pcf.testing.check_transform(lambda: make(dim, **options), seed=seed, num_points=4)
+    else:
+        options["conditioning"] = data.draw(st.sampled_from(CONDITIONINGS), "conditioning")
+        make = T.conditional_affine_point_coupling if affine else T.conditional_additive_point_coupling
+        pcf.testing.check_conditional_transform(lambda: make(dim, context_dim, **options), seed=seed, num_points=4)
+
+
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(
+    dim=st.sampled_from([2, 3, 6]),
+    num_couplings=st.integers(1, 7),
+    pattern=st.sampled_from(MASK_PATTERNS),
+    conditioning=st.sampled_from(CONDITIONINGS),
+)
+def test_any_stack(dim, num_couplings, pattern, conditioning):
+    make = partial(
+        T.coupling_stack,
+        dim,
+        num_couplings=num_couplings,
+        masks=pattern,
+        context_dim=2,
+        conditioning=conditioning,
+        **SMALL,
+    )
+    pcf.testing.check_conditional_transform(make, num_points=3)
+
+
+@pytest.mark.parametrize("pattern", MASK_PATTERNS)
+@pytest.mark.parametrize("dim", [2, 3, 6])
+def test_mask_patterns_move_every_coordinate(pattern, dim):
+    masks = coupling_masks(dim, 2 * dim, pattern)
+    assert all(any(mask) and not all(mask) for mask in masks)
+    assert all(not all(mask[i] for mask in masks) for i in range(dim))
+
+
+class TestTheChecksBite:
+    """A check that passes a broken layer is worth nothing."""
+
+    class Wrong(T.AffinePointCoupling):
+        def inverse_and_log_det(self, y, context=None):
+            x, log_det = super().inverse_and_log_det(y, context)
+            return self.spoil(x, log_det, y)
+
+    @staticmethod
+    def make(spoil, base=None):
+        conditioner = pcf.nn.Conditioner(2, [1, 1], [8], activation="tanh")
+        coupling = TestTheChecksBite.Wrong([True, True, False], conditioner)
+        coupling.spoil = spoil
+        return coupling
+
+    @pytest.mark.parametrize(
+        ("spoil", "promise"),
+        [
+            (lambda x, log_det, y: (x, log_det + 0.05), "Jacobian"),
+            (lambda x, log_det, y: (x, -log_det), "Jacobian"),
+            (lambda x, log_det, y: (x * 1.001, log_det), "must be y"),
+            (
+                lambda x, log_det, y: (x + 1e-3 * (y - y.mean(0)).abs().sum(), log_det),
+                "must be y|another point",
+            ),
+            (lambda x, log_det, y: (x.detach(), log_det.detach()), "Jacobian|depend on"),
+        ],
+    )
+    def test_on_a_wrong_layer(self, spoil, promise):
+        with pytest.raises(AssertionError, match=promise):
+            pcf.testing.check_transform(lambda: self.make(spoil))
+
+    def test_on_a_layer_with_a_stale_cache(self, monkeypatch):
+        module = pcf.transforms.one_pass
+        monkeypatch.setattr(module, "_values", lambda dependencies: torch.empty(0))
+        with pytest.raises(AssertionError, match="outlive"):
+            pcf.testing.check_transform(lambda: T.affine_point_coupling(3, **SMALL))
