@@ -1,0 +1,35 @@
+"""The one error of the data room."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class CloudError(ValueError):
+    """A file or folder that can't be turned into clouds.
+
+    The message names the file, what was found in it, and what was expected.
+
+    Example:
+        >>> from pyro_pcflow.data import CloudError
+        >>> issubclass(CloudError, ValueError)
+        True
+    """
+
+
+def cloud_error(path: Path, found: str, expected: str) -> CloudError:
+    """Phrase a `CloudError` the way that all of them read.
+
+    Args:
+        path: the file or folder at fault.
+        found: what was found there.
+        expected: what was expected, or what to do about it.
+
+    Returns:
+        The error, to be raised by the caller.
+
+    Example:
+        >>> str(cloud_error(Path("a.npy"), "holds nothing", "expected (N, D)"))
+        'a.npy: holds nothing; expected (N, D)'
+    """
+    return CloudError(f"{path}: {found}; {expected}")

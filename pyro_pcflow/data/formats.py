@@ -1,0 +1,109 @@
+"""Which reader serves which file, and the border where a parser's error becomes ours."""
+
+from __future__ import annotations
+
+import stat
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from .arrays import read_npy, read_npz, read_text
+from .errors import cloud_error
+from .meshes import read_mesh
+from .sampling import Stack, Surface, has_area
+
+_MESH = "expected a whole {} with faces, or with points and no faces"
+_TABLE = "expected lines of at least two numbers each, the same count on every line"
+_ARRAY = "expected a whole, unpickled array of real numbers, (N, D) or (S, N, D) with D >= 2"
+
+_EXPECTED = {
+    ".obj": _MESH.format("Wavefront OBJ file"),
+    ".off": _MESH.format("OFF file"),
+    ".ply": _MESH.format("PLY file (if binary, its faces all with equally many corners)"),
+    ".stl": _MESH.format("binary or text STL file"),
+    ".glb": _MESH.format("and self-contained GLB file"),
+    ".xyz": _TABLE,
+    ".txt": _TABLE,
+    ".csv": _TABLE,
+    ".npy": _ARRAY,
+    ".npz": f"{_ARRAY}, named `points`",
+}
+_READERS: dict[str, Callable[[Path], Surface | Stack]] = {
+    **dict.fromkeys([".obj", ".off", ".ply", ".stl", ".glb"], read_mesh),
+    **dict.fromkeys([".xyz", ".txt", ".csv"], read_text),
+    ".npy": read_npy,
+}
+EXTENSIONS = tuple(_EXPECTED)
+
+
+def read_file(path: Path, split: str | None = None, folder_split: str | None = None) -> Surface | Stack:
+    """Read one file of any known format.
+
+    Args:
+        path: the file.
+        split: which clouds of a npz file to keep; `None` keeps all.
+        folder_split: the split of all clouds of a npz file that says nothing itself.
+
+    Returns:
+        A surface with area, or a stack of clouds. Surfaces are finite; stacks are checked as they
+        are read from disk.
+
+    Raises:
+        CloudError: the file can't be used.
+    """
+    kind = path.suffix.lower()
+    if kind not in _EXPECTED:
+        raise cloud_error(path, f"unknown ending '{path.suffix}'", f"known are {', '.join(EXTENSIONS)}")
+    try:
+        with warnings.catch_warnings(), np.errstate(all="ignore"):
+            warnings.simplefilter("ignore")
+            # Older numpy stops at the first word that is no number, warns, and returns what it has.
+            warnings.filterwarnings("error", message="string or file could not be read")
+            if not stat.S_ISREG(path.stat().st_mode):
+                # Opening a pipe would wait for a writer.
+                raise ValueError("neither a file nor a folder")
+            source = read_npz(path, split, folder_split) if kind == ".npz" else _READERS[kind](path)
+    except Exception as error:  # parsers of damaged files raise anything
+        raise cloud_error(path, f"can't be read ({_phrase(error)})", _EXPECTED[kind]) from error
+    if isinstance(source, Surface):
+        as_points(path, source.vertices)
+        if not has_area(source):
+            raise cloud_error(path, "its faces have no area", "expected a surface to draw points from")
+    return source
+
+
+def _phrase(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    text = " ".join(str(error).split())[:200]
+    # A bare "KeyError: 7" says little, but our own sentences need no type in front.
+    return text if type(error) is ValueError and text else f"{type(error).__name__}: {text}"
+
+
+def as_points(path: Path, points: np.ndarray) -> np.ndarray:
+    """Convert coordinates to float32, and see that they survive it.
+
+    Args:
+        path: the file that they come from.
+        points: (N, D), of any real type.
+
+    Returns:
+        (N, D) float32.
+
+    Raises:
+        CloudError: NaN, infinite, or beyond the range of float32.
+
+    Example:
+        >>> as_points(Path("a"), np.array([[0.0, np.nan]]))
+        Traceback (most recent call last):
+        pyro_pcflow.data.errors.CloudError: a: 1 of 1 points are NaN, infinite or beyond float32; remove them
+    """
+    with np.errstate(all="ignore"):
+        cast = np.asarray(points, dtype=np.float32)
+    finite = np.isfinite(cast).all(axis=1)
+    if not finite.all():
+        found = f"{np.count_nonzero(~finite)} of {finite.size} points are NaN, infinite or beyond float32"
+        raise cloud_error(path, found, "remove them")
+    return cast

@@ -1,0 +1,86 @@
+"""Which files a path stands for, in an order that never changes."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+from .errors import cloud_error
+from .formats import EXTENSIONS
+
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One file: its `path`, its `name` relative to the folder asked for, and the `split` of its folder."""
+
+    path: Path
+    name: str
+    split: str | None
+
+
+def list_entries(path: Path, split: str | None) -> list[Entry]:
+    """List the file at a path, or every readable kind of file below a folder.
+
+    Hidden files and files of other kinds are passed over.
+
+    Args:
+        path: a file or a folder.
+        split: keep only files below folders of this name, and npz files, which know their own splits.
+
+    Returns:
+        At least one entry, sorted by name.
+
+    Raises:
+        FileNotFoundError: nothing is there.
+        CloudError: nothing usable is there, or it may not be looked at.
+    """
+    try:
+        path.stat()
+        is_folder = path.is_dir()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise FileNotFoundError(f"{path}: no such file or folder") from error
+    except (OSError, ValueError) as error:
+        raise cloud_error(path, f"can't be looked at ({error})", "expected a readable path") from error
+    if not is_folder:
+        return [Entry(path, path.name, _folder_split((path.absolute().parent.name,)))]
+    entries = _walk(path)
+    if not entries:
+        raise cloud_error(path, "no meshes or clouds in this folder", f"expected {', '.join(EXTENSIONS)}")
+    return entries if split is None else _select(path, entries, split)
+
+
+def _walk(root: Path) -> list[Entry]:
+    def refuse(error: OSError) -> NoReturn:
+        raise cloud_error(Path(error.filename), f"can't be listed ({error.strerror})", "expected a readable folder")
+
+    entries = []
+    # Names further up are where the user keeps data, and say nothing about it.
+    above = (root.absolute().name,)
+    for folder, subfolders, files in os.walk(root, onerror=refuse):
+        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+        inside = Path(folder).relative_to(root)
+        split = _folder_split(above + inside.parts)
+        for file in files:
+            if not file.startswith(".") and os.path.splitext(file)[1].lower() in EXTENSIONS:
+                entries.append(Entry(Path(folder, file), (inside / file).as_posix(), split))
+    return sorted(entries, key=lambda entry: entry.name)
+
+
+def _folder_split(folders: tuple[str, ...]) -> str | None:
+    return next((name for name in reversed(folders) if name in SPLITS), None)
+
+
+def _select(root: Path, entries: list[Entry], split: str) -> list[Entry]:
+    for entry in entries:
+        if entry.split is None and entry.path.suffix.lower() != ".npz":
+            found = f"belongs to no split, and split={split!r} was asked for"
+            raise cloud_error(entry.path, found, f"expected it below a folder {', '.join(SPLITS)}")
+    chosen = [entry for entry in entries if entry.split in (split, None)]
+    if not chosen:
+        there = ", ".join(sorted({str(entry.split) for entry in entries}))
+        raise cloud_error(root, f"no files of split {split!r}", f"there are {there}")
+    return chosen

@@ -1,0 +1,76 @@
+"""Clouds to files that `load_clouds` reads back."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+__all__ = ["SAVED_FORMATS", "half_side", "save_clouds"]
+
+SAVED_FORMATS = (".npy", ".npz", ".ply", ".xyz")
+
+
+def save_clouds(clouds: Tensor, path: str | os.PathLike[str]) -> Path:
+    """Write clouds to a new file.
+
+    Args:
+        clouds: (S, N, D); ply and xyz hold one cloud, ply in three dimensions.
+        path: ends in `.npy`, `.npz` (array `points`), `.ply` or `.xyz`. Folders are made if need be.
+
+    Returns:
+        The path.
+
+    Raises:
+        FileExistsError: the file is there already; nothing is overwritten.
+        ValueError: another ending, or clouds that the format cannot hold.
+
+    Example:
+        >>> import tempfile, torch
+        >>> from pyro_pcflow.data import load_clouds
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     load_clouds(save_clouds(torch.randn(2, 50, 3), f"{folder}/new/two.npz"), 50).shape
+        torch.Size([2, 50, 3])
+    """
+    path = Path(path)
+    if path.suffix not in SAVED_FORMATS:
+        raise ValueError(f"{path}: clouds are saved to names that end in {', '.join(SAVED_FORMATS)}")
+    if clouds.dim() != 3:
+        raise ValueError(f"expected clouds of shape (S, N, D), got {tuple(clouds.shape)}")
+    if path.suffix in (".ply", ".xyz") and len(clouds) != 1:
+        raise ValueError(f"{path}: {path.suffix} holds one cloud, got {len(clouds)}; use .npz")
+    if path.suffix == ".ply" and clouds.shape[-1] != 3:
+        raise ValueError(f"{path}: .ply holds points of 3 coordinates, got {clouds.shape[-1]}; use .xyz or .npz")
+    points = clouds.detach().cpu().numpy()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("xb") as file:
+        if path.suffix == ".npy":
+            np.save(file, points)
+        elif path.suffix == ".npz":
+            np.savez_compressed(file, points=points)
+        elif path.suffix == ".xyz":
+            np.savetxt(file, points[0], fmt="%.9g")
+        else:
+            import trimesh
+
+            file.write(trimesh.PointCloud(points[0]).export(file_type="ply"))
+    return path
+
+
+def half_side(clouds: Tensor) -> float:
+    """Half of the longest side of the bounding box of all points: the unit in which `noise` is often given.
+
+    Args:
+        clouds: (*batch, D), in any units.
+
+    Example:
+        >>> import torch
+        >>> half_side(torch.tensor([[0.0, 0.0, 0.0], [1.0, 4.0, 2.0]]))
+        2.0
+    """
+    points = clouds.reshape(-1, clouds.shape[-1])
+    if not len(points):
+        raise ValueError("no points: the bounding box of nothing has no side")
+    return float((points.amax(0) - points.amin(0)).max() / 2)
