@@ -1,0 +1,8 @@
+"""Pictures of point clouds: contact sheets, films and interactive pages."""
+
+from .camera import project
+from .film import animate
+from .sheet import plot_clouds, save_figure
+from .viewer import save_html
+
+__all__ = ["animate", "plot_clouds", "project", "save_figure", "save_html"]

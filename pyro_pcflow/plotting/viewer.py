@@ -1,0 +1,228 @@
+"""Interactive pages: clouds that turn under the mouse, in one file that needs nothing else."""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+import re
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from .arrays import Array, Clouds, as_array, check_points
+from .camera import view_matrix
+from .colors import INKS, Scale, check_colors, make_scale, paint, position_box
+from .panels import check_titles
+
+_STEPS = 32767
+_SECONDS = 4.0
+
+
+def save_html(
+    clouds: Clouds,
+    path: str | Path,
+    *,
+    colors: Any = None,
+    titles: Sequence[str] | str | None = None,
+    title: str = "",
+    fps: float | None = None,
+    autoplay: bool = True,
+    elev: float = 18.0,
+    azim: float = 35.0,
+    up: str = "y",
+    cmap: str = "viridis",
+    color_label: str = "",
+    color_limits: tuple[float, float] | None = None,
+    point_size: float = 1.0,
+) -> Path:
+    """Write clouds as one interactive page, to be opened from disk, without any network.
+
+    Drag turns, the wheel or two fingers zoom, the arrow keys, + and - do the same; films have a slider and a play
+    button (the space bar). Several clouds lie beside each other and turn together. The page follows the reader's
+    light or dark theme and says in words what it shows. Coordinates are rounded to 1/32767 of a cloud's half
+    extent.
+
+    Args:
+        clouds: (N, D) for one cloud, (T, N, D) for a film of the same points, or a mapping from names, or a list,
+            of several of these. Of more than three coordinates, the first three count.
+        path: the file, usually `.html`; an existing one is replaced.
+        colors: a colour that Matplotlib knows, "position" (the place in the last frame), or scalars such as
+            log-densities, (N,), or red, green and blue, (N, 3); a mapping or a list where there are several clouds. By
+            default one ink a cloud, and "position" where something moves.
+        titles: names of the clouds, if they aren't given by a mapping.
+        title: a heading.
+        fps: frames of `clouds` shown a second; by default a film takes four seconds. Points move on straight lines
+            between frames.
+        autoplay: whether films start by themselves, unless the reader prefers less motion.
+        elev: degrees of the camera above the horizon.
+        azim: degrees of the camera around the upright axis.
+        up: the axis that stands upright.
+        cmap: a Matplotlib colormap, for scalars.
+        color_label: what the scalars are, beside the legend.
+        color_limits: the scalars at both ends of the legend; by default the 1st and the 99th percentile.
+        point_size: a factor on the size of points, which follows from their number.
+
+    Returns:
+        The path. Its folders are made if need be.
+
+    Raises:
+        TypeError: something that isn't numbers.
+        ValueError: nothing to show, a wrong rank, points that aren't finite, colours that don't match.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save_html({"noise": torch.randn(4, 64, 3)}, f"{folder}/noise.html", title="Noise").name
+        'noise.html'
+    """
+    path = Path(path)
+    names, films = _films(clouds, titles)
+    count = len(films)
+    tints = [
+        check_colors(tint, film.shape[1], f"colors[{index}]" if count > 1 else "colors")
+        for index, (tint, film) in enumerate(zip(_colors(colors, clouds, count), films, strict=True))
+    ]
+    if fps is not None and not 0 < fps <= 240:
+        raise ValueError(f"fps: expected a number in (0, 240], got {fps}")
+    if not point_size > 0:
+        raise ValueError(f"point_size: expected a positive number, got {point_size}")
+    scalars = [tint for tint in tints if not isinstance(tint, str | None) and tint.ndim == 1]
+    scale = make_scale(scalars, cmap, color_limits) if scalars else None
+    longest = max(len(film) for film in films)
+    flat = all(film.shape[-1] == 2 for film in films)
+    films = [np.pad(film, [(0, 0), (0, 0), (0, 3 - film.shape[-1])]) for film in films]
+    center, radius = _ball(films)
+    box = position_box(np.concatenate([film[-1] for film in films]))
+    scenes = []
+    for index, (name, film, tint) in enumerate(zip(names, films, tints, strict=True)):
+        default = "position" if longest > 1 else INKS[index % len(INKS)]
+        scenes.append(_scene(name, film, paint(tint, film[-1], scale, default, box)))
+    data = {
+        "scenes": scenes,
+        "center": center.tolist(),
+        "radius": radius,
+        "relief": 0.0 if flat else 0.45 if scalars else 1.0,
+        "basis": view_matrix(0.0, 0.0, "y" if flat else up).tolist(),
+        "elev": 0.0 if flat else float(elev),
+        "azim": 0.0 if flat else float(azim),
+        "fps": float(fps) if fps is not None else max(1, longest - 1) / _SECONDS,
+        "autoplay": bool(autoplay),
+        "pointSize": float(point_size),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(_page(title, data, names, films, scale, color_label), encoding="utf-8")
+    return path
+
+
+def _films(clouds: Clouds, titles: Sequence[str] | str | None) -> tuple[list[str], list[Array]]:
+    names: list[str] | None = None
+    if isinstance(clouds, Mapping):
+        names, items = [str(key) for key in clouds], list(clouds.values())
+    elif isinstance(clouds, (torch.Tensor, np.ndarray)):
+        items = [clouds]
+    elif isinstance(clouds, Sequence) and not isinstance(clouds, (str, bytes)):
+        items = list(clouds)
+    else:
+        raise TypeError(f"clouds: expected tensors or arrays of points, got {type(clouds).__name__}")
+    if not items:
+        raise ValueError("clouds: there is nothing to show, the list of clouds is empty")
+    names = check_titles(titles, len(items), "clouds") or names
+    if names is None:
+        names = [f"cloud {index + 1}" for index in range(len(items))] if len(items) > 1 else [""]
+    labels = ["clouds"] if len(items) == 1 else [f"clouds[{index}]" for index in range(len(items))]
+    pairs = zip(items, labels, strict=True)
+    return names, [film if film.ndim == 3 else film[None] for film in (_checked(*pair) for pair in pairs)]
+
+
+def _checked(cloud: Any, label: str) -> Array:
+    return check_points(as_array(cloud, label), label, ranks=(2, 3))
+
+
+def _colors(colors: Any, clouds: Clouds, count: int) -> list[Any]:
+    if colors is None or isinstance(colors, str) or isinstance(clouds, (torch.Tensor, np.ndarray)):
+        return [colors] * count
+    if isinstance(colors, Mapping):
+        if not isinstance(clouds, Mapping) or set(colors) != set(clouds):
+            raise ValueError("colors: expected the same names as those of the clouds")
+        return [colors[name] for name in clouds]
+    if len(colors) != count:
+        raise ValueError(f"colors: expected one entry for each of {count} clouds, got {len(colors)}")
+    return list(colors)
+
+
+def _ball(films: list[Array]) -> tuple[Array, float]:
+    """Return a ball around what the page shows at first: the last frames but for strays, and the bulk of the rest."""
+    ends = np.concatenate([film[-1] for film in films])
+    rest = np.concatenate([film.reshape(-1, 3) for film in films])
+    center = np.quantile(ends, [0.005, 0.995], axis=0).mean(0)
+    far = np.quantile(np.linalg.norm(ends - center, axis=-1), 0.995)
+    return center, max(float(far), float(np.quantile(np.linalg.norm(rest - center, axis=-1), 0.95)), 1e-9)
+
+
+def _scene(name: str, film: Array, rgb: Array) -> dict[str, Any]:
+    low, high = film.min((0, 1)), film.max((0, 1))
+    center = (low + high) / 2
+    step = max(float((high - low).max()) / 2, 1e-12) / _STEPS
+    packed = np.round((film - center) / step).astype("<i2")
+    tints = np.round(rgb * 255).astype(np.uint8)
+    return {
+        "name": name,
+        "frames": len(film),
+        "points": film.shape[1],
+        "center": center.tolist(),
+        "step": step,
+        "data": base64.b64encode(packed.tobytes()).decode(),
+        "colors": base64.b64encode(tints.tobytes()).decode(),
+    }
+
+
+def _page(
+    title: str, data: dict[str, Any], names: list[str], films: list[Array], scale: Scale | None, label: str
+) -> str:
+    # In a script element only "<" can end the text early; the rest is for JavaScript's line ends.
+    packed = json.dumps(data, allow_nan=False).replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+    here = files(__package__)
+    parts = {
+        "title": html.escape(title or ", ".join(filter(None, names)) or "Point cloud"),
+        "heading": f"<h1>{html.escape(title)}</h1>" if title else "",
+        "summary": html.escape(_summary(films)),
+        "rows": "".join(_row(name, film) for name, film in zip(names, films, strict=True)),
+        "legend": _legend(scale, label) if scale is not None else "",
+        "data": packed,
+        "script": here.joinpath("viewer.js").read_text(encoding="utf-8"),
+    }
+    # One pass: a title that looks like a placeholder stays a title.
+    return re.sub(r"\{\{(\w+)\}\}", lambda hit: parts[hit[1]], here.joinpath("viewer.html").read_text("utf-8"))
+
+
+def _summary(films: list[Array]) -> str:
+    points = sum(film.shape[1] for film in films)
+    longest = max(len(film) for film in films)
+    what = "One point cloud" if len(films) == 1 else f"{len(films)} point clouds side by side"
+    motion = f", moving through {longest} frames" if longest > 1 else ""
+    return f"{what}, {points} points in all{motion}."
+
+
+def _row(name: str, film: Array) -> str:
+    last = film[-1]
+    spans = "".join(f"<td>{low:.3g} to {high:.3g}</td>" for low, high in zip(last.min(0), last.max(0), strict=True))
+    head = html.escape(name or "cloud")
+    return f'<tr><th scope="row">{head}</th><td>{film.shape[1]}</td><td>{len(film)}</td>{spans}</tr>'
+
+
+def _legend(scale: Scale, label: str) -> str:
+    stops = scale(np.linspace(scale.low, scale.high, 17))
+    ramp = ", ".join("#" + "".join(f"{round(255 * part):02x}" for part in stop) for stop in stops)
+    low = ("≤ " if scale.under else "") + f"{scale.low:.3g}"
+    high = ("≥ " if scale.over else "") + f"{scale.high:.3g}"
+    name = html.escape(label)
+    spoken = html.escape(f"Colours: {label or 'scalars'} from {scale.low:.3g} to {scale.high:.3g}")
+    return (
+        f'<div class="legend" role="img" aria-label="{spoken}"><span>{name}</span><span>{low}</span>'
+        f'<i style="background: linear-gradient(90deg, {ramp})"></i><span>{high}</span></div>'
+    )

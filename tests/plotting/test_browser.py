@@ -1,0 +1,170 @@
+"""The page in a real browser."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import time
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pyro_pcflow.plotting import save_html
+
+pytestmark = pytest.mark.slow
+
+FLAGS = [
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--enable-unsafe-swiftshader",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+    "--window-size=800,640",
+]
+
+
+def start(*flags):
+    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+    browser = shutil.which("chromium") or shutil.which("google-chrome")
+    driver = shutil.which("chromedriver")
+    if browser is None or driver is None:
+        pytest.skip("chromium and its chromedriver are not installed")
+    options = webdriver.ChromeOptions()
+    options.binary_location = browser
+    for flag in (*FLAGS, *flags):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    return webdriver.Chrome(options, webdriver.ChromeService(driver))
+
+
+@pytest.fixture(scope="module")
+def chrome():
+    driver = start()
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    share = torch.linspace(0, 1, 5)[:, None, None]
+    noise = torch.randn(500, 3, generator=torch.Generator().manual_seed(0))
+    film = (1 - share) * noise + share * noise / noise.norm(dim=-1, keepdim=True)
+    path = tmp_path_factory.mktemp("viewer") / "film.html"
+    return save_html({"film": film, "rest": noise[:77]}, path, title="A </script> film", autoplay=False)
+
+
+def state(chrome):
+    return json.loads(chrome.execute_script("return JSON.stringify(pcflowViewer.state)"))
+
+
+def look(chrome):
+    """The canvas, once nothing is left to draw."""
+    chrome.execute_async_script("const done = arguments[0]; setTimeout(() => requestAnimationFrame(done), 60)")
+    shot = Image.open(io.BytesIO(chrome.find_element("id", "view").screenshot_as_png))
+    return np.asarray(shot.convert("RGB")).astype(int)
+
+
+def errors(chrome):
+    """Console messages, but for the driver's remark on being photographed."""
+    return [entry for entry in chrome.get_log("browser") if "ReadPixels" not in entry["message"]]
+
+
+def test_it_loads_draws_and_asks_for_nothing(chrome, page):
+    chrome.get_log("performance")
+    chrome.get(page.as_uri())
+    image = look(chrome)
+    assert (image.min(-1) < 200).mean() > 0.01
+    assert state(chrome)["error"] == ""
+    assert chrome.execute_script("return pcflowViewer.points") == [500, 77]
+    assert errors(chrome) == []
+    sent = [json.loads(entry["message"])["message"] for entry in chrome.get_log("performance")]
+    urls = {entry["params"]["request"]["url"] for entry in sent if entry["method"] == "Network.requestWillBeSent"}
+    assert {url for url in urls if not url.startswith("data:")} == {page.as_uri()}
+    assert chrome.title == "A </script> film"
+    assert [label.text for label in chrome.find_elements("class name", "name")] == ["film", "rest"]
+
+
+def test_slider_moves_points(chrome, page):
+    from selenium.webdriver.common.keys import Keys
+
+    chrome.get(page.as_uri())
+    before = look(chrome)
+    slider = chrome.find_element("id", "time")
+    slider.send_keys(Keys.ARROW_RIGHT)
+    assert state(chrome)["frame"] == 1
+    assert slider.get_attribute("aria-valuetext") == "frame 2 of 5"
+    after = look(chrome)
+    half = before.shape[1] // 2
+    assert np.abs(after - before)[:, :half].mean() > 1
+    assert np.abs(after - before)[:, half + 20 :].max() == 0
+    chrome.execute_script("arguments[0].value = 2.5; arguments[0].dispatchEvent(new Event('input'))", slider)
+    assert state(chrome)["frame"] == 2.5
+    assert np.abs(look(chrome) - after)[:, :half].mean() > 1
+
+
+def test_keys_mouse_and_reset(chrome, page):
+    from selenium.webdriver.common.action_chains import ActionChains
+    from selenium.webdriver.common.keys import Keys
+
+    chrome.get(page.as_uri())
+    first = look(chrome)
+    canvas = chrome.find_element("id", "view")
+    canvas.send_keys(Keys.ARROW_RIGHT)
+    canvas.send_keys(Keys.ARROW_UP)
+    canvas.send_keys("+")
+    now = state(chrome)
+    assert (now["azim"], now["elev"]) == (40, 23)
+    assert now["zoom"] == pytest.approx(1.15)
+    assert np.abs(look(chrome) - first).mean() > 1
+    ActionChains(chrome).drag_and_drop_by_offset(canvas, 50, 20).perform()
+    assert state(chrome)["azim"] == pytest.approx(20)
+    assert state(chrome)["elev"] == pytest.approx(31)
+    chrome.execute_script("arguments[0].dispatchEvent(new WheelEvent('wheel', {deltaY: -100}))", canvas)
+    assert state(chrome)["zoom"] > 1.3
+    chrome.find_element("id", "reset").click()
+    np.testing.assert_array_equal(look(chrome), first)
+
+
+def test_play_runs_to_the_end_and_starts_again(chrome, page):
+    chrome.get(page.as_uri())
+    canvas = chrome.find_element("id", "view")
+    canvas.send_keys(" ")
+    assert state(chrome)["playing"]
+    assert chrome.find_element("id", "play").text == "Pause"
+    time.sleep(1.5)
+    chrome.find_element("id", "play").click()
+    now = state(chrome)
+    assert not now["playing"]
+    assert 0 < now["frame"] < 4
+    chrome.execute_script("pcflowViewer.show(4)")
+    canvas.send_keys(" ")
+    assert state(chrome)["frame"] < 4
+
+
+def test_dark_and_light(chrome, page):
+    grounds = []
+    for theme in ("light", "dark"):
+        feature = {"name": "prefers-color-scheme", "value": theme}
+        chrome.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
+        if theme == "light":
+            chrome.get(page.as_uri())
+        grounds.append(look(chrome)[-3, 3].mean())
+    chrome.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+    assert grounds[0] > 240
+    assert grounds[1] < 40
+
+
+def test_without_webgl_it_says_so(page):
+    chrome = start("--disable-3d-apis")
+    try:
+        chrome.get(page.as_uri())
+        assert "needs WebGL" in chrome.find_element("id", "message").text
+        assert "500" in chrome.find_element("tag name", "table").text
+    finally:
+        chrome.quit()

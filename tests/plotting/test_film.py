@@ -1,0 +1,132 @@
+"""Films, read back."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageSequence
+
+from pyro_pcflow.plotting import animate
+
+SMALL = {"size": 64, "colors": "black", "elev": 0.0, "azim": 0.0}
+
+
+def read(path):
+    with Image.open(path) as film:
+        frames, times = [], []
+        for frame in ImageSequence.Iterator(film):
+            frames.append(np.asarray(frame.convert("RGB")).astype(int))
+            times.append(frame.info["duration"])
+        return film.info["loop"], frames, times
+
+
+def moving(count=6):
+    """A blob that goes from the left to the right between two blobs that rest."""
+    blob = np.random.default_rng(0).normal(size=(40, 3)) * 0.05
+    x = np.linspace(-1, 1, count)
+    return np.stack(
+        [np.concatenate([blob + np.array(place) for place in ([at, 0, 0], [0, 1, 0], [0, -1, 0])]) for at in x]
+    )
+
+
+@pytest.mark.parametrize(("suffix", "unit"), [(".webp", 1), (".gif", 10), (".GIF", 10)])
+def test_frames_size_and_durations(tmp_path, suffix, unit):
+    path = animate(torch.tensor(moving()), tmp_path / "deep" / f"film{suffix}", fps=24, hold=0.5, turn=20.0, **SMALL)
+    loop, frames, times = read(path)
+    assert loop == 0
+    assert len(frames) == 6
+    assert frames[0].shape == (64, 64, 3)
+    assert sum(times) == pytest.approx(6000 / 24 + 1000, abs=unit)
+    assert min(times[0], times[-1]) >= 500 + 30
+    assert max(times[1:-1]) <= 50
+
+
+@pytest.mark.parametrize("suffix", [".webp", ".gif"])
+def test_what_frames_show(tmp_path, suffix):
+    _, frames, _ = read(animate(moving(), tmp_path / f"film{suffix}", turn=0.0, **SMALL))
+    middle = [np.nonzero((frame < 128).all(-1)[24:40])[1] for frame in frames]
+    centers = [column.mean() for column in middle]
+    assert centers[0] < 20
+    assert centers[-1] > 44
+    assert (np.diff(centers) > 4).all()
+    for frame in frames:
+        assert frame[2:10, 2:10].min() > 245
+        assert (frame[:16, 28:36] < 128).any()
+
+
+def test_the_camera_turns_and_arrives(tmp_path):
+    still = np.repeat(moving()[-1:], 5, 0)
+    ends = read(animate(still, tmp_path / "a.gif", turn=90.0, **SMALL))[1]
+    assert any((first != second).any() for first, second in pairwise(ends))
+    flat = moving()[..., :2]
+    _, frames, _ = read(animate(flat, tmp_path / "b.gif", turn=90.0, **SMALL))
+    assert len(frames) == 6
+    start = np.nonzero((frames[0] < 200).all(-1)[24:40])[1].mean()
+    assert start < 20
+
+
+def test_a_full_turn_closes(tmp_path):
+    cloud = torch.tensor(moving()[-1])
+    _, frames, times = read(animate(cloud.expand(8, -1, -1), tmp_path / "ring.webp", turn=360, quality=90, **SMALL))
+    assert len(frames) == 8
+    assert max(times) - min(times) <= 1
+    steps = [np.abs(frames[k] - frames[k - 1]).mean() for k in range(8)]
+    assert steps[0] < 2 * np.mean(steps[1:])
+    assert min(steps) > 0
+
+
+def test_tween_and_single_frames(tmp_path):
+    _, frames, _ = read(animate(moving(3), tmp_path / "a.webp", tween=4, turn=0.0, **SMALL))
+    assert len(frames) == 9
+    centers = [np.nonzero((frame < 128).all(-1)[24:40])[1].mean() for frame in frames]
+    np.testing.assert_allclose(np.diff(centers), np.diff(centers).mean(), atol=1.5)
+    assert len(read(animate(moving(1), tmp_path / "b.webp", tween=4, **SMALL))[1]) == 1
+    assert read(animate(moving(1), tmp_path / "c.gif", **SMALL))[1][0].shape == (64, 64, 3)
+
+
+def test_colors_stay_with_points(tmp_path):
+    frames = moving()
+    tint = np.zeros((120, 3))
+    tint[:40, 0] = 1.0
+    options = {**SMALL, "colors": torch.tensor(tint)}
+    _, shown, _ = read(animate(frames, tmp_path / "a.webp", turn=0.0, quality=90, **options))
+    for image in shown:
+        red = (image[..., 0] > image[..., 1] + 60).nonzero()[0]
+        assert len(red) > 0
+        assert red.min() > 20
+        assert red.max() < 44
+    for colors in (np.arange(120), None):
+        animate(frames, tmp_path / "b.gif", **{**SMALL, "colors": colors})
+
+
+def test_a_film_is_small(tmp_path):
+    rng = np.random.default_rng(0)
+    points = rng.normal(size=(2048, 3))
+    sphere = points / np.linalg.norm(points, axis=1, keepdims=True)
+    share = np.linspace(0, 1, 12)[:, None, None]
+    path = animate((1 - share) * points + share * sphere, tmp_path / "film.webp")
+    assert path.stat().st_size < 12 / 48 * 400_000
+
+
+@pytest.mark.parametrize(
+    ("frames", "name", "options", "message"),
+    [
+        (moving(), "film.mp4", {}, r"\.gif or \.webp, got 'film\.mp4'"),
+        (moving(), "film", {}, "expected a name"),
+        (moving()[0], "film.gif", {}, r"expected shape \(T, N, D\)"),
+        (moving()[:0], "film.gif", {}, "no points"),
+        (moving()[..., :1], "film.gif", {}, "at least 2"),
+        (np.full((2, 3, 3), np.nan), "film.gif", {}, "frames: 6 of 6 points are not finite, the first at index 0, 0"),
+        (moving(), "film.gif", {"colors": np.zeros(7)}, r"colors: expected shape \(120,\)"),
+        (moving(), "film.gif", {"fps": 0}, "fps"),
+        (moving(), "film.gif", {"size": 3}, "size"),
+        (moving(), "film.gif", {"up": "sideways"}, "up"),
+    ],
+)
+def test_errors(tmp_path, frames, name, options, message):
+    with pytest.raises(ValueError, match=message):
+        animate(frames, tmp_path / name, **options)
+    assert not list(tmp_path.iterdir())
