@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -98,11 +99,11 @@ class PointCloud(TorchDistribution):
             validate_args=self.__dict__.get("_validate_args"),
         )
 
-    def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
+    def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         """Draw clouds with gradients, shape ``(*sample_shape, *batch_shape, N, D)``."""
         return self._draw(self._points().rsample, sample_shape)
 
-    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
+    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         """Draw clouds, shape ``(*sample_shape, *batch_shape, N, D)``; padding is zero."""
         with torch.no_grad():
             return self._draw(self._points().sample, sample_shape)
@@ -110,7 +111,7 @@ class PointCloud(TorchDistribution):
     def _points(self) -> Distribution:
         return self.point_distribution.expand(self.batch_shape)
 
-    def _draw(self, draw: Any, sample_shape: torch.Size) -> Tensor:
+    def _draw(self, draw: Any, sample_shape: Sequence[int]) -> Tensor:
         # Points lead, so that whatever belongs to a cloud broadcasts over them without being repeated.
         clouds = draw(torch.Size((self.num_points, *sample_shape))).movedim(0, -2)
         if self.point_mask is not None:

@@ -1,0 +1,1 @@
+"""Commands that reproduce the figures of the documentation: ``python -m benchmarks.NAME``."""

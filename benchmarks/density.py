@@ -1,0 +1,180 @@
+"""Held-out nats per point on single meshes, at equal seconds of training: a Gaussian, Pyro's own couplings, ours.
+
+    python -m benchmarks.density MESH_FOLDER                       # the table of docs/benchmarks.md
+    python -m benchmarks.density MESH_FOLDER --seconds 2 --seeds 1 # a smoke run
+
+Points are sampled by area and thickened by Gaussian noise of 0.01 of the bounding half-side, so that the density is
+well-posed; log-densities are in units of that half-side. Both flows have 12 couplings with two hidden layers of 64,
+and the same loop, batch and schedule. Each takes the best of three learning rates by a validation set of the first
+seed. Runs of the two alternate, so that both meet the same machine; both are scored on the same fresh points.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+import pyro_pcflow as pcf
+from benchmarks.references import GaussianReference, PyroStack
+
+NOISE = 0.01
+LEARNING_RATES = (5e-3, 1e-2, 2e-2)
+CONTENDERS: dict[str, Callable[[], nn.Module]] = {
+    "pyro": lambda: PyroStack(3, num_couplings=12, hidden_dims=(64, 64)),
+    "ours": lambda: pcf.PointCloudFlow(3, num_couplings=12, hidden_dims=(64, 64)),
+}
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Points of one mesh in units of its bounding half-side; the noise is not yet added to ``train``."""
+
+    name: str
+    train: Tensor
+    validation: Tensor
+    test: Tensor
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run and its scores in nats per point."""
+
+    mesh: str
+    contender: str
+    seed: int
+    lr: float
+    steps: int
+    seconds: float
+    validation: float
+    test: float
+
+
+def load_shape(path: Path, num_points: int = 200_000) -> Shape:
+    """Sample a mesh and bring it to the unit of its bounding half-side."""
+    points = pcf.data.load_clouds(path, num_points + 40_000, seed=0)[0]
+    low, high = points.amin(0), points.amax(0)
+    points = (points - (low + high) / 2) / ((high - low).max() / 2)
+    # The sampler walks the faces in order of its random numbers, so slices are independent samples.
+    points = points[torch.randperm(len(points), generator=torch.Generator().manual_seed(0))]
+    train, validation, test = points.split([num_points, 20_000, 20_000])
+    noise = torch.Generator().manual_seed(1)
+    validation, test = (part + NOISE * torch.randn(part.shape, generator=noise) for part in (validation, test))
+    return Shape(path.stem, train, validation, test)
+
+
+def nats_per_point(module: nn.Module, points: Tensor) -> float:
+    """Mean log-density of points."""
+    with torch.no_grad():
+        return float(module.log_prob(points).mean())  # type: ignore[operator]
+
+
+def train(shape: Shape, contender: str, lr: float, seed: int, seconds: float) -> Run:
+    """Train one contender with the loop that users have."""
+    torch.manual_seed(seed)
+    module = CONTENDERS[contender]()
+    result = pcf.fit(
+        module,
+        shape.train,
+        max_seconds=seconds,
+        lr=lr,
+        seed=seed,
+        noise=NOISE,
+        held_out=shape.validation,
+        progress=False,
+    )
+    return Run(
+        shape.name,
+        contender,
+        seed,
+        lr,
+        result.steps,
+        round(result.seconds, 2),
+        nats_per_point(module, shape.validation),
+        nats_per_point(module, shape.test),
+    )
+
+
+def race(shape: Shape, seeds: int, seconds: float, report: Callable[[Run], None]) -> list[Run]:
+    """Every run on one mesh, contenders in turn."""
+    trials = []
+    for lr in LEARNING_RATES:
+        for contender in CONTENDERS:
+            trials.append(train(shape, contender, lr, 0, seconds))
+            report(trials[-1])
+    best = {
+        contender: max((run for run in trials if run.contender == contender), key=lambda run: run.validation)
+        for contender in CONTENDERS
+    }
+    runs = list(best.values())
+    for seed in range(1, seeds):
+        for contender in CONTENDERS:
+            runs.append(train(shape, contender, best[contender].lr, seed, seconds))
+            report(runs[-1])
+    return runs
+
+
+def row(shape: Shape, runs: list[Run]) -> str:
+    """One line of the Markdown table."""
+    gaussian = nats_per_point(GaussianReference(shape.train, NOISE), shape.test)
+    scores = {name: [run.test for run in runs if run.contender == name] for name in CONTENDERS}
+    rates = {name: next(run.lr for run in runs if run.contender == name) for name in CONTENDERS}
+    gains = [ours - pyro for ours, pyro in zip(scores["ours"], scores["pyro"], strict=True)]
+    cells = [
+        shape.name,
+        f"{gaussian:.2f}",
+        f"{statistics.mean(scores['pyro']):.3f} ({min(scores['pyro']):.3f} to {max(scores['pyro']):.3f})",
+        f"{statistics.mean(scores['ours']):.3f} ({min(scores['ours']):.3f} to {max(scores['ours']):.3f})",
+        f"{statistics.mean(gains):+.3f} (least {min(gains):+.3f})",
+        f"{rates['pyro']:g}, {rates['ours']:g}",
+        ", ".join(f"{statistics.mean(r.steps for r in runs if r.contender == name):.0f}" for name in CONTENDERS),
+    ]
+    return "| " + " | ".join(cells) + " |"
+
+
+HEADER = (
+    "| mesh | Gaussian | Pyro's own | ours | ours ahead | learning rates | steps |\n"
+    "| --- | --- | --- | --- | --- | --- | --- |"
+)
+
+
+def main() -> None:
+    """Run the comparison and print its table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("meshes", type=Path, help="a folder of meshes, or one mesh")
+    parser.add_argument("--seconds", type=float, default=20.0, help="training time of each run")
+    parser.add_argument("--seeds", type=int, default=3, help="runs of each contender that enter the table")
+    parser.add_argument("--log", type=Path, help="append every run to this file, a JSON object a line")
+    arguments = parser.parse_args()
+
+    def report(run: Run) -> None:
+        print(
+            f"{run.mesh} {run.contender} seed {run.seed} lr {run.lr:g}: {run.test:.3f} nats per point "
+            f"after {run.steps} steps in {run.seconds:.1f} s",
+            file=sys.stderr,
+            flush=True,
+        )
+        if arguments.log:
+            with arguments.log.open("a") as log:
+                log.write(json.dumps(asdict(run)) + "\n")
+
+    paths = sorted(arguments.meshes.glob("*.obj")) if arguments.meshes.is_dir() else [arguments.meshes]
+    if not paths:
+        parser.error(f"{arguments.meshes} holds no .obj file")
+    rows = []
+    for path in paths:
+        shape = load_shape(path)
+        rows.append(row(shape, race(shape, arguments.seeds, arguments.seconds, report)))
+        print(rows[-1], file=sys.stderr, flush=True)
+    print(HEADER, *rows, sep="\n")
+
+
+if __name__ == "__main__":
+    main()

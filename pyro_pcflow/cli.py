@@ -1,0 +1,234 @@
+"""The command line: arguments, and calls of the functions that do the work.
+
+Torch and everything that needs it is imported inside the commands, so that ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pyro_pcflow import __version__
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pyro_pcflow.distributions import PointCloudFlow
+
+__all__ = ["main"]
+
+SUFFIXES_OF_SAMPLES = (".npy", ".npz", ".ply", ".xyz")
+SUFFIXES_OF_SCORES = (".csv", ".npy")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        arguments: the command line without the program's name; by default that of the process.
+
+    Returns:
+        The exit status: 0, or 2 after an error that the user can mend, which is told on standard error.
+    """
+    parsed = _parser().parse_args(arguments)
+    try:
+        parsed.command(parsed)
+    except (ValueError, OSError, RuntimeError) as error:
+        print(f"pcflow: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="pcflow", description="Normalizing flows over point clouds: exact densities of surfaces."
+    )
+    parser.add_argument("--version", action="version", version=f"pyro-pcflow {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_train(commands)
+    _add_sample(commands)
+    _add_score(commands)
+    return parser
+
+
+def _add_train(commands: argparse._SubParsersAction) -> None:
+    train = commands.add_parser(
+        "train",
+        help="fit a flow to a shape by maximum likelihood",
+        description="Fit a flow to the points of a shape by exact maximum likelihood. Several clouds are pooled "
+        "into one density.",
+    )
+    train.add_argument("data", nargs="?", help="a mesh, a cloud file or a folder of them; by default the embedded cow")
+    train.add_argument("--out", default="runs/flow", help="run folder, a new one unless --resume (%(default)s)")
+    train.add_argument("--resume", action="store_true", help="continue the run in --out after an interruption")
+    train.add_argument("--max-seconds", type=float, help="training time (60 if --max-steps is not given either)")
+    train.add_argument("--max-steps", type=int, help="number of steps; makes a run repeatable to the last bit")
+    train.add_argument("--num-points", type=int, default=100_000, help="points sampled from a cloud (%(default)s)")
+    train.add_argument(
+        "--noise",
+        type=float,
+        default=0.01,
+        help="standard deviation of the noise that thickens a surface, as a share of the data's bounding "
+        "half-side (%(default)s)",
+    )
+    train.add_argument("--couplings", type=int, default=12, help="number of coupling layers (%(default)s)")
+    train.add_argument("--hidden", type=int, nargs="+", default=[64, 64], help="hidden widths (64 64)")
+    train.add_argument("--lr", type=float, default=1e-2, help="peak learning rate (%(default)s)")
+    train.add_argument("--batch-size", type=int, default=2048, help="points a step (%(default)s)")
+    train.add_argument("--seed", type=int, default=0)
+    train.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1 (%(default)s)")
+    train.set_defaults(command=_train)
+
+
+def _add_sample(commands: argparse._SubParsersAction) -> None:
+    sample = commands.add_parser("sample", help="draw clouds from a trained flow")
+    sample.add_argument("run", type=Path, help="a run folder, or a model file")
+    sample.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        help=f"new file: {', '.join(SUFFIXES_OF_SAMPLES)} (one cloud for the last two)",
+    )
+    sample.add_argument("--num-clouds", type=int, default=1, help="(%(default)s)")
+    sample.add_argument("--num-points", type=int, default=2048, help="points a cloud (%(default)s)")
+    sample.add_argument("--seed", type=int, default=0)
+    sample.add_argument("--device", default="auto")
+    sample.set_defaults(command=_sample)
+
+
+def _add_score(commands: argparse._SubParsersAction) -> None:
+    score = commands.add_parser(
+        "score",
+        help="log-density of every point and every cloud",
+        description="Score clouds under a trained flow: one row a point in --out, one row a cloud beside it "
+        "(NAME.clouds.csv), and a picture in which outlying points stand out (NAME.png). Log-densities are in "
+        "nats, in the data's units.",
+    )
+    score.add_argument("run", type=Path, help="a run folder, or a model file")
+    score.add_argument("data", help="a cloud file, a mesh or a folder of them")
+    score.add_argument("--out", type=Path, required=True, help=f"new file: {', '.join(SUFFIXES_OF_SCORES)}")
+    score.add_argument("--num-points", type=int, default=2048, help="points taken from each cloud (%(default)s)")
+    score.add_argument("--seed", type=int, default=0)
+    score.add_argument("--device", default="auto")
+    score.set_defaults(command=_score)
+
+
+def _train(arguments: argparse.Namespace) -> None:
+    from pyro_pcflow import data, training
+    from pyro_pcflow.distributions import PointCloudFlow
+    from pyro_pcflow.training.pictures import write_pictures
+
+    clouds = (
+        data.load_example("spot", arguments.num_points, seed=arguments.seed)
+        if arguments.data is None
+        else data.load_clouds(arguments.data, arguments.num_points, seed=arguments.seed)
+    )
+    max_seconds = arguments.max_seconds
+    if max_seconds is None and arguments.max_steps is None:
+        max_seconds = 60.0
+    flow = PointCloudFlow(clouds.shape[-1], num_couplings=arguments.couplings, hidden_dims=arguments.hidden)
+    result = training.fit(
+        flow,
+        clouds,
+        max_steps=arguments.max_steps,
+        max_seconds=max_seconds,
+        batch_size=arguments.batch_size,
+        lr=arguments.lr,
+        noise=arguments.noise * data.half_side(clouds),
+        seed=arguments.seed,
+        out=arguments.out,
+        resume=arguments.resume,
+        device=arguments.device,
+    )
+    pictures = write_pictures(flow, clouds, arguments.out, seed=arguments.seed)
+    print(f"{result.nats_per_point:.3f} nats per point on held-out points, after {result.steps} steps")
+    print(f"{arguments.out}: model.pt, {', '.join(path.name for path in pictures)}")
+
+
+def _sample(arguments: argparse.Namespace) -> None:
+    import torch
+
+    from pyro_pcflow.data import save_clouds
+
+    _check_new(arguments.out, SUFFIXES_OF_SAMPLES)
+    flow = _load_flow(arguments.run, arguments.device)
+    with torch.random.fork_rng():
+        torch.manual_seed(arguments.seed)
+        clouds = flow.cloud(num_points=arguments.num_points).sample((arguments.num_clouds,)).cpu()
+    save_clouds(clouds, arguments.out)
+    print(f"{arguments.out}: {arguments.num_clouds} clouds of {arguments.num_points} points")
+
+
+def _score(arguments: argparse.Namespace) -> None:
+    from pyro_pcflow.data import load_clouds
+    from pyro_pcflow.plotting import plot_clouds, save_figure
+
+    _check_new(arguments.out, SUFFIXES_OF_SCORES)
+    by_cloud, picture = arguments.out.with_suffix(".clouds.csv"), arguments.out.with_suffix(".png")
+    for path in (by_cloud, picture):
+        _check_new(path, (path.suffix,))
+    flow = _load_flow(arguments.run, arguments.device)
+    clouds = load_clouds(arguments.data, arguments.num_points, seed=arguments.seed)
+    scores = _log_densities(flow, clouds)
+    _write_scores(clouds, scores, arguments.out)
+    _write_table(
+        by_cloud,
+        "cloud,points,log_density,log_density_per_point",
+        ([i, clouds.shape[1], row.sum().item(), row.mean().item()] for i, row in enumerate(scores)),
+    )
+    shown = slice(0, 12)
+    figure = plot_clouds(clouds[shown], colors=scores[shown], color_label="log-density, nats")
+    save_figure(figure, picture)
+    print(f"{scores.mean().item():.3f} nats per point over {len(clouds)} clouds of {clouds.shape[1]} points")
+    print(f"{arguments.out}, {by_cloud}, {picture}")
+
+
+def _log_densities(flow: PointCloudFlow, clouds: Tensor) -> Tensor:
+    """Log-density of every point, shape ``(S, N)``, in pieces that bound the memory."""
+    import torch
+
+    device = next(flow.parameters()).device
+    points = clouds.reshape(-1, clouds.shape[-1])
+    with torch.no_grad():
+        scores = [flow.log_prob(piece.to(device)).cpu() for piece in points.split(65_536)]
+    return torch.cat(scores).reshape(clouds.shape[:-1])
+
+
+def _write_scores(clouds: Tensor, scores: Tensor, path: Path) -> None:
+    import numpy as np
+
+    if path.suffix == ".npy":
+        np.save(path, scores.numpy())
+        return
+    names = "xyz" if clouds.shape[-1] <= 3 else [f"x{i}" for i in range(clouds.shape[-1])]
+    header = ",".join(["cloud", "point", *names[: clouds.shape[-1]], "log_density"])
+    rows = (
+        [i, j, *point, score]
+        for i, (cloud, row) in enumerate(zip(clouds.tolist(), scores.tolist(), strict=True))
+        for j, (point, score) in enumerate(zip(cloud, row, strict=True))
+    )
+    _write_table(path, header, rows)
+
+
+def _write_table(path: Path, header: str, rows: object) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("x", encoding="utf-8") as file:
+        file.write(header + "\n")
+        for row in rows:  # type: ignore[attr-defined]
+            file.write(",".join(f"{cell:.6g}" if isinstance(cell, float) else str(cell) for cell in row) + "\n")
+
+
+def _load_flow(run: Path, device: str) -> PointCloudFlow:
+    from pyro_pcflow.serialization import load
+
+    return load(run / "model.pt" if run.is_dir() else run, device=device)
+
+
+def _check_new(path: Path, suffixes: Sequence[str]) -> None:
+    if path.suffix not in suffixes:
+        raise ValueError(f"{path}: expected a name that ends in {' or '.join(suffixes)}")
+    if path.exists():
+        raise FileExistsError(f"{path} exists already and is not overwritten: name another file")

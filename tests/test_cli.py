@@ -1,0 +1,103 @@
+"""The command line, as a user types it, in an empty directory."""
+
+from __future__ import annotations
+
+import csv
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import pyro_pcflow as pcf
+from pyro_pcflow.cli import main
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A short training on the embedded cow."""
+    folder = tmp_path_factory.mktemp("cli") / "run"
+    assert main(["train", "--out", str(folder), "--max-steps", "60", "--num-points", "5000", "--device", "cpu"]) == 0
+    return folder
+
+
+def test_help_answers_before_torch_is_loaded():
+    start = time.perf_counter()
+    script = (
+        "import sys, pyro_pcflow.cli as cli\n"
+        "try: cli.main(['train', '--help'])\n"
+        "except SystemExit: assert 'torch' not in sys.modules"
+    )
+    text = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout
+    assert "--max-seconds" in text
+    assert time.perf_counter() - start < 10  # a second when the machine is quiet; torch alone takes several
+    text = subprocess.run([sys.executable, "-m", "pyro_pcflow", "--help"], check=True, capture_output=True, text=True)
+    assert all(command in text.stdout for command in ("train", "sample", "score"))
+
+
+def test_run_folder(run):
+    names = {path.name for path in run.iterdir()}
+    pictures = {"samples.png", "film.webp", "film.gif", "viewer.html"}
+    assert {"config.toml", "metrics.jsonl", "checkpoint.pt", "model.pt"} | pictures <= names
+    assert Image.open(run / "film.webp").n_frames > 24
+    assert Image.open(run / "film.gif").n_frames > 24
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".npz"])
+def test_sample(run, suffix, tmp_path):
+    out = tmp_path / f"clouds{suffix}"
+    command = ["sample", str(run), "--num-clouds", "3", "--num-points", "70", "--device", "cpu", "--out"]
+    assert main([*command, str(out)]) == 0
+    clouds = pcf.data.load_clouds(out, 70)
+    assert clouds.shape == (3, 70, 3)
+    torch.manual_seed(0)
+    expected = pcf.load(run / "model.pt").cloud(num_points=70).sample((3,))
+    order = [sorted(cloud.flatten().tolist()) for cloud in (clouds, expected)]
+    assert order[0] == pytest.approx(order[1])
+    assert main([*command, str(out)]) == 2  # never overwritten
+
+
+def test_score(run, tmp_path):
+    clouds = torch.cat([pcf.data.load_example("spot", 200), 3 + torch.randn(1, 200, 3)])
+    pcf.data.save_clouds(clouds, tmp_path / "data.npz")
+    arguments = ["score", str(run), str(tmp_path / "data.npz"), "--num-points", "200", "--device", "cpu", "--out"]
+    assert main([*arguments, str(tmp_path / "scores.csv")]) == 0
+    assert main([*arguments, str(tmp_path / "array.npy")]) == 0
+    with (tmp_path / "scores.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 400
+    points = torch.tensor([[float(row[axis]) for axis in "xyz"] for row in rows])
+    scores = torch.tensor([float(row["log_density"]) for row in rows])
+    with torch.no_grad():
+        expected = pcf.load(run / "model.pt").log_prob(points)
+    torch.testing.assert_close(scores, expected, rtol=1e-3, atol=1e-3)
+    assert np.load(tmp_path / "array.npy").shape == (2, 200)
+    with (tmp_path / "scores.clouds.csv").open() as file:
+        cow, stranger = csv.DictReader(file)
+    assert float(cow["log_density"]) == pytest.approx(scores[:200].sum().item(), rel=1e-3)
+    assert float(cow["log_density_per_point"]) > float(stranger["log_density_per_point"]) + 3
+    assert Image.open(tmp_path / "scores.png").width > 300
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["train", "nowhere.obj", "--out", "{tmp}/r"], "nowhere.obj"),
+        (["train", "--out", "{run}"], "resume"),
+        (["train", "--out", "{tmp}/r", "--couplings", "0", "--max-steps", "1"], "num_couplings"),
+        (["sample", "{tmp}", "--out", "{tmp}/a.npz"], "model.pt"),
+        (["sample", "{run}", "--out", "{tmp}/a.jpg"], ".npz"),
+        (["sample", "{run}", "--num-clouds", "2", "--out", "{tmp}/a.xyz"], "one cloud"),
+        (["score", "{run}", "{tmp}/none.ply", "--out", "{tmp}/a.csv"], "none.ply"),
+    ],
+)
+def test_errors_are_one_line(arguments, words, run, tmp_path, capsys):
+    filled = [argument.format(tmp=tmp_path, run=run) for argument in arguments]
+    assert main(filled) == 2
+    error = capsys.readouterr().err.strip()
+    assert error.startswith("pcflow: ")
+    assert words in error
+    assert len(error.splitlines()) == 1

@@ -1,0 +1,86 @@
+"""The package as a user installs it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import pyro_pcflow as pcf
+
+ROOT = Path(__file__).parents[1]
+
+
+def run(*command, **options):
+    return subprocess.run(list(map(str, command)), check=True, capture_output=True, text=True, **options)
+
+
+def test_every_public_name_is_there():
+    assert pcf.__all__ == sorted(pcf.__all__)
+    for name in pcf.__all__:
+        assert getattr(pcf, name) is not None
+        assert name in dir(pcf)
+    with pytest.raises(AttributeError, match="no attribute 'flows'"):
+        pcf.flows  # noqa: B018
+
+
+def test_import_is_light_and_changes_nothing():
+    """Neither torch nor Pyro is loaded by the import alone; loading all changes no setting of theirs."""
+    run(sys.executable, "-c", "import sys, pyro_pcflow; assert not {'torch', 'pyro', 'trimesh'} & set(sys.modules)")
+    run(
+        sys.executable,
+        "-c",
+        "import torch, pyro, random\n"
+        "def state(): return (torch.get_default_dtype(), torch.get_num_threads(), torch.is_grad_enabled(),\n"
+        "    torch.distributions.Distribution._validate_args, torch.initial_seed(), random.getstate(),\n"
+        "    pyro.settings.get(), torch.get_rng_state().sum().item(), len(pyro.get_param_store()))\n"
+        "before = state()\n"
+        "import pyro_pcflow as pcf\n"
+        "[getattr(pcf, name) for name in pcf.__all__]\n"
+        "assert state() == before, (before, state())",
+    )
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    out = tmp_path_factory.mktemp("dist")
+    run(sys.executable, "-m", "build", "--outdir", out, ROOT)
+    (path,) = out.glob("*.whl")
+    assert len(list(out.glob("*.tar.gz"))) == 1
+    return path
+
+
+@pytest.mark.slow
+def test_wheel_holds_the_package_and_nothing_else(wheel):
+    names = zipfile.ZipFile(wheel).namelist()
+    tops = {name.split("/")[0] for name in names}
+    assert tops == {"pyro_pcflow", f"pyro_pcflow-{pcf.__version__}.dist-info"}
+    assert "pyro_pcflow/py.typed" in names
+    assert any(name.startswith("pyro_pcflow/data/examples/") for name in names)
+    assert any(name.endswith("licenses/NOTICE") for name in names)
+    assert wheel.stat().st_size < 8e6
+
+
+@pytest.mark.slow
+def test_wheel_works_in_an_empty_environment(wheel, tmp_path):
+    """Installed alone; its dependencies are lent by this environment, at the end of the path."""
+    run(sys.executable, "-m", "venv", tmp_path / "venv")
+    python = tmp_path / "venv" / "bin" / "python"
+    run(python, "-m", "pip", "install", "--no-deps", "--no-index", wheel)
+    lender = next(path for path in sys.path if path.endswith("site-packages"))
+    (path_file,) = (tmp_path / "venv").glob("lib/*/site-packages")
+    # A .pth file of an editable install would lead back to the checkout; plain path entries do not run it.
+    (path_file / "lender.pth").write_text(lender + "\n")
+    script = (
+        "import torch, pyro_pcflow as pcf, pathlib\n"
+        "assert 'venv' in pcf.__file__, pcf.__file__\n"
+        "flow = pcf.PointCloudFlow(3, num_couplings=2, hidden_dims=[8])\n"
+        "cloud = pcf.data.load_example('spot', 50)\n"
+        "assert flow.cloud(num_points=50).log_prob(cloud).shape == (1,)\n"
+        "print(pcf.__version__)"
+    )
+    assert run(python, "-c", script, cwd=tmp_path).stdout.strip() == pcf.__version__
+    assert run(tmp_path / "venv" / "bin" / "pcflow", "--version").stdout.split() == ["pyro-pcflow", pcf.__version__]
