@@ -1,7 +1,7 @@
 """Checks for authors of new layers: what every point transform must satisfy. Our own tests use them.
 
-Each check compares with an independent computation and raises an ``AssertionError`` that says which promise was
-broken. Write a new layer, then one test::
+Each check compares with an independent computation and raises an `AssertionError` that says which promise was
+broken. Write a new layer, then one test:
 
     def test_my_layer():
         pcf.testing.check_transform(lambda: my_layer(3))
@@ -50,13 +50,13 @@ def check_transform(
             not hide an error.
         dtype: data type of the arithmetic.
         device: where the arithmetic runs.
-        tolerance: largest relative error allowed; by default ``1e-8`` in float64 and ``1e-3`` in float32.
+        tolerance: largest relative error allowed; by default `1e-8` in float64 and `1e-3` in float32.
         seed: of parameters and points.
 
     Raises:
         AssertionError: naming the promise that was broken.
 
-    Example:
+    Examples:
         >>> from pyro_pcflow.transforms import affine_point_coupling
         >>> check_transform(lambda: affine_point_coupling(3, hidden_dims=[8]))
     """
@@ -87,7 +87,7 @@ def check_conditional_transform(
     tolerance: float | None = None,
     seed: int = 0,
 ) -> None:
-    """Check a conditional point transform: all that :func:`check_transform` does, for several contexts at once.
+    """Check a conditional point transform: all that `check_transform` does, for several contexts at once.
 
     In addition: the batch shape broadcasts with that of the contexts, each context acts on its own cloud alone,
     gradients reach the context, and conditioning evaluates no network, so that a view made before a step of the
@@ -95,12 +95,12 @@ def check_conditional_transform(
 
     Args:
         make: returns a new conditional transform; called more than once.
-        num_points, scale, dtype, device, tolerance, seed: as for :func:`check_transform`.
+        num_points, scale, dtype, device, tolerance, seed: as for `check_transform`.
 
     Raises:
         AssertionError: naming the promise that was broken.
 
-    Example:
+    Examples:
         >>> from pyro_pcflow.transforms import conditional_affine_point_coupling
         >>> check_conditional_transform(lambda: conditional_affine_point_coupling(3, 4, hidden_dims=[8]))
     """

@@ -145,7 +145,7 @@ def as_stack(array: np.ndarray) -> Stack:
     Raises:
         ValueError: another shape or type.
 
-    Example:
+    Examples:
         >>> as_stack(np.zeros((5, 2))).points.shape
         (1, 5, 2)
     """

@@ -55,7 +55,7 @@ def load_clouds(
         CloudError: what is there can't be used; the message names the file and what was expected.
         ValueError: `num_points` below 1.
 
-    Example:
+    Examples:
         >>> from pyro_pcflow.data import example_path
         >>> load_clouds(example_path("spot"), num_points=100).shape
         torch.Size([1, 100, 3])

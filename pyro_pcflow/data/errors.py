@@ -10,7 +10,7 @@ class CloudError(ValueError):
 
     The message names the file, what was found in it, and what was expected.
 
-    Example:
+    Examples:
         >>> from pyro_pcflow.data import CloudError
         >>> issubclass(CloudError, ValueError)
         True
@@ -28,7 +28,7 @@ def cloud_error(path: Path, found: str, expected: str) -> CloudError:
     Returns:
         The error, to be raised by the caller.
 
-    Example:
+    Examples:
         >>> str(cloud_error(Path("a.npy"), "holds nothing", "expected (N, D)"))
         'a.npy: holds nothing; expected (N, D)'
     """

@@ -30,7 +30,7 @@ def example_path(name: str) -> Path:
     Raises:
         ValueError: no mesh of that name.
 
-    Example:
+    Examples:
         >>> example_path("spot").name
         'spot.obj'
     """
@@ -65,7 +65,7 @@ def load_example(name: str, num_points: int | None = 2048, seed: int = 0, *, spl
     Raises:
         ValueError: an unknown name or split, or `num_points` below 1.
 
-    Example:
+    Examples:
         >>> load_example("body", num_points=512, split="test").shape
         torch.Size([60, 512, 3])
     """
@@ -108,7 +108,7 @@ def quantise(points: np.ndarray) -> dict[str, Any]:
     Returns:
         `quantised` (S, P, D) uint16, and `offset` and `step` (D,) float64.
 
-    Example:
+    Examples:
         >>> cloud = np.array([[[0.0, 1.0], [1.0, 3.0]]])
         >>> bool(np.allclose(dequantise(quantise(cloud)), cloud))
         True
@@ -127,7 +127,7 @@ def dequantise(arrays: dict[str, Any]) -> np.ndarray:
     Returns:
         (S, P, D) float32.
 
-    Example:
+    Examples:
         >>> dequantise({"quantised": np.array([[[2, 3]]]), "offset": np.array([0, 1]), "step": 0.5})
         array([[[1. , 2.5]]], dtype=float32)
     """

@@ -95,7 +95,7 @@ def as_points(path: Path, points: np.ndarray) -> np.ndarray:
     Raises:
         CloudError: NaN, infinite, or beyond the range of float32.
 
-    Example:
+    Examples:
         >>> as_points(Path("a"), np.array([[0.0, np.nan]]))
         Traceback (most recent call last):
         pyro_pcflow.data.errors.CloudError: a: 1 of 1 points are NaN, infinite or beyond float32; remove them

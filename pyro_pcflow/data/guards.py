@@ -34,7 +34,7 @@ def check_obj(text: str) -> None:
     Raises:
         ValueError: the parser would count such indices from the end of the file.
 
-    Example:
+    Examples:
         >>> check_obj("v 0 0 0\\nv 1 0 0\\nv 0 1 0\\nf -3 -2 -1")
     """
     relative = re.search(r"^f[^\n]*[ /]-\d", text, re.MULTILINE)
@@ -51,7 +51,7 @@ def check_off(text: str) -> None:
     Raises:
         ValueError: no header, or fewer lines than it promises.
 
-    Example:
+    Examples:
         >>> check_off("OFF3 1 0\\n0 0 0\\n1 0 0\\n0 1 0\\n3 0 1 2")
     """
     lines = [line for raw in text.splitlines() if (line := raw.split("#", 1)[0].strip())]
@@ -77,7 +77,7 @@ def check_stl(data: bytes) -> None:
     Raises:
         ValueError: neither a whole binary file nor a whole text file.
 
-    Example:
+    Examples:
         >>> check_stl(bytes(84))
     """
     promised = 84 + 50 * int.from_bytes(data[80:84], "little")
@@ -101,7 +101,7 @@ def check_ply(data: bytes) -> int:
     Raises:
         ValueError: no header, or less data than it promises.
 
-    Example:
+    Examples:
         >>> check_ply(b"ply\\nformat ascii 1.0\\nelement vertex 1\\nproperty float x\\nend_header\\n5\\n")
         0
     """
@@ -141,7 +141,7 @@ def check_glb(data: bytes) -> None:
         ValueError: chunks or accessors larger than the file, compressed geometry, or geometry in
             other files.
 
-    Example:
+    Examples:
         >>> check_glb(b"glTF")
         Traceback (most recent call last):
         ValueError: no GLB header

@@ -69,7 +69,7 @@ def decode(data: bytes) -> str:
     Returns:
         The text, without a byte order mark.
 
-    Example:
+    Examples:
         >>> decode(b"\\xef\\xbb\\xbf1 2"), decode(b"\\xe9")
         ('1 2', 'é')
     """

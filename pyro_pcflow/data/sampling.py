@@ -36,7 +36,7 @@ def derive_seed(seed: int, name: str, index: int) -> int:
     Returns:
         An integer in [0, 2^64), the same on every machine.
 
-    Example:
+    Examples:
         >>> derive_seed(0, "a.npy", 0) == derive_seed(0, "a.npy", 0)
         True
         >>> derive_seed(0, "a.npy", 0) == derive_seed(0, "b.npy", 0)
@@ -57,7 +57,7 @@ def choose_points(points: NDArray[np.generic], num_points: int, seed: int) -> ND
     Returns:
         (num_points, D); the points themselves, in order, when there are just as many.
 
-    Example:
+    Examples:
         >>> choose_points(np.arange(6.0).reshape(3, 2), 5, seed=0).shape
         (5, 2)
     """
@@ -82,7 +82,7 @@ def sample_surface(surface: Surface, num_points: int, seed: int) -> NDArray[np.f
     Returns:
         (num_points, 3).
 
-    Example:
+    Examples:
         >>> triangle = Surface(np.eye(3), np.array([[0, 1, 2]]))
         >>> bool(np.allclose(sample_surface(triangle, 4, seed=0).sum(1), 1))
         True
@@ -102,7 +102,7 @@ def has_area(surface: Surface) -> bool:
     Returns:
         False where every triangle is a line or a point.
 
-    Example:
+    Examples:
         >>> has_area(Surface(np.eye(3), np.array([[0, 1, 1]])))
         False
     """

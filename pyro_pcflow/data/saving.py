@@ -27,7 +27,7 @@ def save_clouds(clouds: Tensor, path: str | os.PathLike[str]) -> Path:
         FileExistsError: the file is there already; nothing is overwritten.
         ValueError: another ending, or clouds that the format cannot hold.
 
-    Example:
+    Examples:
         >>> import tempfile, torch
         >>> from pyro_pcflow.data import load_clouds
         >>> with tempfile.TemporaryDirectory() as folder:
@@ -65,7 +65,7 @@ def half_side(clouds: Tensor) -> float:
     Args:
         clouds: (*batch, D), in any units.
 
-    Example:
+    Examples:
         >>> import torch
         >>> half_side(torch.tensor([[0.0, 0.0, 0.0], [1.0, 4.0, 2.0]]))
         2.0

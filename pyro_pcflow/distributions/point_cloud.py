@@ -14,24 +14,24 @@ __all__ = ["PointCloud"]
 
 
 class PointCloud(TorchDistribution):
-    """``num_points`` independent draws from a point distribution, as one event of shape ``(N, D)``.
+    """`num_points` independent draws from a point distribution, as one event of shape `(N, D)`.
 
     The log-density of a cloud is the sum over its points, so it does not depend on their order. With a mask,
     clouds of different sizes share one batch: entries where the mask is False are padding, which has no density
     and is zero in samples.
 
     Args:
-        point_distribution: a distribution with ``event_shape (D,)``, such as ``flow.condition(context)``, a normal
-            ``.to_event(1)``, or a mixture.
-        num_points: number of points ``N``; may be left out when there is a mask.
-        mask: booleans of shape ``(*batch, N)``, True at the points of a cloud; broadcasts with the batch shape of
-            ``point_distribution``.
+        point_distribution: a distribution with `event_shape (D,)`, such as `flow.condition(context)`, a normal
+            `.to_event(1)`, or a mixture.
+        num_points: number of points `N`; may be left out when there is a mask.
+        mask: booleans of shape `(*batch, N)`, True at the points of a cloud; broadcasts with the batch shape of
+            `point_distribution`.
 
     Raises:
-        TypeError: if ``point_distribution`` is not a distribution or the mask is not boolean.
-        ValueError: if its event is not a point, ``num_points`` is missing or negative, or the mask does not fit.
+        TypeError: if `point_distribution` is not a distribution or the mask is not boolean.
+        ValueError: if its event is not a point, `num_points` is missing or negative, or the mask does not fit.
 
-    Example:
+    Examples:
         >>> import pyro.distributions as dist
         >>> point = dist.Normal(torch.zeros(4, 3), torch.ones(4, 3)).to_event(1)
         >>> clouds = PointCloud(point, num_points=100)
@@ -87,7 +87,7 @@ class PointCloud(TorchDistribution):
         return constraints.independent(self.point_distribution.support, 1)
 
     def expand(self, batch_shape: torch.Size, _instance: Any = None) -> PointCloud:
-        """Return the distribution with its batch shape broadcast to ``batch_shape``."""
+        """Return the distribution with its batch shape broadcast to `batch_shape`."""
         batch_shape = torch.Size(batch_shape)
         mask = self.point_mask
         if mask is not None:
@@ -100,11 +100,11 @@ class PointCloud(TorchDistribution):
         )
 
     def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
-        """Draw clouds with gradients, shape ``(*sample_shape, *batch_shape, N, D)``."""
+        """Draw clouds with gradients, shape `(*sample_shape, *batch_shape, N, D)`."""
         return self._draw(self._points().rsample, sample_shape)
 
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
-        """Draw clouds, shape ``(*sample_shape, *batch_shape, N, D)``; padding is zero."""
+        """Draw clouds, shape `(*sample_shape, *batch_shape, N, D)`; padding is zero."""
         with torch.no_grad():
             return self._draw(self._points().sample, sample_shape)
 
@@ -122,13 +122,13 @@ class PointCloud(TorchDistribution):
         """The log-density of clouds in nats: the sum over their points.
 
         Args:
-            value: shape ``(*sample_shape, *batch_shape, N, D)``; padding may hold anything.
+            value: shape `(*sample_shape, *batch_shape, N, D)`; padding may hold anything.
 
         Returns:
-            Shape ``(*sample_shape, *batch_shape)``.
+            Shape `(*sample_shape, *batch_shape)`.
 
         Raises:
-            ValueError: if the last two dimensions are not ``(N, D)``, or a point lies outside the support.
+            ValueError: if the last two dimensions are not `(N, D)`, or a point lies outside the support.
         """
         if value.dim() < 2 or value.shape[-2:] != self.event_shape:
             raise ValueError(

@@ -29,23 +29,23 @@ BASES = ("normal", "conditional")
 class PointCloudFlow(nn.Module):
     """A density over points that a coupling stack carries from noise, given a context or none.
 
-    The module owns parameters; :meth:`condition` and :meth:`cloud` return throw-away Pyro distributions over a point
-    and over a cloud. Both are exact densities in the data's own units: the change of units that :meth:`normalize`
+    The module owns parameters; `condition` and `cloud` return throw-away Pyro distributions over a point
+    and over a cloud. Both are exact densities in the data's own units: the change of units that `normalize`
     sets is the last part of the stack.
 
     Args:
-        point_dim: number of coordinates ``D`` of a point, at least 2.
-        context_dim: size ``C`` of a context, 0 for none.
-        num_couplings: number of couplings ``L``.
+        point_dim: number of coordinates `D` of a point, at least 2.
+        context_dim: size `C` of a context, 0 for none.
+        num_couplings: number of couplings `L`.
         hidden_dims: widths of every conditioner's hidden layers.
-        base: ``"normal"``, standard normal noise; ``"conditional"``, normal noise whose mean and scale come from the
+        base: `"normal"`, standard normal noise; `"conditional"`, normal noise whose mean and scale come from the
             context.
-        **stack_options: any other option of :func:`~pyro_pcflow.transforms.coupling_stack`.
+        **stack_options: any other option of `coupling_stack`.
 
     Raises:
         ValueError: if a size or a name is out of range.
 
-    Example:
+    Examples:
         >>> flow = PointCloudFlow(point_dim=3, context_dim=8, num_couplings=4, hidden_dims=[16])
         >>> clouds = flow.cloud(torch.randn(5, 8), num_points=2048)
         >>> clouds.batch_shape, clouds.event_shape
@@ -89,19 +89,19 @@ class PointCloudFlow(nn.Module):
 
     @property
     def units(self) -> Rescale:
-        """The change of units: the last part of :attr:`transform`."""
+        """The change of units: the last part of `transform`."""
         return self.transform.parts[-1]
 
     @property
     def normalized(self) -> bool:
-        """Whether :meth:`normalize` has set the units."""
+        """Whether `normalize` has set the units."""
         return self.units.fitted
 
     def normalize(self, points: Tensor) -> None:
         """Set the units of the flow: one mean a coordinate and one standard deviation, of training points only.
 
         Args:
-            points: shape ``(*batch, D)``, in the data's units.
+            points: shape `(*batch, D)`, in the data's units.
 
         Raises:
             ValueError: if the points are not finite, or all the same.
@@ -112,14 +112,14 @@ class PointCloudFlow(nn.Module):
         """Return the density of a point, given a context.
 
         Args:
-            context: shape ``(*batch, C)``; left out for a flow without context.
+            context: shape `(*batch, C)`; left out for a flow without context.
 
         Returns:
-            A distribution with ``batch_shape (*batch,)`` and ``event_shape (D,)``, in the data's units.
+            A distribution with `batch_shape (*batch,)` and `event_shape (D,)`, in the data's units.
 
         Raises:
             TypeError: if a context is missing or is not a tensor.
-            ValueError: if its size is not ``C``, or the flow takes none.
+            ValueError: if its size is not `C`, or the flow takes none.
         """
         context = self._check_context(context)
         stack = self._stack(context)
@@ -131,24 +131,24 @@ class PointCloudFlow(nn.Module):
         """Return the density of a cloud, given a context.
 
         Args:
-            context: shape ``(*batch, C)``, one for each cloud; left out for a flow without context.
-            num_points: number of points ``N``; may be left out when there is a mask.
-            mask: booleans of shape ``(*batch, N)``, see :class:`PointCloud`.
+            context: shape `(*batch, C)`, one for each cloud; left out for a flow without context.
+            num_points: number of points `N`; may be left out when there is a mask.
+            mask: booleans of shape `(*batch, N)`, see `PointCloud`.
 
         Returns:
-            A distribution with ``batch_shape (*batch,)`` and ``event_shape (N, D)``.
+            A distribution with `batch_shape (*batch,)` and `event_shape (N, D)`.
         """
         return PointCloud(self.condition(context), num_points, mask)
 
     def log_prob(self, points: Tensor, context: Tensor | None = None) -> Tensor:
-        """The log-density of points in nats, as ``condition(context).log_prob(points)`` and a little faster.
+        """The log-density of points in nats, as `condition(context).log_prob(points)` and a little faster.
 
         Args:
-            points: shape ``(*batch, D)``, in the data's units.
-            context: shape ``(*context_batch, C)``; the batch shapes broadcast.
+            points: shape `(*batch, D)`, in the data's units.
+            context: shape `(*context_batch, C)`; the batch shapes broadcast.
 
         Returns:
-            Shape ``(*batch,)``.
+            Shape `(*batch,)`.
         """
         context = self._check_context(context)
         check_point_shape(points.shape, self.point_dim)
@@ -160,11 +160,11 @@ class PointCloudFlow(nn.Module):
         """Carry fresh noise to data and keep every state on the way.
 
         Args:
-            num_points: number of points ``N``.
-            context: shape ``(*batch, C)``, one for each cloud.
+            num_points: number of points `N`.
+            context: shape `(*batch, C)`, one for each cloud.
 
         Returns:
-            Shape ``(1 + parts of the stack, *batch, N, D)``, the noise first, all in the data's units.
+            Shape `(1 + parts of the stack, *batch, N, D)`, the noise first, all in the data's units.
         """
         context = self._check_context(context)
         with torch.no_grad():

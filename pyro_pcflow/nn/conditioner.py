@@ -27,13 +27,13 @@ def fourier_features(x: Tensor, num_frequencies: int) -> Tensor:
     Source: Mildenhall et al., NeRF: Representing Scenes as Neural Radiance Fields, ECCV 2020, section 5.1.
 
     Args:
-        x: shape ``(*batch, K)``.
-        num_frequencies: the frequencies are ``1, 2, ..., 2 ** (num_frequencies - 1)`` radians per unit.
+        x: shape `(*batch, K)`.
+        num_frequencies: the frequencies are `1, 2, ..., 2 ** (num_frequencies - 1)` radians per unit.
 
     Returns:
-        Shape ``(*batch, K * (1 + 2 * num_frequencies))``.
+        Shape `(*batch, K * (1 + 2 * num_frequencies))`.
 
-    Example:
+    Examples:
         >>> fourier_features(torch.zeros(5, 2), num_frequencies=3).shape
         torch.Size([5, 14])
     """
@@ -47,31 +47,29 @@ class Conditioner(nn.Module):
     """A fully connected network from kept coordinates, and a context, to several outputs per moved coordinate.
 
     A context acts on every hidden layer through a vector that is computed once per cloud and broadcast over
-    its points. With ``h`` a hidden layer before its activation and ``c`` the context:
+    its points. With `h` a hidden layer before its activation and `c` the context:
 
-    ==================  ============================================  =========================================
-    ``conditioning``    what becomes of ``h``                         source
-    ==================  ============================================  =========================================
-    ``"film"``          ``h * (1 + U c + u) + (V c + v)``             Perez et al., FiLM, AAAI 2018
-    ``"bias"``          ``h + V c + v``                               a context concatenated to every point
-    ``"concat_squash"`` ``h * sigmoid(U c + u) + V c``                Grathwohl et al., FFJORD, ICLR 2019
-    ==================  ============================================  =========================================
+    | `conditioning` | what becomes of `h` | source |
+    | --- | --- | --- |
+    | `"film"` | `h * (1 + U c + u) + (V c + v)` | Perez et al., FiLM, AAAI 2018 |
+    | `"bias"` | `h + V c + v` | a context concatenated to every point |
+    | `"concat_squash"` | `h * sigmoid(U c + u) + V c` | Grathwohl et al., FFJORD, ICLR 2019 |
 
     The last layer starts at zero, so that a new coupling is the identity.
 
     Args:
-        input_dim: number ``K`` of kept coordinates.
+        input_dim: number `K` of kept coordinates.
         output_dims: sizes of the outputs.
         hidden_dims: widths of the hidden layers, at least one.
-        context_dim: size ``C`` of the context, 0 for none.
+        context_dim: size `C` of the context, 0 for none.
         conditioning: one of the names above.
-        activation: ``"relu"``, ``"silu"``, ``"tanh"`` or ``"gelu"``.
-        num_frequencies: Fourier features of the kept coordinates, see :func:`fourier_features`.
+        activation: `"relu"`, `"silu"`, `"tanh"` or `"gelu"`.
+        num_frequencies: Fourier features of the kept coordinates, see `fourier_features`.
 
     Raises:
         ValueError: if a size is not positive or a name is not known.
 
-    Example:
+    Examples:
         >>> net = Conditioner(2, [1, 1], hidden_dims=[16, 16], context_dim=8)
         >>> kept, context = torch.randn(4, 100, 2), torch.randn(4, 1, 8)
         >>> shift, log_scale = net(kept, context)
@@ -123,11 +121,11 @@ class Conditioner(nn.Module):
         """Evaluate the network.
 
         Args:
-            kept: kept coordinates, shape ``(*batch, K)``.
-            context: shape ``(*context_batch, C)``, broadcast against ``batch``; None if ``C`` is 0.
+            kept: kept coordinates, shape `(*batch, K)`.
+            context: shape `(*context_batch, C)`, broadcast against `batch`; None if `C` is 0.
 
         Returns:
-            One tensor of shape ``(*batch, size)`` for every output size.
+            One tensor of shape `(*batch, size)` for every output size.
         """
         hidden = fourier_features(kept, self.num_frequencies)
         modulations = self._modulations(context)

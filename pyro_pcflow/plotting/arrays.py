@@ -26,7 +26,7 @@ def as_array(value: Any, name: str) -> Array:
     Raises:
         TypeError: not numbers, or complex ones.
 
-    Example:
+    Examples:
         >>> as_array(torch.ones(2, 3, requires_grad=True), "cloud").shape
         (2, 3)
     """
@@ -57,7 +57,7 @@ def check_points(points: Array, name: str, ranks: Sequence[int] = (2,)) -> Array
     Raises:
         ValueError: another rank, no points, fewer than two coordinates, or points that are not finite.
 
-    Example:
+    Examples:
         >>> check_points(np.zeros((4, 6)), "cloud").shape
         (4, 3)
     """
@@ -84,7 +84,7 @@ def check_finite(finite: Array, name: str, what: str) -> None:
     Raises:
         ValueError: some entry is not finite.
 
-    Example:
+    Examples:
         >>> check_finite(np.array([True, False, False]), "cloud", "points")
         Traceback (most recent call last):
             ...
@@ -110,7 +110,7 @@ def as_rows(clouds: Clouds) -> tuple[list[list[Any]], list[str] | None, bool]:
         TypeError: not clouds at all.
         ValueError: nothing to show, or a wrong rank.
 
-    Example:
+    Examples:
         >>> rows, names, own = as_rows({"data": torch.zeros(4, 9, 3), "samples": torch.zeros(2, 9, 3)})
         >>> [len(row) for row in rows], names, own
         ([4, 2], ['data', 'samples'], True)
@@ -159,7 +159,7 @@ def mirror(values: Any, rows: list[list[Any]], own: bool, name: str) -> list[lis
     Raises:
         ValueError: another number of entries than there are clouds.
 
-    Example:
+    Examples:
         >>> mirror(["red", "blue"], [[1, 2], [3]], True, "colors")
         [['red', 'red'], ['blue']]
     """
@@ -206,7 +206,7 @@ def check_mask(mask: Any, points: Array, name: str) -> Array:
     Raises:
         ValueError: another shape, or no point left.
 
-    Example:
+    Examples:
         >>> check_mask(torch.tensor([1, 0]), np.zeros((2, 3)), "mask").tolist()
         [True, False]
     """

@@ -29,7 +29,7 @@ def view_matrix(elev: float, azim: float, up: str = "y") -> Array:
     Raises:
         ValueError: another `up`, or angles that are not finite.
 
-    Example:
+    Examples:
         >>> bool((view_matrix(0.0, 0.0) == np.eye(3)).all())
         True
     """
@@ -63,7 +63,7 @@ def project(points: Points, *, elev: float = 18.0, azim: float = 35.0, up: str =
         TypeError: not numbers.
         ValueError: no points, a wrong rank, points that are not finite, or another `up`.
 
-    Example:
+    Examples:
         >>> project(np.array([[0.0, 1.0, 0.0]]), elev=0.0, azim=40.0).round(6).tolist()
         [[0.0, 1.0, 0.0]]
     """
@@ -81,7 +81,7 @@ def turn(points: Array, matrix: Array) -> Array:
     Returns:
         (..., N, 3).
 
-    Example:
+    Examples:
         >>> turn(np.array([[1.0, 2.0]]), view_matrix(30.0, 30.0)).tolist()
         [[1.0, 2.0, 0.0]]
     """
@@ -98,7 +98,7 @@ class Frame:
         center: (3,).
         half: (3,), half of the width, of the height and of the depth.
 
-    Example:
+    Examples:
         >>> Frame(np.zeros(3), np.ones(3)).padded(0.5, 0.5, margin=0.0).half.tolist()
         [1.5, 1.5, 1.0]
     """
@@ -137,7 +137,7 @@ def frame_around(views: Sequence[Array], *, tail: float = 0.01, slack: float = 0
     Returns:
         The box around all clouds; never of size zero.
 
-    Example:
+    Examples:
         >>> frame_around([np.array([[0.0, 0.0, 0.0], [4.0, 2.0, 0.0]])]).half[:2].tolist()
         [2.0, 1.0]
     """

@@ -24,7 +24,7 @@ class Scale:
         under: whether some scalar lies below `low`.
         over: whether some scalar lies above `high`.
 
-    Example:
+    Examples:
         >>> Scale(0.0, 2.0, "viridis")(np.array([0.0, 2.0])).round(2).tolist()
         [[0.27, 0.0, 0.33], [0.99, 0.91, 0.14]]
     """
@@ -57,7 +57,7 @@ def make_scale(scalars: Sequence[Array], cmap: str, limits: tuple[float, float] 
     Raises:
         ValueError: an unknown colormap, or limits that are not in order.
 
-    Example:
+    Examples:
         >>> make_scale([np.array([3.0, 3.0])], "viridis", None).low
         2.5
     """
@@ -89,7 +89,7 @@ def check_colors(colors: Any, num_points: int, name: str) -> Array | str | None:
         TypeError: not numbers.
         ValueError: another shape, numbers that are not finite, or colours outside of [0, 1].
 
-    Example:
+    Examples:
         >>> check_colors([0.5, 1.5], 2, "colors")
         array([0.5, 1.5])
     """
@@ -119,7 +119,7 @@ def ink(color: str, name: str = "colors") -> Array:
     Raises:
         ValueError: no such colour.
 
-    Example:
+    Examples:
         >>> ink("#ff0000").tolist()
         [1.0, 0.0, 0.0]
     """
@@ -149,7 +149,7 @@ def paint(
     Raises:
         ValueError: an unknown colour.
 
-    Example:
+    Examples:
         >>> paint(None, np.zeros((5, 3)), None, "black").shape
         (5, 3)
     """
@@ -167,7 +167,7 @@ def paint(
 def position_box(points: Array) -> Array:
     """Return two corners around points, (2, D), strays left out.
 
-    Example:
+    Examples:
         >>> position_box(np.array([[0.0, 1.0], [0.0, 1.0]])).tolist()
         [[0.0, 1.0], [0.0, 1.0]]
     """
@@ -188,7 +188,7 @@ def position_colors(points: Array, box: Array | None = None) -> Array:
     Returns:
         (N, 3), in [0, 1].
 
-    Example:
+    Examples:
         >>> position_colors(np.array([[0.0, 0.0], [9.0, 1.0]])).shape
         (2, 3)
     """

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 class Sheet(Figure):
     """A Matplotlib figure that a notebook shows without pyplot, whatever backend is set.
 
-    Example:
+    Examples:
         >>> Sheet()._repr_png_()[1:4]
         b'PNG'
     """

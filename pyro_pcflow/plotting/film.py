@@ -70,7 +70,7 @@ def animate(
         TypeError: something that isn't numbers.
         ValueError: another suffix, a wrong rank, points that aren't finite, colours or settings out of range.
 
-    Example:
+    Examples:
         >>> import tempfile, torch
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     animate(torch.randn(4, 64, 3), f"{folder}/noise.webp", size=48).name

@@ -51,7 +51,7 @@ def gather(
         TypeError: something that isn't numbers.
         ValueError: whatever can't be drawn, by name.
 
-    Example:
+    Examples:
         >>> rows, *_ = gather(np.zeros((2, 5, 3)), None, None, "viridis", None)
         >>> [len(row) for row in rows], rows[0][0].colors.shape
         ([2], (5, 3))
@@ -106,7 +106,7 @@ def check_titles(titles: Sequence[str] | str | None, count: int, what: str) -> l
     Raises:
         ValueError: another number of titles.
 
-    Example:
+    Examples:
         >>> check_titles("spot", 1, "clouds")
         ['spot']
     """

@@ -28,7 +28,7 @@ def dot_radius(num_points: int, frame: Frame, point_size: float = 1.0) -> float:
     Raises:
         ValueError: `point_size` is not positive.
 
-    Example:
+    Examples:
         >>> wide = Frame(np.zeros(3), np.ones(3))
         >>> dot_radius(400, wide) > dot_radius(4000, wide)
         True
@@ -67,7 +67,7 @@ def render(
     Returns:
         (height, width, 3) uint8.
 
-    Example:
+    Examples:
         >>> image = render(np.zeros((1, 3)), np.zeros((1, 3)), Frame(np.zeros(3), np.ones(3)), 9,
         ...                radius=0.3, background=np.ones(3), flat=True)
         >>> image.shape, int(image[0, 0, 0]), bool(image[4, 4, 0] < 128)

@@ -78,7 +78,7 @@ def plot_clouds(
         TypeError: something that isn't numbers.
         ValueError: nothing to draw, a wrong rank, points that aren't finite, colours that don't match.
 
-    Example:
+    Examples:
         >>> import torch
         >>> figure = plot_clouds(torch.randn(3, 64, 3), size=0.5, titles=["a", "b", "c"])
         >>> len(figure.axes)
@@ -130,7 +130,7 @@ def save_figure(figure: Figure, path: str | Path) -> Path:
     Returns:
         The path.
 
-    Example:
+    Examples:
         >>> import tempfile, torch
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     save_figure(plot_clouds(torch.randn(64, 2), size=0.5), f"{folder}/new/sheet.png").name

@@ -74,7 +74,7 @@ def save_html(
         TypeError: something that isn't numbers.
         ValueError: nothing to show, a wrong rank, points that aren't finite, colours that don't match.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     save_html({"noise": torch.randn(4, 64, 3)}, f"{folder}/noise.html", title="Noise").name

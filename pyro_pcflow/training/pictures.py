@@ -29,8 +29,8 @@ def write_pictures(
 
     Args:
         flow: a flow without context.
-        clouds: its data, shape ``(S, N, D)``; the first four are drawn.
-        folder: where the pictures go: ``samples.png``, ``film.webp``, ``film.gif``, ``viewer.html``.
+        clouds: its data, shape `(S, N, D)`; the first four are drawn.
+        folder: where the pictures go: `samples.png`, `film.webp`, `film.gif`, `viewer.html`.
         num_points: points of a drawn cloud.
         azim: degrees of the camera around the upright axis.
         seed: of the samples.

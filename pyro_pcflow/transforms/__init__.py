@@ -1,8 +1,7 @@
 """Coupling layers and stacks of them, as Pyro transforms; each class has a lower-case helper beside it."""
 
-from pyro_pcflow.transforms.act_norm import ActNorm, act_norm
-from pyro_pcflow.transforms.coupling_stack import ConditionalCouplingStack, CouplingStack, coupling_stack
-from pyro_pcflow.transforms.lu_linear import LULinear, lu_linear
+from pyro_pcflow.transforms.actnorm import ActNorm, act_norm
+from pyro_pcflow.transforms.lu import LULinear, lu_linear
 from pyro_pcflow.transforms.masks import coupling_masks
 from pyro_pcflow.transforms.one_pass import (
     ConditionalPointTransform,
@@ -19,7 +18,8 @@ from pyro_pcflow.transforms.point_coupling import (
     conditional_additive_point_coupling,
     conditional_affine_point_coupling,
 )
-from pyro_pcflow.transforms.rescale import Rescale, rescale
+from pyro_pcflow.transforms.stacks import ConditionalCouplingStack, CouplingStack, coupling_stack
+from pyro_pcflow.transforms.units import Rescale, rescale
 
 __all__ = [
     "ActNorm",

@@ -12,22 +12,22 @@ MASK_PATTERNS = ("move_one", "keep_one", "alternate", "halves")
 
 
 def coupling_masks(point_dim: int, num_couplings: int, pattern: str = "move_one") -> list[Mask]:
-    """The masks of a stack, from the noise to the data; ``True`` marks a kept coordinate.
+    """The masks of a stack, from the noise to the data; `True` marks a kept coordinate.
 
     Args:
-        point_dim: number of coordinates ``D``, at least 2.
-        num_couplings: number of layers ``L``.
-        pattern: ``"move_one"`` moves one coordinate at a time and keeps the others, cyclically; ``"keep_one"``
-            keeps one and moves the others; ``"alternate"`` does the two in turn on each coordinate;
-            ``"halves"`` keeps every second coordinate, then the rest (RealNVP's checkerboard).
+        point_dim: number of coordinates `D`, at least 2.
+        num_couplings: number of layers `L`.
+        pattern: `"move_one"` moves one coordinate at a time and keeps the others, cyclically; `"keep_one"`
+            keeps one and moves the others; `"alternate"` does the two in turn on each coordinate;
+            `"halves"` keeps every second coordinate, then the rest (RealNVP's checkerboard).
 
     Returns:
-        ``L`` tuples of ``D`` booleans.
+        `L` tuples of `D` booleans.
 
     Raises:
-        ValueError: if ``D < 2``, ``L < 1`` or the pattern is not known.
+        ValueError: if `D < 2`, `L < 1` or the pattern is not known.
 
-    Example:
+    Examples:
         >>> coupling_masks(3, 2, "move_one")
         [(False, True, True), (True, False, True)]
     """
@@ -51,7 +51,7 @@ def _mask(point_dim: int, layer: int, pattern: str) -> Mask:
 
 
 def check_mask(mask: Sequence[bool], point_dim: int) -> Mask:
-    """Return the mask as a tuple of booleans, or raise a ``ValueError`` that says what is wrong with it."""
+    """Return the mask as a tuple of booleans, or raise a `ValueError` that says what is wrong with it."""
     mask = tuple(bool(keep) for keep in mask)
     if len(mask) != point_dim:
         raise ValueError(f"a mask needs one entry for each of the {point_dim} coordinates, got {len(mask)}: {mask}")

@@ -21,12 +21,12 @@ POINT = constraints.independent(constraints.real, 1)
 class OnePassTransform(Transform):
     """A bijection of points that computes a value and its log-determinant together.
 
-    Subclasses define :meth:`transform_and_log_det` and :meth:`inverse_and_log_det`; everything that torch and
-    Pyro ask of a :class:`~torch.distributions.transforms.Transform` follows from these two.
+    Subclasses define `transform_and_log_det` and `inverse_and_log_det`; everything that torch and
+    Pyro ask of a `Transform` follows from these two.
 
     torch's own cache is not used, since it outlives the parameters that filled it. Instead, a transform
     remembers what it *produced*, for as long as that tensor lives, and only believes its memory while every
-    parameter is unchanged. So ``log_prob`` costs one network pass, and none for a fresh sample.
+    parameter is unchanged. So `log_prob` costs one network pass, and none for a fresh sample.
     """
 
     domain = POINT
@@ -42,10 +42,10 @@ class OnePassTransform(Transform):
         """Carry noise to data.
 
         Args:
-            x: points, shape ``(*batch, D)``.
+            x: points, shape `(*batch, D)`.
 
         Returns:
-            The image, shape ``(*batch, D)``, and ``log |det dy/dx|``, shape ``(*batch,)``.
+            The image, shape `(*batch, D)`, and `log |det dy/dx|`, shape `(*batch,)`.
         """
         raise NotImplementedError(f"{type(self).__name__} does not define transform_and_log_det")
 
@@ -53,10 +53,10 @@ class OnePassTransform(Transform):
         """Carry data to noise.
 
         Args:
-            y: points, shape ``(*batch, D)``.
+            y: points, shape `(*batch, D)`.
 
         Returns:
-            The preimage, shape ``(*batch, D)``, and ``log |det dx/dy|``, shape ``(*batch,)``.
+            The preimage, shape `(*batch, D)`, and `log |det dx/dy|`, shape `(*batch,)`.
         """
         raise NotImplementedError(f"{type(self).__name__} does not define inverse_and_log_det")
 
@@ -79,11 +79,11 @@ class OnePassTransform(Transform):
         return x
 
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
-        """The log-determinant ``log |det dy/dx|``, shape ``(*batch,)``.
+        """The log-determinant `log |det dy/dx|`, shape `(*batch,)`.
 
         Args:
-            x: points on the noise side, shape ``(*batch, D)``.
-            y: their images on the data side, shape ``(*batch, D)``.
+            x: points on the noise side, shape `(*batch, D)`.
+            y: their images on the data side, shape `(*batch, D)`.
         """
         if self._called is not None and self._called.joins(x, y, self._dependencies()):
             return self._called.log_det
@@ -111,10 +111,10 @@ class OnePassTransform(Transform):
 
 
 class PointTransform(OnePassTransform, TransformModule):
-    """A learnable bijection of points in ``D`` dimensions: the base class of the plain transforms.
+    """A learnable bijection of points in `D` dimensions: the base class of the plain transforms.
 
     Args:
-        point_dim: number of coordinates ``D`` of a point.
+        point_dim: number of coordinates `D` of a point.
     """
 
     # TransformModule's own hash cannot be traced by torch.compile; torch.nn.Module's can.
@@ -127,7 +127,7 @@ class PointTransform(OnePassTransform, TransformModule):
         self.point_dim = point_dim
 
     def forward_shape(self, shape: torch.Size) -> torch.Size:
-        """The shape of the image of points of ``shape``."""
+        """The shape of the image of points of `shape`."""
         check_point_shape(shape, self.point_dim)
         return torch.Size(shape)
 
@@ -149,8 +149,8 @@ class ConditionalPointTransform(ConditionalTransformModule):
     """A learnable bijection of points that depends on a context: the base class of the conditional transforms.
 
     Args:
-        point_dim: number of coordinates ``D`` of a point.
-        context_dim: size ``C`` of a context.
+        point_dim: number of coordinates `D` of a point.
+        context_dim: size `C` of a context.
     """
 
     domain = POINT
@@ -163,27 +163,27 @@ class ConditionalPointTransform(ConditionalTransformModule):
         self.context_dim = context_dim
 
     def transform_and_log_det(self, x: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
-        """Carry noise to data; see :meth:`PointTransform.transform_and_log_det`.
+        """Carry noise to data; see `transform_and_log_det`.
 
         Args:
-            x: points, shape ``(*batch, D)``.
-            context: contexts, shape ``(*context_batch, C)``; both batch shapes broadcast.
+            x: points, shape `(*batch, D)`.
+            context: contexts, shape `(*context_batch, C)`; both batch shapes broadcast.
         """
         raise NotImplementedError(f"{type(self).__name__} does not define transform_and_log_det")
 
     def inverse_and_log_det(self, y: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
-        """Carry data to noise; see :meth:`PointTransform.inverse_and_log_det`."""
+        """Carry data to noise; see `inverse_and_log_det`."""
         raise NotImplementedError(f"{type(self).__name__} does not define inverse_and_log_det")
 
     def condition(self, context: Tensor) -> ConditionedPointTransform:
         """Return the transform under a context. No network is evaluated yet.
 
         Args:
-            context: shape ``(*batch, C)``.
+            context: shape `(*batch, C)`.
 
         Raises:
             TypeError: if the context is not a tensor.
-            ValueError: if its last dimension is not ``C``.
+            ValueError: if its last dimension is not `C`.
         """
         return ConditionedPointTransform(self, check_context(context, self.context_dim))
 
@@ -192,7 +192,7 @@ class ConditionalPointTransform(ConditionalTransformModule):
 
 
 class ConditionedPointTransform(OnePassTransform):
-    """A :class:`ConditionalPointTransform` under one batch of contexts: a throw-away view without parameters.
+    """A `ConditionalPointTransform` under one batch of contexts: a throw-away view without parameters.
 
     The context's share of the networks is computed at each call, once per cloud, so that the view never
     disagrees with the weights.
@@ -212,7 +212,7 @@ class ConditionedPointTransform(OnePassTransform):
         return self.transform.inverse_and_log_det(y, self.context)
 
     def forward_shape(self, shape: torch.Size) -> torch.Size:
-        """The shape of the image of points of ``shape``: the batch broadcasts with that of the context."""
+        """The shape of the image of points of `shape`: the batch broadcasts with that of the context."""
         check_point_shape(shape, self.transform.point_dim)
         try:
             batch_shape = torch.broadcast_shapes(shape[:-1], self.context.shape[:-1])
@@ -305,7 +305,7 @@ def _values(dependencies: list[Tensor]) -> Tensor:
 
 
 def check_point_shape(shape: torch.Size, point_dim: int) -> None:
-    """Raise a ``ValueError`` unless ``shape`` ends in ``point_dim``."""
+    """Raise a `ValueError` unless `shape` ends in `point_dim`."""
     if len(shape) < 1 or shape[-1] != point_dim:
         raise ValueError(
             f"expected points of shape (*batch, {point_dim}), got a tensor of shape {tuple(shape)}: its last "
@@ -314,7 +314,7 @@ def check_point_shape(shape: torch.Size, point_dim: int) -> None:
 
 
 def check_context(context: Tensor, context_dim: int) -> Tensor:
-    """Return the context, or raise unless it is a tensor of shape ``(*batch, context_dim)``."""
+    """Return the context, or raise unless it is a tensor of shape `(*batch, context_dim)`."""
     if not isinstance(context, Tensor):
         raise TypeError(f"expected a context as a torch.Tensor, got {type(context).__name__}")
     if context.dim() < 1 or context.shape[-1] != context_dim:

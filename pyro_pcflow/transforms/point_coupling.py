@@ -25,7 +25,7 @@ __all__ = [
 
 
 def soft_bound(x: Tensor, limit: float) -> Tensor:
-    """Bound ``x`` smoothly to ``(-limit, limit)``, with slope 1 at zero.
+    """Bound `x` smoothly to `(-limit, limit)`, with slope 1 at zero.
 
     Args:
         x: any shape.
@@ -38,7 +38,7 @@ class _PointCoupling(nn.Module):
     """The mathematics shared by plain and conditional couplings.
 
     Dinh, Krueger and Bengio, NICE, ICLR 2015 workshop; Dinh, Sohl-Dickstein and Bengio, Density estimation using
-    Real NVP, ICLR 2017. From data to noise, with shift ``A`` and log-scale ``M`` read off the kept coordinates::
+    Real NVP, ICLR 2017. From data to noise, with shift `A` and log-scale `M` read off the kept coordinates:
 
         z_moved = x_moved * exp(M) + A        log |det dz/dx| = sum of M over the moved coordinates
     """
@@ -54,7 +54,7 @@ class _PointCoupling(nn.Module):
         self.conditioner = conditioner
 
     def _shift_and_log_scale(self, kept: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
-        """``A`` and ``M`` of the moved coordinates, each of shape ``(*batch, moved)``."""
+        """`A` and `M` of the moved coordinates, each of shape `(*batch, moved)`."""
         shift, log_scale = self.conditioner(kept, context)
         return shift, soft_bound(log_scale, self.max_log_scale)
 
@@ -85,7 +85,7 @@ class _PointCoupling(nn.Module):
 
 
 class _AdditiveCoupling(_PointCoupling):
-    """A coupling with ``M = 0``: its Jacobian determinant is one."""
+    """A coupling with `M = 0`: its Jacobian determinant is one."""
 
     def _shift_and_log_scale(self, kept: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         (shift,) = self.conditioner(kept, context)
@@ -99,9 +99,9 @@ class AffinePointCoupling(_PointCoupling, PointTransform):
     """An affine coupling of the coordinates of a point (RealNVP).
 
     Args:
-        mask: ``D`` booleans, ``True`` where a coordinate is kept.
-        conditioner: a module that maps kept coordinates, shape ``(*batch, kept)``, and None to a shift and a
-            log-scale, each of shape ``(*batch, moved)``.
+        mask: `D` booleans, `True` where a coordinate is kept.
+        conditioner: a module that maps kept coordinates, shape `(*batch, kept)`, and None to a shift and a
+            log-scale, each of shape `(*batch, moved)`.
         max_log_scale: smooth bound of the log-scale.
 
     Raises:
@@ -117,10 +117,10 @@ class ConditionalAffinePointCoupling(_PointCoupling, ConditionalPointTransform):
     """An affine coupling that depends on a context.
 
     Args:
-        mask: ``D`` booleans, ``True`` where a coordinate is kept.
-        conditioner: as for :class:`AffinePointCoupling`, called with a context of shape ``(*context_batch, C)``
+        mask: `D` booleans, `True` where a coordinate is kept.
+        conditioner: as for `AffinePointCoupling`, called with a context of shape `(*context_batch, C)`
             instead of None.
-        context_dim: size ``C`` of a context.
+        context_dim: size `C` of a context.
         max_log_scale: smooth bound of the log-scale.
     """
 
@@ -135,9 +135,9 @@ class AdditivePointCoupling(_AdditiveCoupling, PointTransform):
     """An additive coupling of the coordinates of a point (NICE), which preserves volume.
 
     Args:
-        mask: ``D`` booleans, ``True`` where a coordinate is kept.
-        conditioner: a module that maps kept coordinates, shape ``(*batch, kept)``, and None to a tuple of one
-            shift of shape ``(*batch, moved)``.
+        mask: `D` booleans, `True` where a coordinate is kept.
+        conditioner: a module that maps kept coordinates, shape `(*batch, kept)`, and None to a tuple of one
+            shift of shape `(*batch, moved)`.
     """
 
     def __init__(self, mask: Sequence[bool], conditioner: nn.Module) -> None:
@@ -149,10 +149,10 @@ class ConditionalAdditivePointCoupling(_AdditiveCoupling, ConditionalPointTransf
     """An additive coupling that depends on a context.
 
     Args:
-        mask: ``D`` booleans, ``True`` where a coordinate is kept.
-        conditioner: as for :class:`AdditivePointCoupling`, called with a context of shape
-            ``(*context_batch, C)`` instead of None.
-        context_dim: size ``C`` of a context.
+        mask: `D` booleans, `True` where a coordinate is kept.
+        conditioner: as for `AdditivePointCoupling`, called with a context of shape
+            `(*context_batch, C)` instead of None.
+        context_dim: size `C` of a context.
     """
 
     def __init__(self, mask: Sequence[bool], conditioner: nn.Module, context_dim: int) -> None:
@@ -172,14 +172,14 @@ def affine_point_coupling(
     """Make an affine coupling with its conditioner.
 
     Args:
-        point_dim: number of coordinates ``D``, at least 2.
+        point_dim: number of coordinates `D`, at least 2.
         hidden_dims: widths of the conditioner's hidden layers.
-        mask: ``D`` booleans, ``True`` where a coordinate is kept; the default moves the first.
-        activation: see :class:`~pyro_pcflow.nn.Conditioner`.
-        num_frequencies: see :func:`~pyro_pcflow.nn.fourier_features`.
+        mask: `D` booleans, `True` where a coordinate is kept; the default moves the first.
+        activation: see `Conditioner`.
+        num_frequencies: see `fourier_features`.
         max_log_scale: smooth bound of the log-scale.
 
-    Example:
+    Examples:
         >>> import pyro.distributions as dist
         >>> coupling = affine_point_coupling(3, hidden_dims=[64, 64])
         >>> noise = dist.Normal(torch.zeros(3), torch.ones(3)).to_event(1)
@@ -205,12 +205,12 @@ def conditional_affine_point_coupling(
     """Make a conditional affine coupling with its conditioner.
 
     Args:
-        point_dim: number of coordinates ``D``, at least 2.
-        context_dim: size ``C`` of a context, at least 1.
-        conditioning: how the context acts, see :class:`~pyro_pcflow.nn.Conditioner`.
-        hidden_dims, mask, activation, num_frequencies, max_log_scale: as for :func:`affine_point_coupling`.
+        point_dim: number of coordinates `D`, at least 2.
+        context_dim: size `C` of a context, at least 1.
+        conditioning: how the context acts, see `Conditioner`.
+        hidden_dims, mask, activation, num_frequencies, max_log_scale: as for `affine_point_coupling`.
 
-    Example:
+    Examples:
         >>> coupling = conditional_affine_point_coupling(3, 8, hidden_dims=[64, 64])
         >>> clouds, contexts = torch.randn(4, 100, 3), torch.randn(4, 1, 8)
         >>> coupling.condition(contexts)(clouds).shape
@@ -238,9 +238,9 @@ def additive_point_coupling(
     activation: str = "relu",
     num_frequencies: int = 0,
 ) -> AdditivePointCoupling:
-    """Make an additive coupling with its conditioner; arguments as for :func:`affine_point_coupling`.
+    """Make an additive coupling with its conditioner; arguments as for `affine_point_coupling`.
 
-    Example:
+    Examples:
         >>> coupling = additive_point_coupling(2, hidden_dims=[16])
         >>> coupling(torch.randn(10, 2)).shape
         torch.Size([10, 2])
@@ -260,9 +260,9 @@ def conditional_additive_point_coupling(
     activation: str = "relu",
     num_frequencies: int = 0,
 ) -> ConditionalAdditivePointCoupling:
-    """Make a conditional additive coupling; arguments as for :func:`conditional_affine_point_coupling`.
+    """Make a conditional additive coupling; arguments as for `conditional_affine_point_coupling`.
 
-    Example:
+    Examples:
         >>> coupling = conditional_additive_point_coupling(3, 8, hidden_dims=[16])
         >>> coupling.condition(torch.randn(4, 1, 8))(torch.randn(10, 3)).shape
         torch.Size([4, 10, 3])
@@ -282,12 +282,12 @@ def conditional_additive_point_coupling(
 
 
 def mask_repr(mask: Sequence[bool]) -> str:
-    """A mask as one character a coordinate: ``=`` kept, ``>`` moved."""
+    """A mask as one character a coordinate: `=` kept, `>` moved."""
     return "".join("=" if keep else ">" for keep in mask)
 
 
 def check_context_dim(context_dim: int) -> None:
-    """Raise a ``ValueError`` unless a conditional transform has a context."""
+    """Raise a `ValueError` unless a conditional transform has a context."""
     if context_dim < 1:
         raise ValueError(
             f"a conditional transform needs context_dim of at least 1, got {context_dim}; "

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pyro_pcflow.transforms.act_norm import act_norm
-from pyro_pcflow.transforms.lu_linear import lu_linear
+from pyro_pcflow.transforms.actnorm import act_norm
+from pyro_pcflow.transforms.lu import lu_linear
 from pyro_pcflow.transforms.masks import MASK_PATTERNS, check_mask, coupling_masks
 from pyro_pcflow.transforms.one_pass import ConditionalPointTransform, PointTransform
 from pyro_pcflow.transforms.point_coupling import (
@@ -49,11 +49,11 @@ class _Stack(nn.Module):
         """Every state on the way from noise to data.
 
         Args:
-            x: noise, shape ``(*batch, D)``.
-            context: shape ``(*context_batch, C)`` that broadcasts to ``batch``; None for a plain stack.
+            x: noise, shape `(*batch, D)`.
+            context: shape `(*context_batch, C)` that broadcasts to `batch`; None for a plain stack.
 
         Returns:
-            Shape ``(1 + parts, *batch, D)``: the noise first, the data last.
+            Shape `(1 + parts, *batch, D)`: the noise first, the data last.
         """
         states = [x]
         for part in self.parts:
@@ -69,10 +69,10 @@ class CouplingStack(_Stack, PointTransform):
     """A sequence of plain transforms as one transform: one pass, one memory.
 
     Args:
-        parts: transforms from the noise to the data, all of the same ``point_dim``.
+        parts: transforms from the noise to the data, all of the same `point_dim`.
 
     Raises:
-        ValueError: if there are none, or they disagree about ``point_dim``.
+        ValueError: if there are none, or they disagree about `point_dim`.
         TypeError: if one is not a plain point transform.
     """
 
@@ -85,8 +85,8 @@ class ConditionalCouplingStack(_Stack, ConditionalPointTransform):
     """A sequence of plain and conditional transforms under one context as one transform.
 
     Args:
-        parts: transforms from the noise to the data, all of the same ``point_dim``.
-        context_dim: size ``C`` of the context, the same for every conditional part.
+        parts: transforms from the noise to the data, all of the same `point_dim`.
+        context_dim: size `C` of the context, the same for every conditional part.
     """
 
     def __init__(self, parts: Sequence[PointTransform | ConditionalPointTransform], context_dim: int) -> None:
@@ -120,23 +120,23 @@ def coupling_stack(
     """Make a stack of couplings whose masks take turns.
 
     Args:
-        point_dim: number of coordinates ``D``, at least 2.
-        num_couplings: number of couplings ``L``.
+        point_dim: number of coordinates `D`, at least 2.
+        num_couplings: number of couplings `L`.
         hidden_dims: widths of every conditioner's hidden layers.
-        context_dim: size ``C`` of a context; 0 makes a plain :class:`CouplingStack`.
+        context_dim: size `C` of a context; 0 makes a plain `CouplingStack`.
         affine: affine (RealNVP) or additive (NICE) couplings.
-        masks: a pattern of :func:`~pyro_pcflow.transforms.coupling_masks`, or masks that are repeated in turn.
-        conditioning, activation, num_frequencies: see :class:`~pyro_pcflow.nn.Conditioner`.
+        masks: a pattern of `coupling_masks`, or masks that are repeated in turn.
+        conditioning, activation, num_frequencies: see `Conditioner`.
         max_log_scale: smooth bound of each layer's log-scale.
         total_log_scale: bound of the sum of the log-scales over the stack. Deep stacks lower the bound of each
-            layer to ``total_log_scale / L``, without which their inverse is lost in float32.
-        act_norm_between: put an :class:`ActNorm` on the data's side of every coupling.
-        mixing: put an :class:`LULinear` on the data's side of every coupling but the last.
+            layer to `total_log_scale / L`, without which their inverse is lost in float32.
+        act_norm_between: put an `ActNorm` on the data's side of every coupling.
+        mixing: put an `LULinear` on the data's side of every coupling but the last.
 
     Raises:
         ValueError: if a size or a name is out of range.
 
-    Example:
+    Examples:
         >>> stack = coupling_stack(3, num_couplings=12, hidden_dims=[64, 64], context_dim=8)
         >>> stack.condition(torch.randn(4, 1, 8))(torch.randn(4, 100, 3)).shape
         torch.Size([4, 100, 3])

@@ -16,14 +16,14 @@ __all__ = ["ActNorm", "act_norm"]
 class ActNorm(PointTransform):
     """An affine map of each coordinate, which carries the first data that it sees to mean 0 and variance 1.
 
-    Kingma and Dhariwal, Glow, NeurIPS 2018, section 3.1. From noise to data ``y = x * exp(log_scale) + loc``. The
+    Kingma and Dhariwal, Glow, NeurIPS 2018, section 3.1. From noise to data `y = x * exp(log_scale) + loc`. The
     first batch that is inverted sets both, in train and in eval mode alike, so that no density ever depends on the
     mode; from then on they are ordinary parameters. That it happened is part of the state: a loaded transform is
-    not initialised again. Under ``torch.compile`` and function transforms, call :meth:`initialize` beforehand.
+    not initialised again. Under `torch.compile` and function transforms, call `initialize` beforehand.
 
     Args:
-        point_dim: number of coordinates ``D``.
-        max_log_scale: smooth bound of the log-scale; standard deviations outside ``exp(+-max_log_scale)`` are
+        point_dim: number of coordinates `D`.
+        max_log_scale: smooth bound of the log-scale; standard deviations outside `exp(+-max_log_scale)` are
             normalised only up to the bound.
     """
 
@@ -39,10 +39,10 @@ class ActNorm(PointTransform):
 
     @torch.no_grad()
     def initialize(self, data: Tensor) -> None:
-        """Set scale and shift so that the inverse carries ``data`` to mean 0 and variance 1.
+        """Set scale and shift so that the inverse carries `data` to mean 0 and variance 1.
 
         Args:
-            data: at least two points, shape ``(*batch, D)``.
+            data: at least two points, shape `(*batch, D)`.
 
         Raises:
             ValueError: for fewer than two points, or points that are not finite.
@@ -63,7 +63,7 @@ class ActNorm(PointTransform):
 
     @property
     def log_scale(self) -> Tensor:
-        """The bounded log-scale, shape ``(D,)``."""
+        """The bounded log-scale, shape `(D,)`."""
         return soft_bound(self.raw_log_scale, self.max_log_scale)
 
     def transform_and_log_det(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -95,9 +95,9 @@ class ActNorm(PointTransform):
 
 
 def act_norm(point_dim: int, *, max_log_scale: float = 8.0) -> ActNorm:
-    """Make an :class:`ActNorm`.
+    """Make an `ActNorm`.
 
-    Example:
+    Examples:
         >>> norm = act_norm(3)
         >>> noise = norm.inv(5 + 2 * torch.randn(1000, 3))
         >>> bool(noise.mean().abs() < 1e-4), bool((noise.std(0) - 1).abs().max() < 1e-3)

@@ -15,11 +15,11 @@ __all__ = ["Rescale", "rescale"]
 class Rescale(PointTransform):
     """One scale for all coordinates and a shift for each, taken from training points and never learned.
 
-    From noise to data ``y = x * scale + loc``. The scale is a single number, so that shapes keep their proportions.
-    It starts as the identity; :meth:`fit` sets it.
+    From noise to data `y = x * scale + loc`. The scale is a single number, so that shapes keep their proportions.
+    It starts as the identity; `fit` sets it.
 
     Args:
-        point_dim: number of coordinates ``D``.
+        point_dim: number of coordinates `D`.
     """
 
     loc: Tensor
@@ -36,7 +36,7 @@ class Rescale(PointTransform):
         """Set the shift to the mean of the points and the scale to their standard deviation.
 
         Args:
-            points: shape ``(*batch, D)``, in the data's units.
+            points: shape `(*batch, D)`, in the data's units.
 
         Raises:
             ValueError: if the points are not finite, or all the same.
@@ -74,9 +74,9 @@ class Rescale(PointTransform):
 
 
 def rescale(point_dim: int) -> Rescale:
-    """Make a :class:`Rescale`.
+    """Make a `Rescale`.
 
-    Example:
+    Examples:
         >>> units = rescale(3)
         >>> units.fit(100 + 7 * torch.randn(1000, 3))
         >>> noise = units.inv(100 + 7 * torch.randn(1000, 3))

@@ -14,19 +14,19 @@ __all__ = ["LULinear", "lu_linear"]
 
 
 class LULinear(PointTransform):
-    """A linear map ``y = P L U x`` with a cheap determinant and inverse.
+    """A linear map `y = P L U x` with a cheap determinant and inverse.
 
-    Kingma and Dhariwal, Glow, NeurIPS 2018, section 3.2. ``L`` is unit lower triangular, ``U`` upper triangular with
-    a positive diagonal whose logarithm is bounded smoothly, and ``P`` a fixed permutation. It starts at ``P``.
+    Kingma and Dhariwal, Glow, NeurIPS 2018, section 3.2. `L` is unit lower triangular, `U` upper triangular with
+    a positive diagonal whose logarithm is bounded smoothly, and `P` a fixed permutation. It starts at `P`.
 
     Args:
-        point_dim: number of coordinates ``D``.
-        permutation: coordinate ``i`` of the data is coordinate ``permutation[i]`` of ``L U x``; the identity by
+        point_dim: number of coordinates `D`.
+        permutation: coordinate `i` of the data is coordinate `permutation[i]` of `L U x`; the identity by
             default.
-        max_log_scale: smooth bound of the logarithm of the diagonal of ``U``.
+        max_log_scale: smooth bound of the logarithm of the diagonal of `U`.
 
     Raises:
-        ValueError: if ``permutation`` is not a permutation of ``range(D)``.
+        ValueError: if `permutation` is not a permutation of `range(D)`.
     """
 
     def __init__(self, point_dim: int, *, permutation: Sequence[int] | None = None, max_log_scale: float = 1.0) -> None:
@@ -45,11 +45,11 @@ class LULinear(PointTransform):
 
     @property
     def log_diagonal(self) -> Tensor:
-        """The bounded logarithm of the diagonal of ``U``, shape ``(D,)``."""
+        """The bounded logarithm of the diagonal of `U`, shape `(D,)`."""
         return soft_bound(self.raw_log_diagonal, self.max_log_scale)
 
     def _factors(self, log_diagonal: Tensor) -> tuple[Tensor, Tensor]:
-        """``L`` and ``U``, each of shape ``(D, D)``."""
+        """`L` and `U`, each of shape `(D, D)`."""
         lower = _strictly_lower(self.lower_entries, self.point_dim)
         lower = lower + torch.eye(self.point_dim, dtype=lower.dtype, device=lower.device)
         upper = _strictly_lower(self.upper_entries, self.point_dim).mT + torch.diag(log_diagonal.exp())
@@ -75,9 +75,9 @@ class LULinear(PointTransform):
 
 
 def lu_linear(point_dim: int, *, permutation: Sequence[int] | None = None, max_log_scale: float = 1.0) -> LULinear:
-    """Make an :class:`LULinear`.
+    """Make an `LULinear`.
 
-    Example:
+    Examples:
         >>> mixing = lu_linear(3, permutation=[1, 2, 0])
         >>> mixing(torch.tensor([[1.0, 2.0, 3.0]]))
         tensor([[2., 3., 1.]], grad_fn=<StackBackward0>)

@@ -1,0 +1,250 @@
+"""Fitting a density to points, in one call."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from numbers import Real
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pyro_pcflow.training.loop import Loop
+from pyro_pcflow.training.objective import objective_of
+from pyro_pcflow.training.points import Batches, Split, as_points, fingerprint, split_points
+from pyro_pcflow.training.run_folder import RunFolder, versions
+from pyro_pcflow.training.settings import Settings, as_device
+
+__all__ = ["FitResult", "fit"]
+
+
+@dataclass(frozen=True, repr=False)
+class FitResult:
+    """What a training came to.
+
+    Attributes:
+        steps: optimiser steps, those before a resumption included.
+        seconds: wall time of the training, evaluations and earlier parts of a resumed run included.
+        nats_per_point: mean log-density of the held-out points under the averaged weights, in the data's units;
+            higher is better. None without held-out points.
+        history: what was logged, the lines of `metrics.jsonl`.
+        out: the run folder, or None.
+        device: where the training ran.
+    """
+
+    steps: int
+    seconds: float
+    nats_per_point: float | None
+    history: list[dict[str, Any]]
+    out: Path | None
+    device: str
+
+    def __repr__(self) -> str:
+        score = "" if self.nats_per_point is None else f": {self.nats_per_point:.3f} nats per held-out point"
+        folder = "" if self.out is None else f", in {self.out}"
+        return f"FitResult({self.steps} steps in {self.seconds:.1f} s on {self.device}{score}{folder})"
+
+
+def fit(
+    module: nn.Module,
+    data: Any,
+    *,
+    max_steps: int | None = None,
+    max_seconds: float | None = None,
+    batch_size: int = 2048,
+    lr: float = 3e-3,
+    seed: int = 0,
+    noise: float = 0.0,
+    held_out: float | Tensor = 0.1,
+    warmup_steps: int = 100,
+    grad_clip: float = 1.0,
+    ema_decay: float = 0.999,
+    log_every: int = 50,
+    eval_every: int = 500,
+    checkpoint_every: int = 500,
+    out: str | os.PathLike[str] | None = None,
+    resume: bool = False,
+    device: str | torch.device = "auto",
+    progress: bool | None = None,
+) -> FitResult:
+    """Fit a density to points by exact maximum likelihood.
+
+    Adam minimises the mean negative log-density of batches of points. Its rate rises linearly, then falls to zero
+    along half a cosine by the end of training, which is `max_steps` or `max_seconds`, whichever comes first. A running
+    average of the weights is what is evaluated, and what the module holds when `fit` ends, however it ends;
+    buffers keep their last values.
+
+    A module with `normalize(points)` that was not normalised before is given the training points first. Log-densities
+    are in the data's units. The caller's random numbers, the module's device, its modes and its gradients are left
+    as they were.
+
+    With a folder `out`, a run that was stopped at any moment continues with `resume=True`. On the CPU, with
+    `max_steps` alone, it ends with the same weights to the last bit as one that was never stopped.
+
+    Args:
+        module: a `PointCloudFlow` without context, or any module with `log_prob`, from points (M, D) to nats (M,).
+        data: points, shape (N, D) or (S, N, D): a tensor, an array, or a `Dataset` of items (D,) or (N, D).
+        max_steps: steps to train for.
+        max_seconds: seconds to train for, evaluations and checkpoints included.
+        batch_size: points per step.
+        lr: the highest learning rate.
+        seed: decides the held-out points, the order of the batches, the noise, and a module's own random numbers.
+        noise: standard deviation, in the data's units, of Gaussian noise added afresh to every batch, and once
+            to the held-out points. Without it, the density of points on a surface has no upper bound.
+        held_out: the share of points kept for evaluation (at most 20,000 points; 0 for none), or the points.
+        warmup_steps: steps over which the learning rate rises.
+        grad_clip: largest norm of the gradient; infinity for no clipping.
+        ema_decay: share of itself that the average keeps at a step, in the long run; 0 for no averaging.
+        log_every: steps between lines of the metrics and updates of the progress bar.
+        eval_every: steps between evaluations on the held-out points.
+        checkpoint_every: steps between checkpoints.
+        out: the run folder, see `RunFolder`; None keeps nothing.
+        resume: continue the run in `out`; starts one if there is none.
+        device: where to train: "auto" (a GPU where there is one), "cpu", "cuda", "cuda:1".
+        progress: show a progress bar; None shows it in a terminal.
+
+    Returns:
+        The steps, the seconds and the held-out log-density in nats per point.
+
+    Raises:
+        TypeError: if the module or the data is of a wrong type.
+        ValueError: if a setting, the shape or a value of the data is out of range; if the flow needs a context;
+            if `out` holds a run with other settings.
+        FileExistsError: if `out` holds a run and `resume` is False.
+        TrainingDivergedError: if a loss, gradient or weight stops being finite. No step is taken with it; the last
+            checkpoint stays, and the module holds the last averaged weights that were finite.
+        KeyboardInterrupt: after writing a checkpoint into `out`, where the interrupted step can be repeated.
+
+    Example:
+        >>> import pyro_pcflow as pcf
+        >>> flow = pcf.PointCloudFlow(point_dim=2, num_couplings=2, hidden_dims=[8])
+        >>> points = 5 + 2 * torch.randn(1000, 2)
+        >>> result = pcf.fit(flow, points, max_steps=20, batch_size=100, device="cpu")
+        >>> result.steps
+        20
+        >>> result.nats_per_point > -6
+        True
+    """
+    settings = Settings(
+        max_steps=max_steps,
+        max_seconds=max_seconds,
+        batch_size=batch_size,
+        lr=lr,
+        seed=seed,
+        noise=noise,
+        warmup_steps=warmup_steps,
+        grad_clip=grad_clip,
+        ema_decay=ema_decay,
+        log_every=log_every,
+        eval_every=eval_every,
+        checkpoint_every=checkpoint_every,
+    )
+    if resume and out is None:
+        raise ValueError("resume=True needs the folder of the run to continue: give out")
+    objective = objective_of(module)
+    chosen_device = as_device(device)
+    dtype = _dtype_of(module)
+    points = as_points(data, dtype, getattr(module, "point_dim", None))
+    if not isinstance(held_out, Real):
+        held_out = as_points(held_out, dtype, points.shape[-1], "held_out")
+    split = split_points(points, held_out, seed=settings.seed, noise=settings.noise)
+
+    folder = None
+    if out is not None:
+        share = "points" if isinstance(held_out, Tensor) else float(held_out)
+        description = {
+            "settings": {**asdict(settings), "held_out": share},
+            **_describe(module, split),
+            "environment": {"device": str(chosen_device), "threads": torch.get_num_threads(), **versions()},
+        }
+        folder = RunFolder(
+            out,
+            description,
+            resume=resume,
+            compared=("settings", "data", "module"),
+            ignored=("log_every", "eval_every", "checkpoint_every"),
+        )
+
+    training = split.training.to(chosen_device)
+    evaluated = None if split.held_out is None else split.held_out.to(chosen_device)
+    with _borrowed(module, chosen_device), _seeded(settings.seed, chosen_device):
+        normalize = getattr(module, "normalize", None)
+        if callable(normalize) and not getattr(module, "normalized", False):
+            normalize(training)
+        batches = Batches(training, settings.batch_size, settings.seed, settings.noise)
+        with Loop(module, objective, batches, evaluated, settings, folder) as loop:
+            loop.run(progress)
+    return FitResult(
+        steps=loop.step,
+        seconds=loop.seconds,
+        nats_per_point=loop.nats_per_point,
+        history=loop.history,
+        out=None if folder is None else folder.path,
+        device=str(chosen_device),
+    )
+
+
+def _dtype_of(module: nn.Module) -> torch.dtype:
+    for parameter in module.parameters():
+        if parameter.requires_grad:
+            return parameter.dtype
+    raise ValueError(f"{type(module).__name__} has no parameter that requires a gradient: there is nothing to train")
+
+
+def _describe(module: nn.Module, split: Split) -> dict[str, dict[str, Any]]:
+    config = getattr(module, "config", None)
+    held_out = split.held_out
+    return {
+        "data": {
+            "points": len(split.training),
+            "point_dim": split.training.shape[-1],
+            "sha256": fingerprint(split.training),
+            "held_out_points": 0 if held_out is None else len(held_out),
+            "held_out_sha256": None if held_out is None else fingerprint(held_out),
+        },
+        "module": {
+            "class": type(module).__name__,
+            "dtype": str(split.training.dtype),
+            "parameters": sum(parameter.numel() for parameter in module.parameters()),
+            "config": config if isinstance(config, Mapping) else None,
+        },
+    }
+
+
+@contextmanager
+def _borrowed(module: nn.Module, device: torch.device) -> Iterator[None]:
+    """Have a module on a device, without gradients, and give it back where it was and as it was."""
+    parameters = list(module.parameters())
+    home = parameters[0].device
+    gradients = [parameter.grad for parameter in parameters]
+    modes = [(layer, layer.training) for layer in module.modules()]
+    for parameter in parameters:
+        parameter.grad = None
+    try:
+        module.to(device)
+        # The loop needs gradients whatever the caller's own mode is.
+        with torch.inference_mode(False), torch.enable_grad():
+            yield
+    finally:
+        for parameter in parameters:
+            parameter.grad = None
+        module.to(home)
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient
+        for layer, mode in modes:
+            layer.training = mode
+
+
+@contextmanager
+def _seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Draw random numbers from a seed, and leave the caller's generators as they were."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        # torch.manual_seed would also seed GPUs that are not ours.
+        torch.default_generator.manual_seed(seed)
+        if device.type == "cuda":
+            torch.cuda.default_generators[device.index].manual_seed(seed)
+        yield

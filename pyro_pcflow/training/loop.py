@@ -1,0 +1,276 @@
+"""The loop of a training."""
+
+from __future__ import annotations
+
+import math
+import time
+from types import TracebackType
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from pyro_pcflow.training.flat_weights import FlatWeights
+from pyro_pcflow.training.guard import TrainingDivergedError, find_culprit
+from pyro_pcflow.training.objective import Objective
+from pyro_pcflow.training.points import Batches
+from pyro_pcflow.training.run_folder import RunFolder
+from pyro_pcflow.training.schedule import Schedule
+from pyro_pcflow.training.settings import Settings
+
+__all__ = ["Loop"]
+
+EVALUATED_AT_ONCE = 16_384
+
+
+class Loop:
+    """One training, from its first step or from a checkpoint; a context that leaves averaged weights behind.
+
+    Args:
+        module: on its device, already normalised.
+        objective: evaluates the module.
+        batches: the training points.
+        held_out: points to evaluate on, shape (K, D), or None.
+        settings: see `fit`.
+        folder: where metrics and checkpoints go, or None.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        objective: Objective,
+        batches: Batches,
+        held_out: Tensor | None,
+        settings: Settings,
+        folder: RunFolder | None,
+    ) -> None:
+        self.module = module
+        self.objective = objective
+        self.batches = batches
+        self.held_out = held_out
+        self.settings = settings
+        self.folder = folder
+        self.schedule = Schedule(settings.lr, settings.warmup_steps, settings.max_steps, settings.max_seconds)
+        self.step = 0
+        self.nats_per_point: float | None = None
+        self.history: list[dict[str, Any]] = []
+        trainable = {name: weight for name, weight in module.named_parameters() if weight.requires_grad}
+        self.weights = FlatWeights(trainable, settings.ema_decay)
+        self.optimizer = torch.optim.Adam([self.weights.values], lr=settings.lr, fused=True)
+        self._good = self.weights.averages.clone()
+        self._watched = [*module.parameters(), *module.buffers()]
+        # Sums of loss and gradient norm since the last line of the metrics, and how many they are.
+        self._window = [0.0, 0.0, 0]
+        self._whole: tuple[dict[str, Tensor], list[int]] | None = None
+        self._seconds_before = 0.0
+        self._start = time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of training so far."""
+        return self._seconds_before + time.perf_counter() - self._start
+
+    def __enter__(self) -> Loop:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.weights.drop_gradients()
+        if not _is_finite(self.weights.averages):
+            self.weights.averages.copy_(self._good)
+        self.weights.release(averaged=True)
+
+    def run(self, progress: bool | None) -> None:
+        """Train to the end of the schedule."""
+        if self.folder is not None:
+            self._begin_in_folder(self.folder)
+        self._start = time.perf_counter()
+        self.module.train()
+        with tqdm(
+            total=1.0,
+            initial=self.schedule.progress(self.step, self.seconds),
+            disable=None if progress is None else not progress,
+            desc="fit",
+            bar_format="{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}",
+        ) as bar:
+            try:
+                self._run(bar)
+            except KeyboardInterrupt:
+                self._save_if_whole()
+                raise
+        if self.folder is not None:
+            with self.weights.averaged():
+                self.folder.write_model(self.module)
+
+    def _run(self, bar: tqdm) -> None:
+        mark = (self.step, time.perf_counter())
+        done = self.schedule.progress(self.step, self.seconds) >= 1.0
+        while not done:
+            if self.folder is not None:
+                self._whole = (self._random_state(), self._versions())
+            rate = self._take_step()
+            done = self.schedule.progress(self.step, self.seconds) >= 1.0
+            evaluate = self.held_out is not None and (done or self.step % self.settings.eval_every == 0)
+            checkpoint = self.folder is not None and (done or self.step % self.settings.checkpoint_every == 0)
+            log = done or evaluate or self.step % self.settings.log_every == 0
+            if log:
+                steps, seconds = self.step - mark[0], time.perf_counter() - mark[1]
+                points_per_second = steps * self.batches.batch_size / seconds
+            if evaluate or checkpoint or done:
+                self._check_weights()
+            if evaluate:
+                self.nats_per_point = self._evaluate()
+            if log:
+                self._log(rate, points_per_second, evaluate, bar)
+            if checkpoint:
+                self._save(self._random_state())
+            if log:
+                # The rate of the next line leaves out what evaluating and saving took.
+                mark = (self.step, time.perf_counter())
+
+    def _take_step(self) -> float:
+        batch = self.batches.batch(self.step)
+        self.weights.drop_gradients()
+        try:
+            loss = self.objective.loss(batch)
+        except ValueError as error:
+            # Distributions that validate their arguments raise where others return NaN.
+            culprit = find_culprit(self.module, self.objective.loss, batch)
+            if culprit is None:
+                raise
+            self._diverge(self.step + 1, f"{type(error).__name__} ({str(error).splitlines()[0]})", culprit, error)
+        loss.backward()
+        gradient = self.weights.gather_gradients()
+        value, norm = torch.stack([loss.detach(), gradient.norm()]).tolist()
+        if not (math.isfinite(value) and math.isfinite(norm)):
+            culprit = find_culprit(self.module, self.objective.loss, batch)
+            self._diverge(self.step + 1, f"the loss is {value:.6g} and the norm of the gradient {norm:.6g}", culprit)
+        # From here to the end of the step, an interrupt finds a state that belongs to no step.
+        self._whole = None
+        if norm > self.settings.grad_clip:
+            gradient.mul_(self.settings.grad_clip / norm)
+        rate = self.schedule.rate(self.step, self.seconds)
+        self.optimizer.param_groups[0]["lr"] = rate
+        self.optimizer.step()
+        self.weights.update_average(self.step)
+        self._window = [self._window[0] + value, self._window[1] + norm, self._window[2] + 1]
+        self.step += 1
+        return rate
+
+    @torch.no_grad()
+    def _evaluate(self) -> float:
+        assert self.held_out is not None
+        cuda = [self.held_out.device] if self.held_out.is_cuda else []
+        self.module.eval()
+        # Evaluating more or less often must not change what training draws.
+        with self.weights.averaged(), torch.random.fork_rng(devices=cuda):
+            parts = self.held_out.split(EVALUATED_AT_ONCE)
+            total = sum(self.objective.log_prob(part).double().sum().item() for part in parts)
+        self.module.train()
+        return total / len(self.held_out)
+
+    def _log(self, rate: float, points_per_second: float, evaluated: bool, bar: tqdm) -> None:
+        loss, norm, count = self._window
+        line: dict[str, Any] = {
+            "step": self.step,
+            "seconds": self.seconds,
+            "loss": loss / count,
+            "lr": rate,
+            "grad_norm": norm / count,
+            "points_per_second": points_per_second,
+        }
+        if evaluated:
+            line["nats_per_point"] = self.nats_per_point
+        # JSON knows no infinity, and the history shall be what the file says.
+        line = {key: value if value is None or math.isfinite(value) else None for key, value in line.items()}
+        self.history.append(line)
+        if self.folder is not None:
+            self.folder.log(line)
+        self._window = [0.0, 0.0, 0]
+        held_out = "" if self.nats_per_point is None else f", held-out {self.nats_per_point:.3f} nats per point"
+        bar.set_postfix_str(f"loss {loss / count:.3f}{held_out}, {points_per_second:,.0f} points/s", refresh=False)
+        bar.update(self.schedule.progress(self.step, self.seconds) - bar.n)
+
+    def _begin_in_folder(self, folder: RunFolder) -> None:
+        folder.begin()
+        state = folder.read_checkpoint()
+        self.history = folder.read_metrics(-1 if state is None else state["step"])
+        if state is None:
+            # So that a resumed run starts from these very weights, whatever module it is given.
+            self._save(self._random_state())
+            return
+        try:
+            self.module.load_state_dict(state["module"])
+            averages = self.weights.named(self.weights.averages)
+            for name, average in averages.items():
+                average.copy_(state["averages"][name])
+            self.optimizer.load_state_dict(state["optimizer"])
+        except (KeyError, RuntimeError, ValueError) as error:
+            raise ValueError(f"{folder.checkpoint} does not fit the module: {error}") from error
+        self._good.copy_(self.weights.averages)
+        self.step = state["step"]
+        self.nats_per_point = state["nats_per_point"]
+        self._window = state["window"]
+        self._seconds_before = state["seconds"]
+        torch.set_rng_state(state["random"]["cpu"])
+        if "cuda" in state["random"] and self._device.type == "cuda":
+            torch.cuda.set_rng_state(state["random"]["cuda"], self._device)
+
+    def _save(self, random: dict[str, Tensor]) -> None:
+        assert self.folder is not None
+        self.folder.write_checkpoint(
+            {
+                "step": self.step,
+                "seconds": self.seconds,
+                "nats_per_point": self.nats_per_point,
+                "window": self._window,
+                "random": random,
+                "module": self.module.state_dict(),
+                "averages": self.weights.named(self.weights.averages),
+                "optimizer": self.optimizer.state_dict(),
+            }
+        )
+
+    def _save_if_whole(self) -> None:
+        """Save the state at the beginning of an interrupted step, unless the step has already changed it."""
+        if self._whole is not None and self._whole[1] == self._versions():
+            self._save(self._whole[0])
+
+    @property
+    def _device(self) -> torch.device:
+        return self.weights.values.device
+
+    def _random_state(self) -> dict[str, Tensor]:
+        state = {"cpu": torch.get_rng_state()}
+        if self._device.type == "cuda":
+            state["cuda"] = torch.cuda.get_rng_state(self._device)
+        return state
+
+    def _versions(self) -> list[int]:
+        # A forward pass may write: statistics of a batch, or weights that take their first values from data.
+        return [tensor._version for tensor in self._watched]
+
+    def _check_weights(self) -> None:
+        if not (_is_finite(self.weights.values.data) and _is_finite(self.weights.averages)):
+            weights = self.weights.named(self.weights.values.data).items()
+            bad = [name for name, value in weights if not bool(value.isfinite().all())]
+            self._diverge(self.step, "the step left weights", f"parameter {bad[0]!r}" if bad else "their average")
+        self._good.copy_(self.weights.averages)
+
+    def _diverge(self, step: int, what: str, culprit: str | None, cause: BaseException | None = None) -> NoReturn:
+        where = f"not finite first in {culprit}" if culprit else "though a second pass over the same batch is finite"
+        kept = "the module holds the last averaged weights that were finite"
+        if self.folder is not None:
+            kept += f", and {self.folder.checkpoint} is the last good checkpoint"
+        raise TrainingDivergedError(
+            f"training diverged at step {step}: {what}, {where}. Try a lower lr than "
+            f"{self.settings.lr:g}, and check the scale of the data; {kept}",
+            step=step,
+            culprit=culprit,
+        ) from cause
+
+
+def _is_finite(flat: Tensor) -> bool:
+    return bool(flat.isfinite().all())

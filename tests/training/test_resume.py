@@ -1,0 +1,326 @@
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from killed_run import OPTIONS
+from stand_ins import DiagonalGaussian, same_state, small_stack, some_points
+
+import pyro_pcflow as pcf
+from pyro_pcflow.training import fit, loop, toml
+
+STEPS = 40
+FILES = {"config.toml", "metrics.jsonl", "checkpoint.pt", "model.pt"}
+
+
+def run(out, *, before_step=None, tracks=True, max_steps=STEPS, resume=True, **options):
+    module = small_stack(before_step=before_step, tracks=tracks)
+    result = fit(module, some_points(), max_steps=max_steps, out=out, resume=resume, **{**OPTIONS, **options})
+    return module, result
+
+
+def stop_at(call, error=KeyboardInterrupt):
+    def before_step(now):
+        if now == call:
+            raise error
+
+    return before_step
+
+
+def steps_of(out):
+    return [json.loads(line)["step"] for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+def losses_of(out):
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return [(line["step"], line["loss"], line["grad_norm"], line["lr"], line.get("nats_per_point")) for line in lines]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "whole"
+    module, result = run(out, resume=False)
+    return out, module, result
+
+
+class TestRunFolder:
+    def test_holds_what_it_promises(self, uninterrupted):
+        out, module, result = uninterrupted
+        assert {file.name for file in out.iterdir()} == FILES
+        assert steps_of(out) == sorted({*range(3, STEPS, 3), 10, 20, 30, 40})
+        assert result.history == [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+        assert result.out == out
+        assert same_state(torch.load(out / "model.pt", weights_only=True), module.state_dict())
+
+    def test_describes_the_run(self, uninterrupted):
+        config = toml.loads((uninterrupted[0] / "config.toml").read_text())
+        assert config["settings"]["max_steps"] == STEPS
+        assert config["settings"]["held_out"] == 0.1
+        assert "max_seconds" not in config["settings"]
+        assert config["data"]["points"] == 1800
+        assert len(config["data"]["sha256"]) == 64
+        assert config["module"]["class"] == "SmallStack"
+        assert config["environment"]["torch"] == str(torch.__version__)
+
+    def test_the_checkpoint_is_safe_to_load_and_complete(self, uninterrupted):
+        state = torch.load(uninterrupted[0] / "checkpoint.pt", weights_only=True)
+        assert state["step"] == STEPS
+        assert {"module", "averages", "optimizer", "random", "seconds", "nats_per_point"} <= state.keys()
+        weights, averages = state["module"]["layers.0.network.0.weight"], state["averages"]["layers.0.network.0.weight"]
+        assert weights.shape == averages.shape
+        assert not torch.equal(weights, averages)
+
+    def test_final_weights_of_a_flow_load_as_a_flow(self, tmp_path):
+        torch.manual_seed(0)
+        flow = pcf.PointCloudFlow(point_dim=3, num_couplings=2, hidden_dims=[8])
+        points = some_points()
+        result = fit(flow, points, max_steps=5, out=tmp_path / "a" / "run", device="cpu")
+        again = pcf.load(result.out / "model.pt")
+        assert torch.equal(again.log_prob(points), flow.log_prob(points))
+        assert toml.loads((result.out / "config.toml").read_text())["module"]["config"] == flow.config
+
+    def test_nothing_is_overwritten(self, uninterrupted, tmp_path):
+        before = {file.name: file.read_bytes() for file in uninterrupted[0].iterdir()}
+        with pytest.raises(FileExistsError, match=r"resume=True .* another folder"):
+            run(uninterrupted[0], resume=False)
+        assert {file.name: file.read_bytes() for file in uninterrupted[0].iterdir()} == before
+        (tmp_path / "model.pt").write_text("mine")
+        for resume in (False, True):
+            with pytest.raises(FileExistsError, match="choose another folder"):
+                run(tmp_path, resume=resume)
+        assert (tmp_path / "model.pt").read_text() == "mine"
+
+    def test_other_files_stay(self, tmp_path):
+        (tmp_path / "notes.txt").write_text("mine")
+        run(tmp_path, resume=False, max_steps=2)
+        assert (tmp_path / "notes.txt").read_text() == "mine"
+
+    def test_bad_data_leaves_no_folder(self, tmp_path):
+        with pytest.raises(ValueError, match="finite"):
+            fit(DiagonalGaussian(), torch.full((9, 3), float("nan")), max_steps=1, out=tmp_path / "run")
+        with pytest.raises(ValueError, match="units"):
+            fit(pcf.PointCloudFlow(num_couplings=1), torch.ones(9, 3), max_steps=1, out=tmp_path / "run", device="cpu")
+        assert not (tmp_path / "run").exists()
+
+
+class TestResume:
+    @pytest.mark.parametrize("seed", range(6))
+    def test_interrupted_runs_end_with_the_same_bits(self, uninterrupted, tmp_path, seed):
+        moments = random.Random(seed)
+        for _ in range(3):
+            state = torch.get_rng_state()
+            with pytest.raises(KeyboardInterrupt):
+                run(
+                    tmp_path,
+                    before_step=stop_at(moments.randint(1, STEPS // 4)),
+                    checkpoint_every=moments.randint(1, 9),
+                )
+            assert torch.equal(torch.get_rng_state(), state)
+        module, result = run(tmp_path)
+        assert same_state(module.state_dict(), uninterrupted[1].state_dict())
+        assert same_state(torch.load(tmp_path / "model.pt"), torch.load(uninterrupted[0] / "model.pt"))
+        assert losses_of(tmp_path) == losses_of(uninterrupted[0])
+        assert result.history[-1]["nats_per_point"] == uninterrupted[2].nats_per_point
+
+    def test_an_interrupt_saves_the_step_it_stopped_before(self, tmp_path):
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path, before_step=stop_at(8), checkpoint_every=1000)
+        assert torch.load(tmp_path / "checkpoint.pt")["step"] == 7
+
+    def test_an_interrupt_amid_an_update_keeps_the_checkpoint_before(self, tmp_path, monkeypatch):
+        class Interrupting(torch.optim.Adam):
+            calls = 0
+
+            def step(self, closure=None):
+                super().step()
+                Interrupting.calls += 1
+                if Interrupting.calls == 8:
+                    raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(torch.optim, "Adam", Interrupting)
+            with pytest.raises(KeyboardInterrupt):
+                run(tmp_path / "stopped", checkpoint_every=5, tracks=False)
+        assert torch.load(tmp_path / "stopped" / "checkpoint.pt")["step"] == 5
+        module, _ = run(tmp_path / "stopped", tracks=False)
+        whole, _ = run(tmp_path / "whole", tracks=False)
+        assert same_state(module.state_dict(), whole.state_dict())
+
+    def test_an_interrupt_after_a_forward_pass_that_wrote(self, tmp_path, uninterrupted, monkeypatch):
+        original, calls = torch.Tensor.backward, []
+
+        def backward(self):
+            calls.append(1)
+            if len(calls) == 8:
+                raise KeyboardInterrupt
+            original(self)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(torch.Tensor, "backward", backward)
+            with pytest.raises(KeyboardInterrupt):
+                run(tmp_path, checkpoint_every=5)
+        # The stand-in's running statistic has taken in the batch that will be repeated.
+        assert torch.load(tmp_path / "checkpoint.pt")["step"] == 5
+        module, _ = run(tmp_path)
+        assert same_state(module.state_dict(), uninterrupted[1].state_dict())
+
+    def test_a_first_layer_that_takes_its_weights_from_data(self, tmp_path):
+        def flow():
+            torch.manual_seed(3)
+            return pcf.PointCloudFlow(num_couplings=2, hidden_dims=[8], act_norm_between=True)
+
+        options = {"max_steps": 12, "batch_size": 100, "device": "cpu", "checkpoint_every": 3}
+        whole = flow()
+        fit(whole, some_points(), out=tmp_path / "whole", **options)
+        stopped = flow()
+        log_prob, calls = stopped.log_prob, []
+
+        def stopping(points):
+            calls.append(1)
+            if len(calls) == 8:
+                raise KeyboardInterrupt
+            return log_prob(points)
+
+        stopped.log_prob = stopping
+        with pytest.raises(KeyboardInterrupt):
+            fit(stopped, some_points(), out=tmp_path / "stopped", **options)
+        # Resumed in a new module with other first weights: the checkpoint decides.
+        again = pcf.PointCloudFlow(num_couplings=2, hidden_dims=[8], act_norm_between=True)
+        fit(again, some_points(), out=tmp_path / "stopped", resume=True, **options)
+        assert same_state(again.state_dict(), whole.state_dict())
+
+    def test_after_an_interrupt_the_module_holds_averaged_weights(self, tmp_path):
+        module = small_stack(before_step=stop_at(20))
+        with pytest.raises(KeyboardInterrupt):
+            fit(module, some_points(), max_steps=STEPS, out=tmp_path, **OPTIONS)
+        averages = torch.load(tmp_path / "checkpoint.pt")["averages"]
+        assert same_state(averages, {name: weight.data for name, weight in module.named_parameters()})
+
+    def test_resuming_a_finished_run_changes_nothing(self, uninterrupted, tmp_path):
+        shutil.copytree(uninterrupted[0], tmp_path / "run")
+        module, result = run(tmp_path / "run")
+        assert same_state(module.state_dict(), uninterrupted[1].state_dict())
+        assert result.nats_per_point == uninterrupted[2].nats_per_point
+        assert result.history == uninterrupted[2].history
+        assert result.steps == STEPS
+
+    @pytest.mark.parametrize("folder", ["", "not/there/yet"])
+    def test_resuming_nothing_starts(self, tmp_path, folder):
+        assert run(tmp_path / folder, max_steps=3)[1].steps == 3
+
+    def test_a_run_stopped_before_its_first_checkpoint_starts_again(self, uninterrupted, tmp_path):
+        shutil.copy(uninterrupted[0] / "config.toml", tmp_path)
+        (tmp_path / ".checkpoint.pt.1234.tmp").write_bytes(b"half")
+        module, _ = run(tmp_path)
+        assert same_state(module.state_dict(), uninterrupted[1].state_dict())
+        assert {file.name for file in tmp_path.iterdir()} == FILES
+
+    def test_a_half_written_line_is_dropped(self, uninterrupted, tmp_path):
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path, before_step=stop_at(20))
+        with (tmp_path / "metrics.jsonl").open("a") as file:
+            file.write('{"step": 21, "loss": 1.0}\n{"step": 22, "lo')
+        run(tmp_path)
+        assert losses_of(tmp_path) == losses_of(uninterrupted[0])
+
+    @pytest.mark.parametrize(
+        ("options", "named"),
+        [
+            ({"lr": 0.01}, "settings.lr was 0.003 and is 0.01"),
+            ({"max_steps": 50}, "settings.max_steps was 40 and is 50"),
+            ({"max_seconds": 9.0}, "settings.max_seconds was None and is 9.0"),
+            ({"held_out": 0.2}, "settings.held_out"),
+            ({"seed": 1, "batch_size": 32}, "settings.batch_size .* settings.seed"),
+        ],
+    )
+    def test_other_settings_are_refused_by_name(self, uninterrupted, options, named):
+        with pytest.raises(ValueError, match=named):
+            run(uninterrupted[0], **options)
+
+    def test_other_data_and_another_module_are_refused(self, uninterrupted):
+        with pytest.raises(ValueError, match=r"data\.sha256"):
+            fit(small_stack(), some_points() + 1e-6, max_steps=STEPS, out=uninterrupted[0], resume=True, **OPTIONS)
+        with pytest.raises(ValueError, match=r"module\.class"):
+            fit(DiagonalGaussian(), some_points(), max_steps=STEPS, out=uninterrupted[0], resume=True, **OPTIONS)
+
+    def test_a_module_with_other_state_is_refused(self, uninterrupted, tmp_path):
+        shutil.copytree(uninterrupted[0], tmp_path / "run")
+        module = small_stack()
+        module.register_buffer("another", torch.zeros(1))
+        with pytest.raises(ValueError, match="does not fit the module"):
+            fit(module, some_points(), max_steps=STEPS, out=tmp_path / "run", resume=True, **OPTIONS)
+
+    @pytest.mark.parametrize("content", [b"", b"junk", None])
+    def test_a_damaged_checkpoint_is_said_so(self, uninterrupted, tmp_path, content):
+        shutil.copytree(uninterrupted[0], tmp_path / "run")
+        checkpoint = tmp_path / "run" / "checkpoint.pt"
+        checkpoint.write_bytes(checkpoint.read_bytes()[:-100] if content is None else content)
+        with pytest.raises(ValueError, match=r"checkpoint\.pt: damaged"):
+            run(tmp_path / "run")
+
+    def test_state_that_could_not_be_read_again_is_refused_when_written(self, tmp_path):
+        class Odd(DiagonalGaussian):
+            def get_extra_state(self):
+                return {"path": Path("x")}
+
+        module = Odd()
+        with pytest.raises(TypeError, match=r"_extra_state.*path.*PosixPath"):
+            fit(module, some_points(), max_steps=3, out=tmp_path, device="cpu")
+        assert not (tmp_path / "checkpoint.pt").exists()
+
+    def test_seconds_add_up_over_the_parts_of_a_run(self, tmp_path, monkeypatch):
+        ticks = itertools.count()
+        monkeypatch.setattr(loop, "time", SimpleNamespace(perf_counter=lambda: 0.1 * next(ticks)))
+        options = {"max_seconds": 20.0, "out": tmp_path, "resume": True, "device": "cpu"}
+        with pytest.raises(KeyboardInterrupt):
+            fit(small_stack(before_step=stop_at(15)), some_points(), **options)
+        before = torch.load(tmp_path / "checkpoint.pt")
+        assert before["step"] == 14
+        result = fit(small_stack(), some_points(), **options)
+        whole = fit(small_stack(), some_points(), max_seconds=20.0, device="cpu")
+        assert before["seconds"] < 20 <= result.seconds < 21
+        assert result.steps == pytest.approx(whole.steps, abs=5)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
+def test_a_killed_process_resumes_to_the_same_bits(tmp_path):
+    steps = 400
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    command = [sys.executable, str(Path(__file__).with_name("killed_run.py"))]
+    root = str(Path(pcf.__file__).parents[1])
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])}
+    subprocess.run([*command, str(whole), str(steps)], check=True, env=environment, timeout=300)
+    moments, kills = random.Random(0), 0
+    for _ in range(4):
+        process = subprocess.Popen([*command, str(killed), str(steps)], env=environment)
+        before = _step_of(killed)
+        # Count from the first step of this process, however long it took to start.
+        while process.poll() is None and _step_of(killed) == before:
+            time.sleep(0.01)
+        time.sleep(moments.uniform(0.0, 0.4))
+        kills += process.poll() is None
+        process.kill()
+        process.wait()
+        assert _step_of(killed) >= before
+    assert kills >= 2, "the runs ended before they could be killed"
+    subprocess.run([*command, str(killed), str(steps)], check=True, env=environment, timeout=300)
+    assert same_state(torch.load(killed / "model.pt"), torch.load(whole / "model.pt"))
+    assert losses_of(killed) == losses_of(whole)
+    assert {file.name for file in killed.iterdir()} == FILES
+
+
+def _step_of(out):
+    checkpoint = out / "checkpoint.pt"
+    return torch.load(checkpoint, weights_only=True)["step"] if checkpoint.exists() else -1
