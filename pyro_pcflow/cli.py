@@ -222,9 +222,14 @@ def _write_table(path: Path, header: str, rows: object) -> None:
 
 
 def _load_flow(run: Path, device: str) -> PointCloudFlow:
+    from pyro_pcflow.distributions import PointCloudFlow
     from pyro_pcflow.serialization import load
 
-    return load(run / "model.pt" if run.is_dir() else run, device=device)
+    path = run / "model.pt" if run.is_dir() else run
+    flow = load(path, device=device)
+    if not isinstance(flow, PointCloudFlow):
+        raise ValueError(f"{path} holds a {type(flow).__name__}: expected a PointCloudFlow")
+    return flow
 
 
 def _check_new(path: Path, suffixes: Sequence[str]) -> None:

@@ -36,7 +36,7 @@ def save(module: nn.Module, path: str | os.PathLike[str]) -> None:
         ValueError: if the module is of another class, or mixes floating-point types.
         TypeError: if its configuration or state holds more than tensors and plain values.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> import pyro_pcflow as pcf
         >>> flow = pcf.PointCloudFlow(point_dim=3, num_couplings=2, hidden_dims=[8]).double()
@@ -84,7 +84,7 @@ def load(path: str | os.PathLike[str], device: str | torch.device = "cpu") -> nn
         FileNotFoundError: if there is no such file.
         ValueError: if the file is damaged, not one of ours, newer than this library, or of an unknown class.
 
-    Example:
+    Examples:
         See `save`.
     """
     path = Path(path)
@@ -122,7 +122,7 @@ def plain(value: Any, where: str) -> Any:
     Raises:
         TypeError: if something in it would need pickled code to be read again.
 
-    Example:
+    Examples:
         >>> plain({"widths": (64, np.int64(32))}, "config")
         {'widths': [64, 32]}
     """
@@ -148,7 +148,7 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     Args:
         path: the file to write or replace; its folder must exist.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     with atomic_file(Path(folder, "a.txt")) as file:

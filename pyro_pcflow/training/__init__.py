@@ -1,6 +1,6 @@
 """Training: one call fits a density to points."""
 
-from pyro_pcflow.training.fit import FitResult, fit
+from pyro_pcflow.training.fitting import FitResult, fit
 from pyro_pcflow.training.guard import TrainingDivergedError
 
 __all__ = ["FitResult", "TrainingDivergedError", "fit"]

@@ -27,7 +27,7 @@ class FlatWeights:
     Raises:
         ValueError: if there are no parameters, or they differ in data type.
 
-    Example:
+    Examples:
         >>> layer = nn.Linear(2, 1)
         >>> flat = FlatWeights(dict(layer.named_parameters()), decay=0.99)
         >>> for step, value in enumerate([1.0, 2.0]):

@@ -23,7 +23,7 @@ class TrainingDivergedError(RuntimeError):
         culprit: where the first value that is not finite came from, in words, or None if a second pass over the
             same batch was finite.
 
-    Example:
+    Examples:
         >>> error = TrainingDivergedError("the loss is nan", step=7, culprit="layer 'a'")
         >>> error.step
         7
@@ -49,7 +49,7 @@ def find_culprit(module: nn.Module, loss: Callable[[Tensor], Tensor], batch: Ten
     Returns:
         A phrase that names the layer or parameter, or None if everything was finite.
 
-    Example:
+    Examples:
         >>> layers = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1))
         >>> _ = layers[1].weight.data.fill_(float("inf"))
         >>> find_culprit(layers, lambda batch: layers(batch).mean(), torch.ones(4, 2))

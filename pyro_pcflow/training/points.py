@@ -78,18 +78,18 @@ def split_points(points: Tensor, held_out: float | Tensor, *, seed: int, noise: 
         points: shape (M, D).
         held_out: the share of points to draw, at most 20,000 points, none at 0; or the points themselves.
         seed: decides which points are drawn, and the noise on them.
-        noise: standard deviation of the Gaussian noise that is added to the held-out points, once.
+        noise: standard deviation of the Gaussian noise that is added once to drawn points; given ones stay as they are.
 
     Raises:
         ValueError: if the share is not in [0, 1), or leaves nothing to train or to evaluate on.
 
-    Example:
+    Examples:
         >>> split = split_points(torch.randn(100, 3), 0.2, seed=0, noise=0.0)
         >>> split.training.shape, split.held_out.shape
         (torch.Size([80, 3]), torch.Size([20, 3]))
     """
     if isinstance(held_out, Tensor):
-        return Split(points, _with_noise(held_out, noise, seed))
+        return Split(points, held_out)
     if not 0 <= held_out < 1:
         raise ValueError(f"held_out must be a share in [0, 1) or points, got {held_out}")
     if held_out == 0:
@@ -118,7 +118,7 @@ class Batches:
         seed: decides the order.
         noise: standard deviation of the Gaussian noise that is added to every batch, fresh each time.
 
-    Example:
+    Examples:
         >>> batches = Batches(torch.arange(10.0).reshape(10, 1), batch_size=5, seed=0)
         >>> torch.cat([batches.batch(0), batches.batch(1)]).flatten().sort().values.tolist()
         [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0]

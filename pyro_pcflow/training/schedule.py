@@ -18,7 +18,7 @@ class Schedule:
         max_steps: steps of the whole training, or None.
         max_seconds: seconds of the whole training, or None.
 
-    Example:
+    Examples:
         >>> schedule = Schedule(lr=1.0, warmup_steps=0, max_steps=100)
         >>> [round(schedule.rate(step, seconds=0.0), 3) for step in (0, 50, 100)]
         [1.0, 0.5, 0.0]

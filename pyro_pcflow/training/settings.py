@@ -68,7 +68,7 @@ def as_device(device: str | torch.device) -> torch.device:
     Raises:
         ValueError: if the name is unknown, or torch does not see the device.
 
-    Example:
+    Examples:
         >>> as_device("cpu")
         device(type='cpu')
     """

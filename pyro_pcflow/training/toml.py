@@ -27,7 +27,7 @@ def dumps(table: dict[str, Any]) -> str:
     Raises:
         TypeError: if a value has no form in TOML.
 
-    Example:
+    Examples:
         >>> dumps({"lr": 0.001, "flow": {"hidden_dims": [64, 64], "base": "normal"}}).splitlines()
         ['lr = 0.001', '', '[flow]', 'hidden_dims = [64, 64]', 'base = "normal"']
     """

@@ -167,3 +167,11 @@ def test_toml_leaves_out_none_and_refuses_the_rest():
     assert math.isnan(toml.loads(toml.dumps({"a": math.nan}))["a"])
     with pytest.raises(TypeError, match="Tensor has no form"):
         toml.dumps({"a": torch.zeros(1)})
+
+
+def test_given_points_are_held_out_without_noise():
+    """Whoever gives the points has decided about their noise; a second helping would change the score."""
+    points, chosen = torch.randn(50, 3), torch.randn(20, 3)
+    assert torch.equal(split_points(points, chosen, seed=0, noise=0.5).held_out, chosen)
+    drawn = split_points(points, 0.2, seed=0, noise=0.5).held_out
+    assert not torch.isin(drawn, points).any()

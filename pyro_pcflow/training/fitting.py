@@ -94,8 +94,9 @@ def fit(
         lr: the highest learning rate.
         seed: decides the held-out points, the order of the batches, the noise, and a module's own random numbers.
         noise: standard deviation, in the data's units, of Gaussian noise added afresh to every batch, and once
-            to the held-out points. Without it, the density of points on a surface has no upper bound.
-        held_out: the share of points kept for evaluation (at most 20,000 points; 0 for none), or the points.
+            to the share that is held out. Without it, the density of points on a surface has no upper bound.
+        held_out: the share of points kept for evaluation (at most 20,000 points; 0 for none), or the points, which
+            are then evaluated as they are, without noise.
         warmup_steps: steps over which the learning rate rises.
         grad_clip: largest norm of the gradient; infinity for no clipping.
         ema_decay: share of itself that the average keeps at a step, in the long run; 0 for no averaging.
@@ -119,7 +120,7 @@ def fit(
             checkpoint stays, and the module holds the last averaged weights that were finite.
         KeyboardInterrupt: after writing a checkpoint into `out`, where the interrupted step can be repeated.
 
-    Example:
+    Examples:
         >>> import pyro_pcflow as pcf
         >>> flow = pcf.PointCloudFlow(point_dim=2, num_couplings=2, hidden_dims=[8])
         >>> points = 5 + 2 * torch.randn(1000, 2)
