@@ -149,14 +149,12 @@ def _train(arguments: argparse.Namespace) -> None:
 
 
 def _sample(arguments: argparse.Namespace) -> None:
-    import torch
-
     from pyro_pcflow.data import save_clouds
+    from pyro_pcflow.training.seeding import seeded
 
     _check_new(arguments.out, SUFFIXES_OF_SAMPLES)
     flow = _load_flow(arguments.run, arguments.device)
-    with torch.random.fork_rng():
-        torch.manual_seed(arguments.seed)
+    with seeded(arguments.seed, next(flow.parameters()).device):
         clouds = flow.cloud(num_points=arguments.num_points).sample((arguments.num_clouds,)).cpu()
     save_clouds(clouds, arguments.out)
     print(f"{arguments.out}: {arguments.num_clouds} clouds of {arguments.num_points} points")
@@ -224,9 +222,10 @@ def _write_table(path: Path, header: str, rows: object) -> None:
 def _load_flow(run: Path, device: str) -> PointCloudFlow:
     from pyro_pcflow.distributions import PointCloudFlow
     from pyro_pcflow.serialization import load
+    from pyro_pcflow.training.settings import as_device
 
     path = run / "model.pt" if run.is_dir() else run
-    flow = load(path, device=device)
+    flow = load(path, device=as_device(device))
     if not isinstance(flow, PointCloudFlow):
         raise ValueError(f"{path} holds a {type(flow).__name__}: expected a PointCloudFlow")
     return flow

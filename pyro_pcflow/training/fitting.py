@@ -17,6 +17,7 @@ from pyro_pcflow.training.loop import Loop
 from pyro_pcflow.training.objective import objective_of
 from pyro_pcflow.training.points import Batches, Split, as_points, fingerprint, split_points
 from pyro_pcflow.training.run_folder import RunFolder, versions
+from pyro_pcflow.training.seeding import seeded
 from pyro_pcflow.training.settings import Settings, as_device
 
 __all__ = ["FitResult", "fit"]
@@ -172,7 +173,7 @@ def fit(
 
     training = split.training.to(chosen_device)
     evaluated = None if split.held_out is None else split.held_out.to(chosen_device)
-    with _borrowed(module, chosen_device), _seeded(settings.seed, chosen_device):
+    with _borrowed(module, chosen_device), seeded(settings.seed, chosen_device):
         normalize = getattr(module, "normalize", None)
         if callable(normalize) and not getattr(module, "normalized", False):
             normalize(training)
@@ -238,14 +239,3 @@ def _borrowed(module: nn.Module, device: torch.device) -> Iterator[None]:
             parameter.grad = gradient
         for layer, mode in modes:
             layer.training = mode
-
-
-@contextmanager
-def _seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Draw random numbers from a seed, and leave the caller's generators as they were."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        # torch.manual_seed would also seed GPUs that are not ours.
-        torch.default_generator.manual_seed(seed)
-        if device.type == "cuda":
-            torch.cuda.default_generators[device.index].manual_seed(seed)
-        yield

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from pyro_pcflow.distributions import PointCloudFlow
 from pyro_pcflow.plotting import animate, plot_clouds, save_figure, save_html
+from pyro_pcflow.training.seeding import seeded
 
 __all__ = ["write_pictures"]
 
@@ -39,10 +39,8 @@ def write_pictures(
         The paths.
     """
     folder = Path(folder)
-    device = next(flow.parameters()).device
     data = clouds[:4, :num_points]
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
+    with seeded(seed, next(flow.parameters()).device):
         samples = flow.cloud(num_points=data.shape[1]).sample((len(data),)).cpu()
         states = flow.trajectory(num_points).float().cpu()
     sheet = plot_clouds([data, samples], titles=["data", "samples"], size=3.2, azim=azim)
