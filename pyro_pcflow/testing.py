@@ -95,7 +95,12 @@ def check_conditional_transform(
 
     Args:
         make: returns a new conditional transform; called more than once.
-        num_points, scale, dtype, device, tolerance, seed: as for `check_transform`.
+        num_points: number of test points of each cloud.
+        scale: as for `check_transform`.
+        dtype: data type of the arithmetic.
+        device: where the arithmetic runs.
+        tolerance: as for `check_transform`.
+        seed: of parameters, points and contexts.
 
     Raises:
         AssertionError: naming the promise that was broken.

@@ -42,8 +42,9 @@ def test_run_folder(run):
     names = {path.name for path in run.iterdir()}
     pictures = {"samples.png", "film.webp", "film.gif", "viewer.html"}
     assert {"config.toml", "metrics.jsonl", "checkpoint.pt", "model.pt"} | pictures <= names
-    assert Image.open(run / "film.webp").n_frames > 24
-    assert Image.open(run / "film.gif").n_frames > 24
+    for name in ("film.webp", "film.gif"):
+        with Image.open(run / name) as film:
+            assert film.n_frames > 24
 
 
 @pytest.mark.parametrize("suffix", [".npy", ".npz"])
@@ -79,7 +80,8 @@ def test_score(run, tmp_path):
         cow, stranger = csv.DictReader(file)
     assert float(cow["log_density"]) == pytest.approx(scores[:200].sum().item(), rel=1e-3)
     assert float(cow["log_density_per_point"]) > float(stranger["log_density_per_point"]) + 3
-    assert Image.open(tmp_path / "scores.png").width > 300
+    with Image.open(tmp_path / "scores.png") as picture:
+        assert picture.width > 300
 
 
 @pytest.mark.parametrize(

@@ -84,7 +84,7 @@ class Conditioner(nn.Module):
         hidden_dims: Sequence[int],
         *,
         context_dim: int = 0,
-        conditioning: str = "film",
+        conditioning: str = "bias",
         activation: str = "relu",
         num_frequencies: int = 0,
     ) -> None:

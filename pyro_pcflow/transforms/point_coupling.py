@@ -197,7 +197,7 @@ def conditional_affine_point_coupling(
     *,
     hidden_dims: Sequence[int] = (64, 64),
     mask: Sequence[bool] | None = None,
-    conditioning: str = "film",
+    conditioning: str = "bias",
     activation: str = "relu",
     num_frequencies: int = 0,
     max_log_scale: float = 1.0,
@@ -208,7 +208,11 @@ def conditional_affine_point_coupling(
         point_dim: number of coordinates `D`, at least 2.
         context_dim: size `C` of a context, at least 1.
         conditioning: how the context acts, see `Conditioner`.
-        hidden_dims, mask, activation, num_frequencies, max_log_scale: as for `affine_point_coupling`.
+        hidden_dims: widths of the conditioner's hidden layers.
+        mask: `D` booleans, `True` where a coordinate is kept; the default moves the first.
+        activation: see `Conditioner`.
+        num_frequencies: see `fourier_features`.
+        max_log_scale: smooth bound of the log-scale.
 
     Examples:
         >>> coupling = conditional_affine_point_coupling(3, 8, hidden_dims=[64, 64])
@@ -256,7 +260,7 @@ def conditional_additive_point_coupling(
     *,
     hidden_dims: Sequence[int] = (64, 64),
     mask: Sequence[bool] | None = None,
-    conditioning: str = "film",
+    conditioning: str = "bias",
     activation: str = "relu",
     num_frequencies: int = 0,
 ) -> ConditionalAdditivePointCoupling:

@@ -109,7 +109,7 @@ def coupling_stack(
     context_dim: int = 0,
     affine: bool = True,
     masks: str | Sequence[Sequence[bool]] = "move_one",
-    conditioning: str = "film",
+    conditioning: str = "bias",
     activation: str = "relu",
     num_frequencies: int = 3,
     max_log_scale: float = 1.0,
@@ -126,7 +126,9 @@ def coupling_stack(
         context_dim: size `C` of a context; 0 makes a plain `CouplingStack`.
         affine: affine (RealNVP) or additive (NICE) couplings.
         masks: a pattern of `coupling_masks`, or masks that are repeated in turn.
-        conditioning, activation, num_frequencies: see `Conditioner`.
+        conditioning: how the context acts, see `Conditioner`.
+        activation: see `Conditioner`.
+        num_frequencies: Fourier features of the kept coordinates, see `fourier_features`.
         max_log_scale: smooth bound of each layer's log-scale.
         total_log_scale: bound of the sum of the log-scales over the stack. Deep stacks lower the bound of each
             layer to `total_log_scale / L`, without which their inverse is lost in float32.

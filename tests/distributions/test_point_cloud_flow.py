@@ -304,7 +304,7 @@ def test_repr_shows_masks_widths_and_parameters():
     assert "mask=>==" in text
     assert "mask==>=" in text
     assert "-> 16 -> 24 ->" in text
-    assert "film of 8" in text
+    assert "bias of 8" in text
 
 
 @pytest.mark.parametrize(

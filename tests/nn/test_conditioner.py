@@ -38,7 +38,7 @@ def test_conditioning_is_its_formula(conditioning):
 
 def test_context_is_used_once_for_each_cloud():
     """Layers that read the context see one row a cloud, however many points it has."""
-    net = make(context_dim=3)
+    net = make(context_dim=3, conditioning="film")
     rows = []
     for layer in (net.scale, net.shift):
         layer.register_forward_hook(lambda _, inputs, __: rows.append(inputs[0].shape[:-1].numel()))
