@@ -88,7 +88,7 @@ def main() -> None:
     """Run the comparison and print its table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="a category file with points and split")
-    parser.add_argument("--seconds", type=float, default=90.0, help="training time of each run")
+    parser.add_argument("--seconds", type=float, default=60.0, help="training time of each run")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--shapes", type=int, default=200, help="number of clouds of the train split")
     arguments = parser.parse_args()

@@ -76,7 +76,7 @@ def _add_train(commands: argparse._SubParsersAction) -> None:
     )
     train.add_argument("--couplings", type=int, default=12, help="number of coupling layers (%(default)s)")
     train.add_argument("--hidden", type=int, nargs="+", default=[64, 64], help="hidden widths (64 64)")
-    train.add_argument("--lr", type=float, default=1e-2, help="peak learning rate (%(default)s)")
+    train.add_argument("--lr", type=float, default=5e-3, help="peak learning rate (%(default)s)")
     train.add_argument("--batch-size", type=int, default=2048, help="points a step (%(default)s)")
     train.add_argument("--seed", type=int, default=0)
     train.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1 (%(default)s)")
@@ -119,7 +119,6 @@ def _add_score(commands: argparse._SubParsersAction) -> None:
 def _train(arguments: argparse.Namespace) -> None:
     from pyro_pcflow import data, training
     from pyro_pcflow.distributions import PointCloudFlow
-    from pyro_pcflow.training.pictures import write_pictures
 
     clouds = (
         data.load_example("spot", arguments.num_points, seed=arguments.seed)
@@ -143,9 +142,8 @@ def _train(arguments: argparse.Namespace) -> None:
         resume=arguments.resume,
         device=arguments.device,
     )
-    pictures = write_pictures(flow, clouds, arguments.out, seed=arguments.seed)
     print(f"{result.nats_per_point:.3f} nats per point on held-out points, after {result.steps} steps")
-    print(f"{arguments.out}: model.pt, {', '.join(path.name for path in pictures)}")
+    print(f"{arguments.out}: {', '.join(sorted(path.name for path in Path(arguments.out).iterdir()))}")
 
 
 def _sample(arguments: argparse.Namespace) -> None:

@@ -13,8 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pyro_pcflow.distributions import PointCloudFlow
 from pyro_pcflow.training.loop import Loop
 from pyro_pcflow.training.objective import objective_of
+from pyro_pcflow.training.pictures import write_pictures
 from pyro_pcflow.training.points import Batches, Split, as_points, fingerprint, split_points
 from pyro_pcflow.training.run_folder import RunFolder, versions
 from pyro_pcflow.training.seeding import seeded
@@ -69,6 +71,7 @@ def fit(
     checkpoint_every: int = 500,
     out: str | os.PathLike[str] | None = None,
     resume: bool = False,
+    pictures: bool = True,
     device: str | torch.device = "auto",
     progress: bool | None = None,
 ) -> FitResult:
@@ -106,6 +109,7 @@ def fit(
         checkpoint_every: steps between checkpoints.
         out: the run folder, see `RunFolder`; None keeps nothing.
         resume: continue the run in `out`; starts one if there is none.
+        pictures: draw a `PointCloudFlow` into `out` at the end, see `write_pictures`; takes some seconds.
         device: where to train: "auto" (a GPU where there is one), "cpu", "cuda", "cuda:1".
         progress: show a progress bar; None shows it in a terminal.
 
@@ -180,6 +184,8 @@ def fit(
         batches = Batches(training, settings.batch_size, settings.seed, settings.noise)
         with Loop(module, objective, batches, evaluated, settings, folder) as loop:
             loop.run(progress)
+    if folder is not None and pictures and isinstance(module, PointCloudFlow):
+        write_pictures(module, split.training, folder.path, seed=settings.seed)
     return FitResult(
         steps=loop.step,
         seconds=loop.seconds,

@@ -31,6 +31,7 @@ class RunFolder:
     `metrics.jsonl`           one JSON object a line, as training goes
     `checkpoint.pt`           everything that resuming needs; always complete, never half-written
     `model.pt`                the final weights
+    `samples.png`, ...        pictures of a flow, see `write_pictures`
     ========================  ==========================================================================
 
     Nothing is written before `begin`.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,6 +10,8 @@ from pyro.distributions.torch_transform import TransformModule
 from torch import Tensor
 from torch.distributions import constraints
 from torch.distributions.transforms import Transform, _InverseTransform
+
+from pyro_pcflow.transforms.memory import Product
 
 __all__ = ["ConditionalPointTransform", "ConditionedPointTransform", "PointTransform"]
 
@@ -35,8 +35,8 @@ class OnePassTransform(Transform):
 
     def __init__(self) -> None:
         super().__init__(cache_size=0)
-        self._called: _Product | None = None
-        self._inverted: _Product | None = None
+        self._called: Product | None = None
+        self._inverted: Product | None = None
 
     def transform_and_log_det(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Carry noise to data.
@@ -65,17 +65,17 @@ class OnePassTransform(Transform):
         raise NotImplementedError(f"{type(self).__name__} does not define _dependencies")
 
     def _call(self, x: Tensor) -> Tensor:
-        if self._inverted is not None and self._inverted.made(x, self._dependencies()):
-            return self._inverted.source
+        if self._inverted is not None and (y := self._inverted.source_of(x, self._dependencies)) is not None:
+            return y
         y, log_det = self.transform_and_log_det(x)
-        self._called = _Product.remember(y, x, log_det, self._dependencies())
+        self._called = Product.remember(y, x, log_det, self._dependencies())
         return y
 
     def _inverse(self, y: Tensor) -> Tensor:
-        if self._called is not None and self._called.made(y, self._dependencies()):
-            return self._called.source
+        if self._called is not None and (x := self._called.source_of(y, self._dependencies)) is not None:
+            return x
         x, log_det = self.inverse_and_log_det(y)
-        self._inverted = _Product.remember(x, y, log_det, self._dependencies())
+        self._inverted = Product.remember(x, y, log_det, self._dependencies())
         return x
 
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
@@ -85,10 +85,14 @@ class OnePassTransform(Transform):
             x: points on the noise side, shape `(*batch, D)`.
             y: their images on the data side, shape `(*batch, D)`.
         """
-        if self._called is not None and self._called.joins(x, y, self._dependencies()):
-            return self._called.log_det
-        if self._inverted is not None and self._inverted.joins(y, x, self._dependencies()):
-            return -self._inverted.log_det
+        if self._called is not None:
+            forward = self._called.log_det_between(x, y, self._dependencies)
+            if forward is not None:
+                return forward
+        if self._inverted is not None:
+            backward = self._inverted.log_det_between(y, x, self._dependencies)
+            if backward is not None:
+                return -backward
         return -self.inverse_and_log_det(y)[1]
 
     @property
@@ -234,74 +238,6 @@ class ConditionedPointTransform(OnePassTransform):
 
     def __repr__(self) -> str:
         return f"{type(self.transform).__name__}.condition(<context of shape {tuple(self.context.shape)}>)"
-
-
-@dataclass(frozen=True)
-class _Product:
-    """A tensor that a transform produced, with all that is needed to know that it would produce it again."""
-
-    product: weakref.ref[Tensor]
-    product_version: int
-    source: Tensor
-    source_version: int
-    log_det: Tensor
-    identity: list[tuple[int, int]]
-    values: Tensor
-    grad_enabled: bool
-
-    @classmethod
-    def remember(cls, product: Tensor, source: Tensor, log_det: Tensor, dependencies: list[Tensor]) -> _Product | None:
-        if not _may_remember(product, dependencies):
-            return None
-        return cls(
-            product=weakref.ref(product),
-            product_version=product._version,
-            source=source,
-            source_version=source._version,
-            log_det=log_det,
-            identity=_identity(dependencies),
-            values=_values(dependencies),
-            grad_enabled=torch.is_grad_enabled(),
-        )
-
-    def made(self, product: Tensor, dependencies: list[Tensor]) -> bool:
-        return (
-            self.product() is product
-            and product._version == self.product_version
-            and self.source._version == self.source_version
-            and torch.is_grad_enabled() == self.grad_enabled
-            and _may_remember(product, dependencies)
-            and _identity(dependencies) == self.identity
-            and torch.equal(_values(dependencies), self.values)
-        )
-
-    def joins(self, source: Tensor, product: Tensor, dependencies: list[Tensor]) -> bool:
-        return self.source is source and self.made(product, dependencies)
-
-
-def _may_remember(product: Tensor, dependencies: list[Tensor]) -> bool:
-    # Inside a tracer or a function transform a tensor stands for another one, which must not leak out; while
-    # a CUDA graph is captured the comparison of values could not be read back.
-    return not (
-        torch.compiler.is_compiling()
-        or torch.jit.is_tracing()
-        or product.is_inference()
-        or torch._C._functorch.peek_interpreter_stack() is not None
-        or (product.is_cuda and torch.cuda.is_current_stream_capturing())
-        or any(tensor.device != product.device or tensor.is_inference() for tensor in dependencies)
-    )
-
-
-def _identity(dependencies: list[Tensor]) -> list[tuple[int, int]]:
-    return [(id(tensor), tensor._version) for tensor in dependencies]
-
-
-def _values(dependencies: list[Tensor]) -> Tensor:
-    # Versions alone would miss writes through `.data`, which Pyro's own ClippedAdam makes.
-    if not dependencies:
-        return torch.empty(0)
-    with torch.no_grad():
-        return torch.cat([tensor.detach().reshape(-1) for tensor in dependencies])
 
 
 def check_point_shape(shape: torch.Size, point_dim: int) -> None:

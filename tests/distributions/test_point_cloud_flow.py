@@ -210,6 +210,27 @@ def test_views_die_without_the_garbage_collector(device, dtype):
         gc.enable()
 
 
+def test_scored_data_and_its_graph_are_not_kept(device, dtype):
+    """A transform remembers for as long as its product lives, and the noise behind a density dies at once."""
+    import gc
+    import weakref
+
+    flow = make_flow(device, dtype)
+    points = torch.randn(9, 3, device=device, dtype=dtype)
+    kept = weakref.ref(points)
+    gc.disable()
+    try:
+        flow.condition().log_prob(points)
+        del points
+        assert kept() is None
+        sample = flow.condition().sample((9,))
+        assert flow.transform._called.origin is not None
+        del sample
+        assert flow.transform._called.origin is None
+    finally:
+        gc.enable()
+
+
 def test_nothing_of_size_points_times_context_is_allocated(dtype):
     """The largest tensor that scoring makes is one of features or of weights, though the context is wide."""
     from torch.utils._python_dispatch import TorchDispatchMode

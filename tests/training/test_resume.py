@@ -85,7 +85,7 @@ class TestRunFolder:
         torch.manual_seed(0)
         flow = pcf.PointCloudFlow(point_dim=3, num_couplings=2, hidden_dims=[8])
         points = some_points()
-        result = fit(flow, points, max_steps=5, out=tmp_path / "a" / "run", device="cpu")
+        result = fit(flow, points, max_steps=5, out=tmp_path / "a" / "run", pictures=False, device="cpu")
         again = pcf.load(result.out / "model.pt")
         assert torch.equal(again.log_prob(points), flow.log_prob(points))
         assert toml.loads((result.out / "config.toml").read_text())["module"]["config"] == flow.config
@@ -180,7 +180,7 @@ class TestResume:
             torch.manual_seed(3)
             return pcf.PointCloudFlow(num_couplings=2, hidden_dims=[8], act_norm_between=True)
 
-        options = {"max_steps": 12, "batch_size": 100, "device": "cpu", "checkpoint_every": 3}
+        options = {"max_steps": 12, "batch_size": 100, "device": "cpu", "checkpoint_every": 3, "pictures": False}
         whole = flow()
         fit(whole, some_points(), out=tmp_path / "whole", **options)
         stopped = flow()

@@ -157,7 +157,7 @@ class TestTheChecksBite:
             pcf.testing.check_transform(lambda: self.make(spoil))
 
     def test_on_a_layer_with_a_stale_cache(self, monkeypatch):
-        module = pcf.transforms.one_pass
+        module = pcf.transforms.memory
         monkeypatch.setattr(module, "_values", lambda dependencies: torch.empty(0))
         with pytest.raises(AssertionError, match="outlive"):
             pcf.testing.check_transform(lambda: T.affine_point_coupling(3, **SMALL))
