@@ -76,7 +76,7 @@ def _add_train(commands: argparse._SubParsersAction) -> None:
     )
     train.add_argument("--couplings", type=int, default=12, help="number of coupling layers (%(default)s)")
     train.add_argument("--hidden", type=int, nargs="+", default=[64, 64], help="hidden widths (64 64)")
-    train.add_argument("--lr", type=float, default=5e-3, help="peak learning rate (%(default)s)")
+    train.add_argument("--lr", type=float, default=1e-2, help="peak learning rate (%(default)s)")
     train.add_argument("--batch-size", type=int, default=2048, help="points a step (%(default)s)")
     train.add_argument("--seed", type=int, default=0)
     train.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1 (%(default)s)")
