@@ -176,7 +176,9 @@ def _score(arguments: argparse.Namespace) -> None:
         ([i, clouds.shape[1], row.sum().item(), row.mean().item()] for i, row in enumerate(scores)),
     )
     shown = slice(0, 12)
-    figure = plot_clouds(clouds[shown], colors=scores[shown], color_label="log-density, nats")
+    figure = plot_clouds(
+        clouds[shown], colors=scores[shown], color_label="log-density, nats", size=4.5 if len(clouds) == 1 else 2.4
+    )
     save_figure(figure, picture)
     print(f"{scores.mean().item():.3f} nats per point over {len(clouds)} clouds of {clouds.shape[1]} points")
     print(f"{arguments.out}, {by_cloud}, {picture}")

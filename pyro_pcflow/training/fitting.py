@@ -59,7 +59,7 @@ def fit(
     max_steps: int | None = None,
     max_seconds: float | None = None,
     batch_size: int = 2048,
-    lr: float = 1e-2,
+    lr: float = 3e-3,
     seed: int = 0,
     noise: float = 0.0,
     held_out: float | Tensor = 0.1,
