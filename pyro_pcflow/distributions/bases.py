@@ -6,6 +6,9 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from pyro_pcflow.distributions.point_distribution import PointDistribution
+from pyro_pcflow.transforms import ConditionalPointTransform
+
 __all__ = ["ConditionalNormal", "StandardNormal"]
 
 
@@ -23,18 +26,21 @@ class StandardNormal(nn.Module):
         # Follows the module's device and data type; no part of its state.
         self.register_buffer("zero", torch.zeros(point_dim), persistent=False)
 
-    def condition(self, context: Tensor | None) -> dist.Independent:
+    def distribution(self, context: Tensor | None) -> dist.Independent:
         """Return the noise, `batch_shape ()` and `event_shape (D,)`."""
         # Expanded views of one number: nothing is allocated, and no argument is worth checking.
         one = torch.ones((), dtype=self.zero.dtype, device=self.zero.device).expand_as(self.zero)
         return dist.Normal(self.zero, one, validate_args=False).to_event(1)
 
 
-class ConditionalNormal(nn.Module):
+class ConditionalNormal(ConditionalPointTransform):
     """Independent normal noise whose mean and scale come from the context.
 
     Klokov, Boyer and Verbeek, Discrete point flow networks, ECCV 2020. The scale is `exp(tanh(s))` of a linear
     `s`, so it stays between `1 / e` and `e`; the first noise is standard normal.
+
+    It is a transform of standard normal noise, so that its network is evaluated when a density or a sample is asked
+    for, and never by `condition`.
 
     Args:
         point_dim: number of coordinates `D`.
@@ -42,13 +48,13 @@ class ConditionalNormal(nn.Module):
     """
 
     def __init__(self, point_dim: int, context_dim: int) -> None:
-        super().__init__()
-        self.point_dim = point_dim
+        super().__init__(point_dim, context_dim)
+        self.standard = StandardNormal(point_dim)
         self.network = nn.Linear(context_dim, 2 * point_dim)
         nn.init.zeros_(self.network.weight)
         nn.init.zeros_(self.network.bias)
 
-    def condition(self, context: Tensor | None) -> dist.Independent:
+    def distribution(self, context: Tensor | None) -> PointDistribution:
         """Return the noise under a context.
 
         Args:
@@ -57,5 +63,17 @@ class ConditionalNormal(nn.Module):
         Returns:
             A distribution with `batch_shape (*batch,)` and `event_shape (D,)`.
         """
+        assert context is not None  # as the flow made sure
+        return PointDistribution(self.standard.distribution(None), [self.condition(context)])
+
+    def transform_and_log_det(self, x: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
+        loc, log_scale = self._loc_and_log_scale(context)
+        return torch.addcmul(loc, x, log_scale.exp()), log_scale.sum(-1).expand(x.shape[:-1])
+
+    def inverse_and_log_det(self, y: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
+        loc, log_scale = self._loc_and_log_scale(context)
+        return (y - loc) * torch.exp(-log_scale), -log_scale.sum(-1).expand(y.shape[:-1])
+
+    def _loc_and_log_scale(self, context: Tensor) -> tuple[Tensor, Tensor]:
         loc, log_scale = self.network(context).split(self.point_dim, -1)
-        return dist.Normal(loc, log_scale.tanh().exp()).to_event(1)
+        return loc, log_scale.tanh()

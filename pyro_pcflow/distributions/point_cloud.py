@@ -51,16 +51,7 @@ class PointCloud(TorchDistribution):
         *,
         validate_args: bool | None = None,
     ) -> None:
-        if not isinstance(point_distribution, Distribution):
-            raise TypeError(
-                f"expected a point distribution, got {type(point_distribution).__name__}; a conditional flow "
-                "becomes one by flow.condition(context)"
-            )
-        if len(point_distribution.event_shape) != 1:
-            raise ValueError(
-                "expected a distribution over points, of event shape (D,), got event shape "
-                f"{tuple(point_distribution.event_shape)}; .to_event(1) declares the last dimension an event"
-            )
+        check_point_distribution(point_distribution)
         self.num_points = _check_num_points(num_points, mask)
         self.point_distribution = point_distribution
         self.point_mask = mask
@@ -70,8 +61,8 @@ class PointCloud(TorchDistribution):
                 batch_shape = torch.broadcast_shapes(batch_shape, mask.shape[:-1])
             except RuntimeError as error:
                 raise ValueError(
-                    f"a mask of shape {tuple(mask.shape)} does not fit clouds of batch shape "
-                    f"{tuple(batch_shape)}: expected (*batch, num_points)"
+                    f"a mask of shape {tuple(mask.shape)} does not fit clouds of batch shape {tuple(batch_shape)}: "
+                    f"expected a shape that broadcasts to {(*batch_shape, self.num_points)}, one row for each cloud"
                 ) from error
         self._point_dim = point_distribution.event_shape[0]
         super().__init__(batch_shape, torch.Size((self.num_points, self._point_dim)), validate_args=validate_args)
@@ -128,14 +119,11 @@ class PointCloud(TorchDistribution):
             Shape `(*sample_shape, *batch_shape)`.
 
         Raises:
-            ValueError: if the last two dimensions are not `(N, D)`, or a point lies outside the support.
+            TypeError: if the value is not a tensor.
+            ValueError: if the last two dimensions are not `(N, D)`, the others do not broadcast with the batch shape,
+                or a point lies outside the support.
         """
-        if value.dim() < 2 or value.shape[-2:] != self.event_shape:
-            raise ValueError(
-                f"expected clouds of shape (*batch, {self.num_points}, {self._point_dim}), got a tensor of shape "
-                f"{tuple(value.shape)}"
-            )
-        batch_shape = torch.broadcast_shapes(value.shape[:-2], self.batch_shape)
+        batch_shape = self._check_value(value)
         if value.numel() == 0 or 0 in batch_shape:
             return value.new_zeros(batch_shape)
         if self.point_mask is not None:
@@ -148,6 +136,28 @@ class PointCloud(TorchDistribution):
             log_prob = torch.where(mask, log_prob, torch.zeros_like(log_prob))
         return log_prob.sum(0).expand(batch_shape)
 
+    def _check_value(self, value: Tensor) -> torch.Size:
+        """The batch shape of the density of `value`, which must fit."""
+        # Written out in both places: a number of points in a string would fix it in a compiled graph.
+        if not isinstance(value, Tensor):
+            raise TypeError(
+                f"expected clouds as a torch.Tensor of shape (*batch, {self.num_points}, {self._point_dim}), got "
+                f"{type(value).__name__}; torch.as_tensor makes one"
+            )
+        if value.dim() < 2 or value.shape[-2:] != self.event_shape:
+            raise ValueError(
+                f"expected clouds of shape (*batch, {self.num_points}, {self._point_dim}), got a tensor of shape "
+                f"{tuple(value.shape)}: its last two dimensions must hold the num_points={self.num_points} points and "
+                f"their {self._point_dim} coordinates"
+            )
+        try:
+            return torch.broadcast_shapes(value.shape[:-2], self.batch_shape)
+        except RuntimeError as error:
+            raise ValueError(
+                f"clouds of batch shape {tuple(value.shape[:-2])} do not broadcast with a distribution of batch shape "
+                f"{tuple(self.batch_shape)}: there must be one cloud for each context"
+            ) from error
+
     def _padding(self, value: Tensor) -> Tensor:
         """Some point of the support, so that padding never meets the arithmetic."""
         origin = value.new_zeros(self._point_dim)
@@ -155,16 +165,43 @@ class PointCloud(TorchDistribution):
         return origin if support is None else transform_to(support)(origin)
 
 
+def check_point_distribution(point_distribution: Distribution) -> None:
+    """Raise unless it is a distribution over points.
+
+    Raises:
+        TypeError: if it is not a distribution.
+        ValueError: if its event shape is not `(D,)`.
+    """
+    if not isinstance(point_distribution, Distribution):
+        raise TypeError(
+            f"expected a point distribution, got {type(point_distribution).__name__}; a conditional flow becomes one "
+            "by flow.condition(context)"
+        )
+    if len(point_distribution.event_shape) != 1:
+        raise ValueError(
+            "expected a distribution over points, of event shape (D,), got event shape "
+            f"{tuple(point_distribution.event_shape)}; .to_event(1) declares the last dimension an event"
+        )
+
+
 def _check_num_points(num_points: int | None, mask: Tensor | None) -> int:
     if mask is not None and (not isinstance(mask, Tensor) or mask.dtype != torch.bool):
-        raise TypeError(f"expected a mask of booleans, got {getattr(mask, 'dtype', type(mask).__name__)}")
+        got = getattr(mask, "dtype", type(mask).__name__)
+        raise TypeError(
+            f"expected a mask of booleans, True at the points of a cloud, got {got}; "
+            "torch.as_tensor(mask, dtype=torch.bool) makes one"
+        )
+    if mask is not None and mask.dim() < 1:
+        raise ValueError("expected a mask of shape (*batch, num_points), got one of shape ()")
     if num_points is None:
         if mask is None:
             raise ValueError("num_points is missing: how many points does a cloud have?")
         return mask.shape[-1]
+    if num_points != int(num_points):
+        raise ValueError(f"num_points must be a whole number, got {num_points}")
     if num_points < 0:
         raise ValueError(f"num_points must not be negative, got {num_points}")
-    if mask is not None and (mask.dim() < 1 or mask.shape[-1] != num_points):
+    if mask is not None and mask.shape[-1] != num_points:
         raise ValueError(
             f"expected a mask of shape (*batch, {num_points}), got {tuple(mask.shape)}: its last dimension must "
             "have one entry for each of the num_points points"

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from pyro_pcflow.distributions.bases import ConditionalNormal, StandardNormal
 from pyro_pcflow.distributions.point_cloud import PointCloud
+from pyro_pcflow.distributions.point_distribution import PointDistribution
 from pyro_pcflow.transforms import (
     ConditionalPointTransform,
     ConditionedPointTransform,
@@ -19,7 +20,7 @@ from pyro_pcflow.transforms import (
     coupling_stack,
     rescale,
 )
-from pyro_pcflow.transforms.one_pass import check_context, check_point_shape
+from pyro_pcflow.transforms.one_pass import check_context, check_points
 
 __all__ = ["PointCloudFlow"]
 
@@ -123,7 +124,7 @@ class PointCloudFlow(nn.Module):
         """
         context = self._check_context(context)
         stack = self._stack(context)
-        return dist.TransformedDistribution(self.base.condition(context), [stack])
+        return PointDistribution(self.base.distribution(context), [stack])
 
     def cloud(
         self, context: Tensor | None = None, *, num_points: int | None = None, mask: Tensor | None = None
@@ -143,6 +144,8 @@ class PointCloudFlow(nn.Module):
     def log_prob(self, points: Tensor, context: Tensor | None = None) -> Tensor:
         """The log-density of points in nats, as `condition(context).log_prob(points)` and a little faster.
 
+        Points are taken as they are: one that is not finite has a density that is not finite.
+
         Args:
             points: shape `(*batch, D)`, in the data's units.
             context: shape `(*context_batch, C)`; the batch shapes broadcast.
@@ -151,10 +154,10 @@ class PointCloudFlow(nn.Module):
             Shape `(*batch,)`.
         """
         context = self._check_context(context)
-        check_point_shape(points.shape, self.point_dim)
+        check_points(points, self.point_dim)
         stack = self._stack(context)
         noise, log_det = stack.inverse_and_log_det(points)
-        return self.base.condition(context).log_prob(noise) + log_det
+        return self.base.distribution(context).log_prob(noise) + log_det
 
     def trajectory(self, num_points: int, context: Tensor | None = None) -> Tensor:
         """Carry fresh noise to data and keep every state on the way.
@@ -168,7 +171,7 @@ class PointCloudFlow(nn.Module):
         """
         context = self._check_context(context)
         with torch.no_grad():
-            noise = self.base.condition(context)
+            noise = self.base.distribution(context)
             if context is not None:
                 noise = noise.expand(context.shape[:-1])
             noise = noise.sample(torch.Size((num_points,)))
@@ -187,7 +190,10 @@ class PointCloudFlow(nn.Module):
                 raise TypeError(f"the flow needs a context of shape (*batch, {self.context_dim}), got none")
             return check_context(context, self.context_dim)
         if context is not None:
-            raise ValueError("the flow was built without a context (context_dim=0), but was given one")
+            raise ValueError(
+                "the flow was built without a context (context_dim=0), but was given one: leave it out, or build the "
+                "flow with context_dim"
+            )
         return None
 
     def extra_repr(self) -> str:

@@ -18,8 +18,9 @@ class ActNorm(PointTransform):
 
     Kingma and Dhariwal, Glow, NeurIPS 2018, section 3.1. From noise to data `y = x * exp(log_scale) + loc`. The
     first batch that is inverted sets both, in train and in eval mode alike, so that no density ever depends on the
-    mode; from then on they are ordinary parameters. That it happened is part of the state: a loaded transform is
-    not initialised again. Under `torch.compile` and function transforms, call `initialize` beforehand.
+    mode, unless training by samples, as of a guide, has moved them before; from then on they are ordinary parameters.
+    That it happened is part of the state: a loaded transform is not initialised again. Under `torch.compile` and
+    function transforms, call `initialize` beforehand.
 
     Args:
         point_dim: number of coordinates `D`.
@@ -82,7 +83,11 @@ class ActNorm(PointTransform):
                 "an ActNorm takes its scale from the first data, which it cannot do inside torch.compile or "
                 "torch.func: call initialize(data), or score one batch, before compiling"
             )
-        self.initialize(y)
+        if bool(self.loc.any()) or bool(self.raw_log_scale.any()):
+            # Trained by its samples alone, as in a guide: these are weights, which no data may overwrite.
+            self.initialized = True
+        else:
+            self.initialize(y)
 
     def get_extra_state(self) -> dict[str, Any]:
         return {"initialized": self.initialized}

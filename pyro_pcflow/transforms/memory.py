@@ -10,7 +10,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-__all__ = ["Product"]
+__all__ = ["Product", "is_traced"]
 
 Dependencies = Callable[[], list[Tensor]]
 
@@ -30,16 +30,17 @@ class Product:
     grad_enabled: bool
 
     @classmethod
-    def remember(cls, product: Tensor, source: Tensor, log_det: Tensor, dependencies: list[Tensor]) -> Product | None:
+    def remember(cls, product: Tensor, source: Tensor, log_det: Tensor, dependencies: Dependencies) -> Product | None:
         """Keep where a product came from; None where nothing may be remembered."""
-        if not _may_remember(product, dependencies):
+        # A tensor that stands for another one must not leak out, and no values could be compared.
+        if is_traced(product) or not _may_remember(product, tensors := dependencies()):
             return None
         memory = cls(
             product=weakref.ref(product),
             origin=(source, log_det),
             versions=(product._version, source._version),
-            identity=_identity(dependencies),
-            values=_values(dependencies),
+            identity=_identity(tensors),
+            values=_values(tensors),
             grad_enabled=torch.is_grad_enabled(),
         )
         # The callback must not keep the memory alive, which it would in a circle.
@@ -48,7 +49,12 @@ class Product:
 
     def source_of(self, product: Tensor, dependencies: Dependencies) -> Tensor | None:
         """The source of `product`, if it is the remembered one and would be produced again to the last bit."""
-        return self.origin[0] if self.origin is not None and self._made(product, dependencies) else None
+        origin = self.origin_of(product, dependencies)
+        return None if origin is None else origin[0]
+
+    def origin_of(self, product: Tensor, dependencies: Dependencies) -> tuple[Tensor, Tensor] | None:
+        """The source of `product` and the log-determinant from it, under the same condition as `source_of`."""
+        return self.origin if self._made(product, dependencies) else None
 
     def log_det_between(self, source: Tensor, product: Tensor, dependencies: Dependencies) -> Tensor | None:
         """The log-determinant from `source` to `product`, if they are the remembered pair."""
@@ -58,7 +64,8 @@ class Product:
 
     def _made(self, product: Tensor, dependencies: Dependencies) -> bool:
         if (
-            self.origin is None
+            is_traced(product)
+            or self.origin is None
             or self.product() is not product
             or (product._version, self.origin[0]._version) != self.versions
             or torch.is_grad_enabled() != self.grad_enabled
@@ -79,15 +86,19 @@ def _forget(memory: weakref.ref[Product], _: object) -> None:
         product.origin = None
 
 
-def _may_remember(product: Tensor, dependencies: list[Tensor]) -> bool:
-    # Inside a tracer or a function transform a tensor stands for another one, which must not leak out; while
-    # a CUDA graph is captured the comparison of values could not be read back.
-    return not (
+def is_traced(tensor: Tensor) -> bool:
+    """Whether a tensor's values cannot be looked at: inside a tracer, a function transform or a CUDA graph."""
+    return (
         torch.compiler.is_compiling()
         or torch.jit.is_tracing()
-        or product.is_inference()
         or torch._C._functorch.peek_interpreter_stack() is not None
-        or (product.is_cuda and torch.cuda.is_current_stream_capturing())
+        or (tensor.is_cuda and torch.cuda.is_current_stream_capturing())
+    )
+
+
+def _may_remember(product: Tensor, dependencies: list[Tensor]) -> bool:
+    return not (
+        product.is_inference()
         or any(tensor.device != product.device or tensor.is_inference() for tensor in dependencies)
     )
 

@@ -68,15 +68,28 @@ class OnePassTransform(Transform):
         if self._inverted is not None and (y := self._inverted.source_of(x, self._dependencies)) is not None:
             return y
         y, log_det = self.transform_and_log_det(x)
-        self._called = Product.remember(y, x, log_det, self._dependencies())
+        self._called = Product.remember(y, x, log_det, self._dependencies)
         return y
 
     def _inverse(self, y: Tensor) -> Tensor:
         if self._called is not None and (x := self._called.source_of(y, self._dependencies)) is not None:
             return x
         x, log_det = self.inverse_and_log_det(y)
-        self._inverted = Product.remember(x, y, log_det, self._dependencies())
+        self._inverted = Product.remember(x, y, log_det, self._dependencies)
         return x
+
+    def recall_or_invert(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        """As `inverse_and_log_det`, without a network if `y` is the last product.
+
+        Args:
+            y: points, shape `(*batch, D)`.
+        """
+        # Where nothing may be remembered, as in torch.compile, `_inverse` and then `log_abs_det_jacobian` would
+        # evaluate every network twice.
+        if self._called is not None and (origin := self._called.origin_of(y, self._dependencies)) is not None:
+            x, log_det = origin
+            return x, -log_det
+        return self.inverse_and_log_det(y)
 
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
         """The log-determinant `log |det dy/dx|`, shape `(*batch,)`.
@@ -121,14 +134,16 @@ class PointTransform(OnePassTransform, TransformModule):
         point_dim: number of coordinates `D` of a point.
     """
 
-    # TransformModule's own hash cannot be traced by torch.compile; torch.nn.Module's can.
-    __hash__ = torch.nn.Module.__hash__
     # torch's transforms come first in the method order and would print a bare class name.
     __repr__ = torch.nn.Module.__repr__
 
     def __init__(self, point_dim: int) -> None:
         super().__init__()
         self.point_dim = point_dim
+
+    def __hash__(self) -> int:
+        # As torch.nn.Module's, in words that torch.compile can trace where compiled code walks the parameters.
+        return id(self)
 
     def forward_shape(self, shape: torch.Size) -> torch.Size:
         """The shape of the image of points of `shape`."""
@@ -165,6 +180,9 @@ class ConditionalPointTransform(ConditionalTransformModule):
         super().__init__()
         self.point_dim = point_dim
         self.context_dim = context_dim
+
+    def __hash__(self) -> int:
+        return id(self)  # see PointTransform
 
     def transform_and_log_det(self, x: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
         """Carry noise to data; see `transform_and_log_det`.
@@ -238,6 +256,16 @@ class ConditionedPointTransform(OnePassTransform):
 
     def __repr__(self) -> str:
         return f"{type(self.transform).__name__}.condition(<context of shape {tuple(self.context.shape)}>)"
+
+
+def check_points(points: Tensor, point_dim: int) -> None:
+    """Raise unless `points` is a tensor of shape `(*batch, point_dim)`."""
+    if not isinstance(points, Tensor):
+        raise TypeError(
+            f"expected points as a torch.Tensor of shape (*batch, {point_dim}), got {type(points).__name__}; "
+            "torch.as_tensor makes one"
+        )
+    check_point_shape(points.shape, point_dim)
 
 
 def check_point_shape(shape: torch.Size, point_dim: int) -> None:
