@@ -18,6 +18,7 @@ from pyro_pcflow.transforms.point_coupling import (
     conditional_additive_point_coupling,
     conditional_affine_point_coupling,
 )
+from pyro_pcflow.transforms.similarity import Similarity, rotation_matrix, similarity
 from pyro_pcflow.transforms.stacks import ConditionalCouplingStack, CouplingStack, coupling_stack
 from pyro_pcflow.transforms.units import Rescale, rescale
 
@@ -34,6 +35,7 @@ __all__ = [
     "LULinear",
     "PointTransform",
     "Rescale",
+    "Similarity",
     "act_norm",
     "additive_point_coupling",
     "affine_point_coupling",
@@ -43,4 +45,6 @@ __all__ = [
     "coupling_stack",
     "lu_linear",
     "rescale",
+    "rotation_matrix",
+    "similarity",
 ]

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import pyro_pcflow as pcf
+from pyro_pcflow.distributions.bases import ConditionalNormal
 from pyro_pcflow.nn.conditioner import ACTIVATIONS, CONDITIONINGS
 from pyro_pcflow.transforms.masks import MASK_PATTERNS, coupling_masks
 
@@ -37,6 +38,7 @@ PLAIN = {
     ),
 }
 CONDITIONAL = {
+    "base": lambda dim: ConditionalNormal(dim, 4),
     "affine": lambda dim: T.conditional_affine_point_coupling(dim, 4, **SMALL),
     "additive": lambda dim: T.conditional_additive_point_coupling(dim, 4, **SMALL),
     "stack": lambda dim: T.coupling_stack(dim, num_couplings=3, context_dim=4, **SMALL),

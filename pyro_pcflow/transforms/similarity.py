@@ -1,0 +1,153 @@
+"""Rotation, scale and translation of points: the pose of a rigid thing."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+from pyro_pcflow.transforms.memory import is_traced
+from pyro_pcflow.transforms.one_pass import OnePassTransform, check_point_shape
+
+__all__ = ["Similarity", "rotation_matrix", "similarity"]
+
+# A rotation that was computed in float32 is orthogonal to about this much.
+ORTHOGONAL = 1e-3
+
+
+def rotation_matrix(versor: Tensor) -> Tensor:
+    """The rotation that a vector of any positive length stands for.
+
+    Two numbers `(a, b)` are the rotation of the plane by the angle of `a + ib`. Four numbers are a quaternion
+    `(w, x, y, z)`, which is divided by its length (Shoemake, Animating rotation with quaternion curves, SIGGRAPH
+    1985, with the division of the homogeneous form). The map is smooth wherever the length is not zero, and a
+    vector of independent standard normals gives a rotation that is uniform over the group.
+
+    Args:
+        versor: shape `(*batch, 2)` or `(*batch, 4)`.
+
+    Returns:
+        Shape `(*batch, 2, 2)` or `(*batch, 3, 3)`.
+
+    Raises:
+        ValueError: if the last dimension is neither 2 nor 4.
+
+    Examples:
+        >>> rotation_matrix(torch.tensor([1.0, 0.0, 0.0, 0.0])).tolist()
+        [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]
+        >>> rotation_matrix(torch.randn(5, 4)).shape
+        torch.Size([5, 3, 3])
+    """
+    if versor.dim() < 1 or versor.shape[-1] not in (2, 4):
+        raise ValueError(
+            "expected 2 numbers for a rotation of the plane or a quaternion of 4 for one of space, got a tensor of "
+            f"shape {tuple(versor.shape)}"
+        )
+    versor = versor / versor.norm(dim=-1, keepdim=True)
+    if versor.shape[-1] == 2:
+        a, b = versor.unbind(-1)
+        rows = [a, -b, b, a]
+    else:
+        w, x, y, z = versor.unbind(-1)
+        rows = [
+            *(1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)),
+            *(2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)),
+            *(2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)),
+        ]
+    dim = 2 if versor.shape[-1] == 2 else 3
+    return torch.stack(rows, -1).unflatten(-1, (dim, dim))
+
+
+class Similarity(OnePassTransform):
+    """A similarity transform `y = scale * R x + translation`: an object's own frame to that of a scan.
+
+    It has no parameters of its own: rotation, translation and scale are given, each with a batch shape, and may
+    carry gradients. So a pose is a latent like any other.
+
+    Args:
+        rotation: orthogonal, shape `(*batch, D, D)`.
+        translation: shape `(*batch, D)`; none by default.
+        scale: positive, shape `(*batch,)` or a number; 1 by default.
+
+    Raises:
+        ValueError: if a shape does not fit, the rotation is not orthogonal or the scale is not positive.
+
+    Examples:
+        >>> import pyro.distributions as dist
+        >>> pose = Similarity(rotation_matrix(torch.randn(5, 4)), translation=torch.tensor([0.0, 0.0, 1.0]), scale=2.0)
+        >>> point = dist.Normal(torch.zeros(3), torch.ones(3)).to_event(1)
+        >>> dist.TransformedDistribution(point, [pose]).batch_shape
+        torch.Size([5])
+    """
+
+    def __init__(
+        self, rotation: Tensor, translation: Tensor | None = None, scale: Tensor | float | None = None
+    ) -> None:
+        super().__init__()
+        if rotation.dim() < 2 or rotation.shape[-1] != rotation.shape[-2]:
+            raise ValueError(f"expected a rotation of shape (*batch, D, D), got {tuple(rotation.shape)}")
+        self.point_dim = rotation.shape[-1]
+        self.rotation = rotation
+        self.translation = rotation.new_zeros(self.point_dim) if translation is None else translation
+        self.scale = torch.as_tensor(1.0 if scale is None else scale, dtype=rotation.dtype, device=rotation.device)
+        check_point_shape(self.translation.shape, self.point_dim)
+        try:
+            self.batch_shape = torch.broadcast_shapes(
+                rotation.shape[:-2], self.translation.shape[:-1], self.scale.shape
+            )
+        except RuntimeError as error:
+            raise ValueError(
+                f"a rotation of shape {tuple(rotation.shape)}, a translation of shape {tuple(self.translation.shape)} "
+                f"and a scale of shape {tuple(self.scale.shape)} do not broadcast: expected (*batch, D, D), "
+                "(*batch, D) and (*batch,)"
+            ) from error
+        # Samplers switch validation off: a step that went too far is then a divergence and not an error.
+        if Distribution._validate_args and not is_traced(rotation):
+            _check_values(rotation.detach(), self.scale.detach())
+
+    def transform_and_log_det(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        scale = self.scale.unsqueeze(-1)
+        y = scale * (self.rotation * x.unsqueeze(-2)).sum(-1) + self.translation
+        return y, self._log_det().expand(y.shape[:-1])
+
+    def inverse_and_log_det(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        centred = (y - self.translation) / self.scale.unsqueeze(-1)
+        x = (self.rotation.mT * centred.unsqueeze(-2)).sum(-1)
+        return x, -self._log_det().expand(x.shape[:-1])
+
+    def forward_shape(self, shape: torch.Size) -> torch.Size:
+        """The shape of the image of points of `shape`: the batch broadcasts with that of the pose."""
+        check_point_shape(shape, self.point_dim)
+        return torch.Size((*torch.broadcast_shapes(shape[:-1], self.batch_shape), self.point_dim))
+
+    inverse_shape = forward_shape
+
+    def _log_det(self) -> Tensor:
+        return self.point_dim * self.scale.log()
+
+    def _dependencies(self) -> list[Tensor]:
+        return [self.rotation, self.translation, self.scale]
+
+    def __repr__(self) -> str:
+        return f"Similarity(point_dim={self.point_dim}, batch_shape={tuple(self.batch_shape)})"
+
+
+def similarity(versor: Tensor, translation: Tensor | None = None, scale: Tensor | float | None = None) -> Similarity:
+    """Make a `Similarity` from the vector that stands for its rotation, see `rotation_matrix`.
+
+    Examples:
+        >>> similarity(torch.tensor([0.0, 1.0]), scale=3.0)(torch.tensor([1.0, 0.0])).tolist()
+        [0.0, 3.0]
+    """
+    return Similarity(rotation_matrix(versor), translation, scale)
+
+
+def _check_values(rotation: Tensor, scale: Tensor) -> None:
+    error = (rotation @ rotation.mT - torch.eye(rotation.shape[-1]).to(rotation)).abs()
+    if not (error <= ORTHOGONAL).all():
+        raise ValueError(
+            f"expected an orthogonal rotation, but R R^T differs from the identity by {error.max().item():.3g}: "
+            "rotation_matrix(versor) makes one from any vector"
+        )
+    if not (scale > 0).all():
+        raise ValueError(f"expected a positive scale, got {scale.min().item():.3g}")

@@ -1,0 +1,180 @@
+"""Priors over poses."""
+
+from __future__ import annotations
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro import poutine
+from pyro.infer import MCMC, NUTS, Trace_ELBO
+from pyro.infer.autoguide import AutoDelta, init_to_value
+
+import pyro_pcflow as pcf
+from pyro_pcflow.models import UniformTurn, sample_pose
+from pyro_pcflow.transforms import rotation_matrix, similarity
+
+SPREAD = torch.tensor([0.2, 0.5, 1.0], dtype=torch.float64)
+THING = dist.Normal(torch.zeros(3).double(), SPREAD).to_event(1)
+
+
+def test_sites_and_their_densities():
+    def model():
+        with pyro.plate("clouds", 5):
+            return sample_pose(
+                "p",
+                around=torch.tensor([2.0, 0.0, 0.0, 0.0]),
+                spread=0.1,
+                translation=dist.Normal(torch.zeros(3), 2.0).to_event(1),
+                scale=dist.LogNormal(0.0, 0.3),
+            )
+
+    trace = poutine.trace(model).get_trace()
+    pose = trace.nodes["_RETURN"]["value"]
+    assert pose.batch_shape == (5,)
+    value = {name: trace.nodes[f"p_{name}"]["value"] for name in ("turn", "rotation", "translation", "scale")}
+    versor = value["turn"] + torch.tensor([1.0, 0.0, 0.0, 0.0])
+    assert torch.equal(value["rotation"], rotation_matrix(versor))
+    assert torch.equal(pose.rotation, value["rotation"])
+    by_hand = (
+        dist.Normal(0.0, torch.tensor([0.1, 0.05, 0.05, 0.05])).log_prob(value["turn"]).sum()
+        + dist.Normal(0.0, 2.0).log_prob(value["translation"]).sum()
+        + dist.LogNormal(0.0, 0.3).log_prob(value["scale"]).sum()
+    )
+    torch.testing.assert_close(trace.log_prob_sum(), by_hand)
+    x = torch.randn(5, 3)
+    expected = value["scale"].unsqueeze(-1) * (value["rotation"] @ x.unsqueeze(-1)).squeeze(-1) + value["translation"]
+    torch.testing.assert_close(pose(x), expected)
+
+
+def test_sites_are_there_only_with_a_prior():
+    trace = poutine.trace(lambda: sample_pose(around=torch.tensor([0.0, 1.0]))).get_trace()
+    assert [name for name in trace.nodes if name.startswith("pose")] == ["pose_turn", "pose_rotation"]
+    assert trace.nodes["_RETURN"]["value"].point_dim == 2
+
+
+@pytest.mark.parametrize("size", [2, 4])
+def test_uniform_turns(size):
+    """Normalised, by E[q / p] = 1 under a normal; all directions alike; in a plate."""
+    around = torch.nn.functional.normalize(torch.randn(size), dim=0)
+    prior = UniformTurn(around)
+    versors = prior.sample((100_000,)) + around
+    assert (versors.norm(dim=-1).log().std() / 0.1 - 1).abs() < 0.02
+    assert (versors.mean(0).abs() < 4 * size**-0.5 / 100_000**0.5 * 1.02).all()
+    other = dist.Normal(-around, 0.55).to_event(1)
+    draws = other.sample((1_000_000,))
+    ratio = (prior.log_prob(draws) - other.log_prob(draws)).exp()
+    assert (ratio.mean() - 1).abs() < 4 * ratio.std() / 1000
+    with pyro.plate("clouds", 5):
+        assert pyro.sample("q", prior).shape == (5, size)
+
+
+@pytest.mark.parametrize("size", [2, 4])
+@pytest.mark.parametrize("spread", [0.02, 0.1])
+def test_spread_of_rotations_near_one(size, spread):
+    """The rotation that is left after the mean one is undone has angles of the given standard deviation."""
+    around = torch.randn(size).double()
+
+    def poses():
+        with pyro.plate("draws", 100_000):
+            return sample_pose(around=3 * around, spread=spread)
+
+    left = rotation_matrix(around).mT @ poses().rotation
+    axes = [(1, 0)] if size == 2 else [(1, 0), (2, 0), (2, 1)]
+    for i, j in axes:
+        assert (left[:, i, j].std() / spread - 1).abs() < 0.02
+        assert left[:, i, j].mean().abs() < 4 * spread / 100_000**0.5
+
+
+@pytest.mark.parametrize("spread", [0.2, None])
+def test_guides_start_at_the_rotation_to_start_from(spread):
+    """Pyro's guides begin at zero, which must be a rotation with finite gradients."""
+    around = torch.randn(4)
+
+    def model():
+        pose = sample_pose(around=around, spread=spread)
+        pyro.sample("x", dist.Normal(pose.rotation, 1.0).to_event(2), obs=torch.zeros(3, 3))
+
+    guide = AutoDelta(model)
+    loss = Trace_ELBO().differentiable_loss(model, guide)
+    torch.testing.assert_close(guide.median()["pose_turn"], torch.zeros(4))
+    gradients = torch.autograd.grad(loss, list(guide.parameters()))
+    assert all(gradient.isfinite().all() for gradient in gradients)
+
+
+def model(scan):
+    pose = sample_pose(
+        around=torch.tensor([1.0, 0.0, 0.0, 0.0]).double(),
+        translation=dist.Normal(torch.zeros(3).double(), 1.0).to_event(1),
+        scale=dist.LogNormal(torch.zeros(()).double(), 0.3),
+    )
+    pyro.sample("scan", pcf.PointCloud(dist.TransformedDistribution(THING, [pose]), num_points=len(scan)), obs=scan)
+
+
+@pytest.mark.slow
+def test_posterior_of_a_pose_against_importance_sampling():
+    """NUTS over rotation, translation and scale, against self-normalised importance sampling.
+
+    The thing is a Gaussian of three different widths, so that half turns about its axes are rotations with the same
+    density: the squares of the entries of the rotation do not tell them apart.
+    """
+    pyro.set_rng_seed(0)
+    truth = similarity(
+        torch.tensor([0.8, 0.3, -0.4, 0.2]).double(),
+        torch.tensor([0.3, -0.2, 0.1]).double(),
+        torch.tensor(1.2).double(),
+    )
+    scan = truth(THING.sample((60,)))
+    start = {
+        "pose_turn": torch.tensor([-0.2, 0.3, -0.4, 0.2]).double(),
+        "pose_translation": torch.zeros(3).double(),
+        "pose_scale": torch.tensor(1.0).double(),
+    }
+    kernel = NUTS(model, init_strategy=init_to_value(values=start))
+    chain = MCMC(kernel, num_samples=800, warmup_steps=200, disable_progbar=True)
+    chain.run(scan)
+    draws = chain.get_samples()
+    versor = draws["pose_turn"] + torch.tensor([1.0, 0.0, 0.0, 0.0]).double()
+
+    def quantities(versor, translation, scale):
+        return torch.cat([rotation_matrix(versor).square().flatten(-2), translation, scale.unsqueeze(-1)], -1)
+
+    got = quantities(versor, draws["pose_translation"], draws["pose_scale"])
+
+    # The proposal is a wide Student fitted to the chain; the weights alone decide what comes out.
+    flat = torch.cat([versor, draws["pose_translation"], draws["pose_scale"].log().unsqueeze(-1)], -1)
+    half = torch.linalg.cholesky(1.5 * flat.T.cov() + 1e-9 * torch.eye(8).double())
+    proposal = dist.MultivariateStudentT(torch.tensor(5.0).double(), flat.mean(0), half)
+    tries = proposal.sample((200_000,))
+    versor, translation, log_scale = tries.split([4, 3, 1], -1)
+    log_scale = log_scale.squeeze(-1)
+    log_joint = (
+        dist.LogNormal(0.0, 0.1).log_prob(versor.norm(dim=-1))
+        - 3 * versor.norm(dim=-1).log()
+        + dist.Normal(0.0, 1.0).log_prob(translation).sum(-1)
+        + dist.Normal(0.0, 0.3).log_prob(log_scale)
+    )
+    centred = (scan - translation.unsqueeze(-2)) @ rotation_matrix(versor) / log_scale.exp()[:, None, None]
+    log_joint += dist.Normal(0.0, SPREAD).log_prob(centred).sum((-1, -2)) - 60 * 3 * log_scale
+    weights = (log_joint - proposal.log_prob(tries)).softmax(0)
+    effective = 1 / weights.square().sum()
+    assert effective > 2000
+    expected_values = quantities(versor, translation, log_scale.exp())
+    expected = (weights.unsqueeze(-1) * expected_values).sum(0)
+    deviation = (weights.unsqueeze(-1) * (expected_values - expected).square()).sum(0).sqrt()
+    size = torch.stack([pyro.ops.stats.effective_sample_size(q.unsqueeze(0)) for q in got.T])
+    error = deviation * (1 / size + 1 / effective).sqrt()
+    assert ((got.mean(0) - expected).abs() < 4 * error).all()
+    assert (size > 100).all()
+    assert (got.std(0) / deviation - 1).abs().max() < 0.2
+
+
+def test_wrong_priors():
+    with pytest.raises(ValueError, match="versor of 2 numbers"):
+        sample_pose(around=torch.ones(3))
+    with pytest.raises(ValueError, match="translations of event shape"):
+        sample_pose(translation=dist.Normal(torch.zeros(3), 1.0))
+    with pytest.raises(ValueError, match="one scale"):
+        sample_pose(scale=dist.LogNormal(torch.zeros(3), 1.0).to_event(1))
+    with pytest.raises(ValueError, match="positive spread"):
+        sample_pose(spread=0.0)
