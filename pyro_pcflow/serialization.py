@@ -20,7 +20,10 @@ __all__ = ["atomic_file", "can_save", "load", "plain", "save"]
 FORMAT = "pyro-pcflow"
 VERSION = 1
 # A file names its class; nothing but these names is ever looked up.
-CLASSES = {"PointCloudFlow": "pyro_pcflow.distributions"}
+CLASSES = {
+    "MixtureOfFlows": "pyro_pcflow.distributions",
+    "PointCloudFlow": "pyro_pcflow.distributions",
+}
 
 
 def save(module: nn.Module, path: str | os.PathLike[str]) -> None:

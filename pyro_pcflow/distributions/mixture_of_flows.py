@@ -1,0 +1,134 @@
+"""Several flows as one density, with parts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from scipy.cluster.vq import kmeans2
+from torch import Tensor, nn
+
+from pyro_pcflow.distributions.mixture import PointMixture
+from pyro_pcflow.distributions.point_cloud import PointCloud
+from pyro_pcflow.distributions.point_cloud_flow import PointCloudFlow
+
+__all__ = ["MixtureOfFlows"]
+
+# Enough points to find regions by, clustered in a blink.
+CLUSTERED = 10_000
+
+
+class MixtureOfFlows(nn.Module):
+    """`K` flows over points whose weights come from the context: shapes of several pieces, and unsupervised parts.
+
+    Source: Postels et al., Go with the flows: mixtures of normalizing flows for point cloud generation and
+    reconstruction, 3DV 2021. Each flow has the same context; the density of a point is the exact log-sum-exp over the
+    flows, weighted by a softmax of a linear map of the context, or by free weights where there is none.
+
+    Args:
+        num_flows: number of flows `K`, at least 1.
+        point_dim: number of coordinates `D` of a point, at least 2.
+        context_dim: size `C` of a context, 0 for none.
+        **flow_options: any other option of `PointCloudFlow`, the same for every flow.
+
+    Raises:
+        ValueError: if a size or a name is out of range.
+
+    Examples:
+        >>> flows = MixtureOfFlows(4, point_dim=3, context_dim=8, num_couplings=4, hidden_dims=[16])
+        >>> context, clouds = torch.randn(5, 8), torch.randn(5, 100, 3)
+        >>> flows.cloud(context, num_points=100).log_prob(clouds).shape
+        torch.Size([5])
+        >>> flows.condition(context.unsqueeze(-2)).responsibilities(clouds).shape
+        torch.Size([5, 100, 4])
+    """
+
+    def __init__(self, num_flows: int, point_dim: int = 3, context_dim: int = 0, **flow_options: Any) -> None:
+        super().__init__()
+        if num_flows < 1:
+            raise ValueError(f"num_flows must be at least 1, got {num_flows}")
+        self.num_flows = num_flows
+        self.point_dim = point_dim
+        self.context_dim = context_dim
+        members = [PointCloudFlow(point_dim, context_dim, **flow_options) for _ in range(num_flows)]
+        self.config = {**members[0].config, "num_flows": num_flows}
+        self.flows = nn.ModuleList(members)
+        self.weight_logits = nn.Parameter(torch.zeros(num_flows))
+        self.weight_network = nn.Linear(context_dim, num_flows, bias=False) if context_dim else None
+        if self.weight_network is not None:
+            nn.init.zeros_(self.weight_network.weight)
+
+    @property
+    def normalized(self) -> bool:
+        """Whether `normalize` has set the units."""
+        return all(flow.normalized for flow in self._members())
+
+    def normalize(self, points: Tensor) -> None:
+        """Set the units of every flow to those of a region of its own, found by k-means.
+
+        Flows that start alike would all learn the whole shape; from regions of their own they become parts. A region
+        of a single place, such as a stray point, has no scale: its flow takes the units of all points. No random number
+        of the caller is used.
+
+        Args:
+            points: shape `(*batch, D)`, in the data's units, training points only.
+
+        Raises:
+            ValueError: if the points are not finite, or too few for `K` regions.
+        """
+        regions = _regions(points.detach().reshape(-1, self.point_dim), self.num_flows)
+        for flow, region in zip(self._members(), regions, strict=True):
+            flow.normalize(region)
+
+    def condition(self, context: Tensor | None = None) -> PointMixture:
+        """Return the density of a point, given a context.
+
+        Args:
+            context: shape `(*batch, C)`; left out for flows without context.
+
+        Returns:
+            A distribution with `batch_shape (*batch,)` and `event_shape (D,)`, and with `responsibilities`.
+        """
+        members = [flow.condition(context) for flow in self._members()]
+        return PointMixture(self._logits(context), members)
+
+    def cloud(
+        self, context: Tensor | None = None, *, num_points: int | None = None, mask: Tensor | None = None
+    ) -> PointCloud:
+        """Return the density of a cloud, given a context; arguments as for `PointCloudFlow.cloud`."""
+        return PointCloud(self.condition(context), num_points, mask)
+
+    def log_prob(self, points: Tensor, context: Tensor | None = None) -> Tensor:
+        """The log-density of points in nats, shape `(*batch,)`; arguments as for `PointCloudFlow.log_prob`."""
+        return self.condition(context).log_prob(points)
+
+    def _members(self) -> Sequence[PointCloudFlow]:
+        return list(self.flows)  # type: ignore[arg-type]
+
+    def _logits(self, context: Tensor | None) -> Tensor:
+        if self.weight_network is None or context is None:
+            return self.weight_logits
+        return self.weight_logits + self.weight_network(context)
+
+    def extra_repr(self) -> str:
+        parameters = sum(parameter.numel() for parameter in self.parameters())
+        return f"{self.num_flows} flows, context_dim={self.context_dim}, {parameters:,} parameters"
+
+
+def _regions(points: Tensor, count: int) -> list[Tensor]:
+    if len(points) < 2 * count or not points.isfinite().all():
+        raise ValueError(f"cannot find {count} regions in {len(points)} points: expected finite ones, two for each")
+    some = points[:: max(1, len(points) // CLUSTERED)].cpu().double()
+    generator = torch.Generator().manual_seed(0)
+    centres = some[torch.randint(len(some), (1,), generator=generator)]
+    # k-means++: Arthur and Vassilvitskii, The advantages of careful seeding, SODA 2007.
+    for _ in range(count - 1):
+        distance = torch.cdist(some, centres).amin(-1).square()
+        if not distance.sum() > 0:
+            raise ValueError(f"cannot find {count} regions in points that lie at {len(centres)} places")
+        centres = torch.cat([centres, some[torch.multinomial(distance, 1, generator=generator)]])
+    _, labels = kmeans2(some.numpy(), centres.numpy(), minit="matrix", iter=20)
+    regions = [some[torch.as_tensor(labels) == label] for label in range(count)]
+    # A stray point may end as a region of its own, which has no scale.
+    return [region if len(region.unique(dim=0)) > 1 else some for region in regions]
