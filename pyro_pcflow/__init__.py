@@ -9,20 +9,24 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pyro_pcflow import data, distributions, nn, plotting, testing, training, transforms
-    from pyro_pcflow.distributions import PointCloud, PointCloudFlow
+    from pyro_pcflow import data, distributions, models, nn, plotting, testing, training, transforms
+    from pyro_pcflow.distributions import MixtureOfFlows, PointCloud, PointCloudFlow
+    from pyro_pcflow.models import complete
     from pyro_pcflow.serialization import load, save
     from pyro_pcflow.training import fit
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "MixtureOfFlows",
     "PointCloud",
     "PointCloudFlow",
+    "complete",
     "data",
     "distributions",
     "fit",
     "load",
+    "models",
     "nn",
     "plotting",
     "save",
@@ -32,8 +36,10 @@ __all__ = [
 ]
 
 _HOMES = {
+    "MixtureOfFlows": "distributions",
     "PointCloud": "distributions",
     "PointCloudFlow": "distributions",
+    "complete": "models",
     "fit": "training",
     "load": "serialization",
     "save": "serialization",

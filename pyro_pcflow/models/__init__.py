@@ -1,0 +1,17 @@
+"""Pieces of Bayesian models: priors over poses and weights, clouds of random size, completion of partial clouds."""
+
+from pyro_pcflow.models.bayesian import BayesianWeights, scaled_normal, with_weights
+from pyro_pcflow.models.completion import Completion, complete
+from pyro_pcflow.models.pose import UniformTurn, sample_pose
+from pyro_pcflow.models.random_size import sample_process
+
+__all__ = [
+    "BayesianWeights",
+    "Completion",
+    "UniformTurn",
+    "complete",
+    "sample_pose",
+    "sample_process",
+    "scaled_normal",
+    "with_weights",
+]
