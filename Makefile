@@ -8,12 +8,12 @@ STAMP := $(VENV)/.installed
 
 help:
 	@echo "make demo   set up, train a flow on a cow, film it (runs/demo/)"
-	@echo "make test   set up, run every test"
+	@echo "make test   set up, run every test, on all cores"
 	@echo "make quick  the tests without the slow ones"
 	@echo "make lint   ruff and mypy"
 	@echo "make docs   build the site into site/"
 	@echo "make dist   build wheel and sdist into dist/"
-	@echo "make bench  rerun the tables of the documentation (hours)"
+	@echo "make bench  rerun the tables of the documentation (hours); MESHES=folder CLOUDS=body.npz"
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -24,10 +24,10 @@ demo: $(STAMP)
 	$(BIN)/python -m benchmarks.demo --out runs/demo
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
 quick: $(STAMP)
-	$(BIN)/python -m pytest -m 'not slow'
+	$(BIN)/python -m pytest -n auto --dist worksteal -m 'not slow'
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -45,8 +45,11 @@ dist: $(STAMP)
 	$(BIN)/python -m build --outdir dist .
 
 bench: $(STAMP)
-	$(BIN)/python -m benchmarks.conditioning
-	$(BIN)/python -m benchmarks.density
+	@test -n "$(MESHES)" && test -n "$(CLOUDS)" || { echo "say which: make bench MESHES=folder CLOUDS=body.npz"; exit 2; }
+	$(BIN)/python -m benchmarks.conditioning $(CLOUDS)
+	$(BIN)/python -m benchmarks.density $(MESHES)
+	$(BIN)/python -m benchmarks.calibration
+	$(BIN)/python -m benchmarks.robust $(MESHES)
 
 clean:
 	rm -rf build dist site .pytest_cache .mypy_cache .ruff_cache

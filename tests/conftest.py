@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # The workers share the cores; threads that wait for each other would take longer than one.
+    torch.set_num_threads(1)
 
 
 def pytest_addoption(parser):
