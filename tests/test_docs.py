@@ -1,4 +1,4 @@
-"""Code in the README and on the first page runs as it stands."""
+"""Code in the README and on pages of the documentation runs as it stands, from top to bottom."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ def blocks(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "count"), [("README.md", 2), ("docs/index.md", 1)])
+@pytest.mark.parametrize(("name", "count"), [("README.md", 2), ("docs/index.md", 1), ("docs/inference.md", 2)])
 def test_code_blocks_run(name, count, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     found = blocks(name)
     assert len(found) == count
+    names = {}
     for block in found:
         # The same training, shorter.
-        exec(compile(block.replace("max_seconds=20", "max_steps=5"), name, "exec"), {})
+        exec(compile(block.replace("max_seconds=20", "max_steps=5"), name, "exec"), names)
 
 
 @pytest.mark.parametrize("path", [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))], ids=lambda p: p.name)
