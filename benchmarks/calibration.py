@@ -218,7 +218,7 @@ def draw(results: list[Calibration], path: Path) -> None:
 def main() -> None:
     """Run both studies, print their table and draw the figure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--clouds", type=int, default=1000, help="simulated clouds in each study")
+    parser.add_argument("--clouds", type=int, default=400, help="simulated clouds in each study")
     parser.add_argument("--draws", type=int, default=500, help="draws of the chain")
     parser.add_argument("--warmup", type=int, default=300, help="steps that adapt the chain")
     parser.add_argument("--seed", type=int, default=0)

@@ -51,6 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_train(commands)
     _add_sample(commands)
     _add_score(commands)
+    _add_convert(commands)
     return parser
 
 
@@ -114,6 +115,20 @@ def _add_score(commands: argparse._SubParsersAction) -> None:
     score.add_argument("--seed", type=int, default=0)
     score.add_argument("--device", default="auto")
     score.set_defaults(command=_score)
+
+
+def _add_convert(commands: argparse._SubParsersAction) -> None:
+    convert = commands.add_parser(
+        "convert",
+        help="gather clouds in one file that need not fit in memory",
+        description="Write clouds of one size to a new npy file, one by one, so that they need not fit in memory; "
+        "pcf.data.MappedClouds opens it without reading it whole.",
+    )
+    convert.add_argument("data", help="a mesh, a cloud file or a folder of them")
+    convert.add_argument("--out", type=Path, required=True, help="new file: .npy")
+    convert.add_argument("--num-points", type=int, required=True, help="points taken from each cloud")
+    convert.add_argument("--seed", type=int, default=0)
+    convert.set_defaults(command=_convert)
 
 
 def _train(arguments: argparse.Namespace) -> None:
@@ -182,6 +197,14 @@ def _score(arguments: argparse.Namespace) -> None:
     save_figure(figure, picture)
     print(f"{scores.mean().item():.3f} nats per point over {len(clouds)} clouds of {clouds.shape[1]} points")
     print(f"{arguments.out}, {by_cloud}, {picture}")
+
+
+def _convert(arguments: argparse.Namespace) -> None:
+    from pyro_pcflow.data import MappedClouds, convert_clouds
+
+    path = convert_clouds(arguments.data, arguments.out, arguments.num_points, seed=arguments.seed)
+    num_clouds, num_points, dim = MappedClouds(path).shape
+    print(f"{path}: {num_clouds} clouds of {num_points} points in {dim} dimensions")
 
 
 def _log_densities(flow: PointCloudFlow, clouds: Tensor) -> Tensor:

@@ -35,7 +35,7 @@ def test_help_answers_before_torch_is_loaded():
     assert "--max-seconds" in text
     assert time.perf_counter() - start < 10  # a second when the machine is quiet; torch alone takes several
     text = subprocess.run([sys.executable, "-m", "pyro_pcflow", "--help"], check=True, capture_output=True, text=True)
-    assert all(command in text.stdout for command in ("train", "sample", "score"))
+    assert all(command in text.stdout for command in ("train", "sample", "score", "convert"))
 
 
 def test_run_folder(run):
@@ -84,6 +84,22 @@ def test_score(run, tmp_path):
         assert picture.width > 300
 
 
+def test_convert(tmp_path, capsys):
+    (tmp_path / "data").mkdir()
+    pcf.data.save_clouds(torch.randn(3, 60, 3), tmp_path / "data" / "three.npz")
+    (tmp_path / "data" / "cow.obj").write_bytes(pcf.data.example_path("spot").read_bytes())
+    out = tmp_path / "new" / "all.npy"
+    command = ["convert", str(tmp_path / "data"), "--out", str(out), "--num-points", "50", "--seed", "4"]
+    assert main(command) == 0
+    assert capsys.readouterr().out == f"{out}: 4 clouds of 50 points in 3 dimensions\n"
+    expected = pcf.data.load_clouds(tmp_path / "data", 50, seed=4)
+    assert torch.equal(pcf.data.MappedClouds(out).read(torch.arange(4)), expected)
+    written = out.read_bytes()
+    command[-1] = "5"
+    assert main(command) == 2
+    assert out.read_bytes() == written
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -94,6 +110,9 @@ def test_score(run, tmp_path):
         (["sample", "{run}", "--out", "{tmp}/a.jpg"], ".npz"),
         (["sample", "{run}", "--num-clouds", "2", "--out", "{tmp}/a.xyz"], "one cloud"),
         (["score", "{run}", "{tmp}/none.ply", "--out", "{tmp}/a.csv"], "none.ply"),
+        (["convert", "{tmp}/none.ply", "--out", "{tmp}/a.npy", "--num-points", "9"], "none.ply"),
+        (["convert", "{tmp}", "--out", "{tmp}/a.npz", "--num-points", "9"], ".npy"),
+        (["convert", "{tmp}", "--out", "{run}/model.npy", "--num-points", "0"], "num_points"),
     ],
 )
 def test_errors_are_one_line(arguments, words, run, tmp_path, capsys):

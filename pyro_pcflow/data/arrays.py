@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import io
 import zipfile
+from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 
@@ -65,7 +66,7 @@ def read_npy(path: Path) -> Stack:
         ValueError: not an npy file, pickled objects, a truncated file, or another shape.
     """
     with path.open("rb") as stream:
-        _check_npy(stream, path.stat().st_size)
+        read_npy_header(stream, path.stat().st_size)
     return as_stack(np.load(path, mmap_mode="r", allow_pickle=False))
 
 
@@ -105,7 +106,7 @@ def _read_member(archive: zipfile.ZipFile, name: str, limit: int) -> np.ndarray:
     if info.file_size > limit:
         raise ValueError(f"`{name}` would unpack to {info.file_size} bytes from a far smaller file")
     with archive.open(info) as stream:
-        _check_npy(stream, info.file_size)
+        read_npy_header(stream, info.file_size)
     with archive.open(info) as stream:
         # `read` also compares the checksum, which a reader of the array alone never reaches.
         return np.load(io.BytesIO(stream.read()), allow_pickle=False)
@@ -116,12 +117,41 @@ def _enumerate(words: list[str] | np.ndarray) -> str:
     return (", ".join(unique[:8]) + (", ..." if len(unique) > 8 else "")) or "nothing"
 
 
-def _check_npy(stream: IO[bytes], size: int) -> None:
+@dataclass(frozen=True)
+class NpyHeader:
+    """What a npy file says of itself, and the `offset` in bytes at which its numbers start."""
+
+    shape: tuple[int, ...]
+    fortran_order: bool
+    dtype: np.dtype[Any]
+    offset: int
+
+
+def read_npy_header(stream: IO[bytes], size: int) -> NpyHeader:
+    """Read the header of a npy file, and compare what it promises with the bytes that follow.
+
+    Args:
+        stream: the file, at its start; afterwards at its numbers.
+        size: length of the file in bytes.
+
+    Returns:
+        The header.
+
+    Raises:
+        ValueError: not an npy file, pickled objects, or a truncated file. Damaged headers raise others too.
+
+    Examples:
+        >>> stream = io.BytesIO()
+        >>> np.save(stream, np.zeros((5, 2)))
+        >>> size = stream.tell()
+        >>> read_npy_header(stream, stream.seek(0) + size).shape
+        (5, 2)
+    """
     version = np.lib.format.read_magic(stream)
     if version == (1, 0):
-        shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
+        shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(stream)
     elif version == (2, 0):
-        shape, _, dtype = np.lib.format.read_array_header_2_0(stream)
+        shape, fortran_order, dtype = np.lib.format.read_array_header_2_0(stream)
     else:
         raise ValueError(f"npy format {version}, which only arrays with named fields use")
     if dtype.hasobject:
@@ -131,6 +161,7 @@ def _check_npy(stream: IO[bytes], size: int) -> None:
     promised, there = prod(shape) * dtype.itemsize, size - stream.tell()
     if promised != there:
         raise ValueError(f"header promises {promised} bytes of data, the file has {there}")
+    return NpyHeader(shape, fortran_order, dtype, stream.tell())
 
 
 def as_stack(array: np.ndarray) -> Stack:

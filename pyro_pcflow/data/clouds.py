@@ -2,23 +2,13 @@
 
 from __future__ import annotations
 
-import operator
 import os
-import warnings
-from collections.abc import Iterable
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from .errors import cloud_error
-from .formats import as_points, read_file
-from .listing import SPLITS, Entry, list_entries
-from .sampling import Stack, Surface, choose_points, derive_seed, sample_surface
-
-# PointFlow's layout: of each shape's 15000 points, the first 10000 are for training.
-_PC15K_POINTS, _PC15K_TRAIN = 15000, 10000
+from .reading import iterate_clouds
 
 
 def load_clouds(
@@ -60,90 +50,30 @@ def load_clouds(
         >>> load_clouds(example_path("spot"), num_points=100).shape
         torch.Size([1, 100, 3])
     """
-    if num_points is not None and operator.index(num_points) < 1:
-        raise ValueError(f"num_points must be at least 1 or None, got {num_points}")
-    entries = list_entries(Path(path).expanduser(), split)
-    batch = _Batch(num_points, seed)
-    for index, entry in enumerate(_with_progress(entries, progress)):
-        batch.add(entry, _read(entry, split), remaining=len(entries) - index - 1)
-    if batch.num_short:
-        more = f" (and {batch.num_short - 1} clouds more)" if batch.num_short > 1 else ""
-        warnings.warn(batch.first_short + more, UserWarning, stacklevel=2)
+    batch = _Batch()
+    for cloud, remaining in iterate_clouds(path, num_points, seed, split=split, progress=progress):
+        batch.add(cloud, remaining)
     return batch.finish()
-
-
-def _with_progress(entries: list[Entry], progress: bool | None) -> Iterable[Entry]:
-    if progress is False or (progress is None and len(entries) == 1):
-        return entries
-    from tqdm import tqdm
-
-    # tqdm's own None means: only on a terminal.
-    disable, delay = (None, 1) if progress is None else (False, 0)
-    return tqdm(entries, desc="clouds", unit="file", disable=disable, delay=delay)
-
-
-def _read(entry: Entry, split: str | None) -> Surface | Stack:
-    kind = entry.path.suffix.lower()
-    source = read_file(entry.path, split, entry.split)
-    if split is None or kind == ".npz":
-        return source
-    if kind == ".npy" and isinstance(source, Stack) and source.points.shape[1] == _PC15K_POINTS:
-        part = slice(None, _PC15K_TRAIN) if split == "train" else slice(_PC15K_TRAIN, None)
-        return Stack(source.points[:, part])
-    if entry.split != split:
-        found = f"belongs to no split, and split={split!r} was asked for"
-        raise cloud_error(entry.path, found, f"expected it below a folder {', '.join(SPLITS)}")
-    return source
 
 
 class _Batch:
     """Clouds of one shape, gathered in one array that grows only when a file holds several."""
 
-    def __init__(self, num_points: int | None, seed: int) -> None:
-        self.num_points = num_points
-        self.seed = seed
-        self.num_short = 0
-        self.first_short = ""
-        self._first: Entry | None = None
+    def __init__(self) -> None:
         self._count = 0
         self._clouds = np.empty((0, 0, 0), dtype=np.float32)
 
-    def add(self, entry: Entry, source: Surface | Stack, remaining: int) -> None:
-        """Draw the clouds of one file, with `remaining` files to come."""
-        num_clouds = 1 if isinstance(source, Surface) else len(source.points)
-        for index in range(num_clouds):
-            cloud = self._draw(entry, source, index)
-            self._reserve(entry, cloud.shape, num_clouds - index + remaining)
-            self._clouds[self._count] = cloud
-            self._count += 1
-
-    def _draw(self, entry: Entry, source: Surface | Stack, index: int) -> np.ndarray:
-        seed = derive_seed(self.seed, entry.name, index)
-        if isinstance(source, Surface):
-            if self.num_points is None:
-                raise cloud_error(entry.path, "a mesh, which has any number of points", "give num_points")
-            return as_points(entry.path, sample_surface(source, self.num_points, seed))
-        points = as_points(entry.path, source.points[index])
-        if self.num_points is None:
-            return points
-        if len(points) < self.num_points:
-            self.num_short += 1
-            note = f"{entry.path}: {len(points)} points, {self.num_points} asked: points repeat"
-            self.first_short = self.first_short or note
-        return choose_points(points, self.num_points, seed)
-
-    def _reserve(self, entry: Entry, shape: tuple[int, ...], needed: int) -> None:
-        if self._first is None:
-            self._first = entry
-            self._clouds = np.empty((needed, *shape), dtype=np.float32)
-        if shape != self._clouds.shape[1:]:
-            found = f"clouds of {shape[0]} points in {shape[1]} dimensions"
-            first = "{} points in {} dimensions as in {}".format(*self._clouds.shape[1:], self._first.path)
-            raise cloud_error(entry.path, found, f"expected {first}, one shape in a folder")
-        if self._count + needed > len(self._clouds):
+    def add(self, cloud: np.ndarray, remaining: int) -> None:
+        """Keep one cloud, with at least `remaining` to come."""
+        if self._count == 0:
+            self._clouds = np.empty((1 + remaining, *cloud.shape), dtype=np.float32)
+        needed = self._count + 1 + remaining
+        if needed > len(self._clouds):
             # Doubling keeps a folder of stacks linear; numpy grows the block in place if it can.
-            capacity = max(self._count + needed, 2 * len(self._clouds))
-            self._clouds.resize((capacity, *shape), refcheck=False)
+            capacity = max(needed, 2 * len(self._clouds))
+            self._clouds.resize((capacity, *cloud.shape), refcheck=False)
+        self._clouds[self._count] = cloud
+        self._count += 1
 
     def finish(self) -> Tensor:
         """Hand over what was gathered, without a copy."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import stat
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from .arrays import read_npy, read_npz, read_text
-from .errors import cloud_error
+from .errors import check_regular, cloud_error, phrase
 from .meshes import read_mesh
 from .sampling import Stack, Surface, has_area
 
@@ -61,25 +60,15 @@ def read_file(path: Path, split: str | None = None, folder_split: str | None = N
             warnings.simplefilter("ignore")
             # Older numpy stops at the first word that is no number, warns, and returns what it has.
             warnings.filterwarnings("error", message="string or file could not be read")
-            if not stat.S_ISREG(path.stat().st_mode):
-                # Opening a pipe would wait for a writer.
-                raise ValueError("neither a file nor a folder")
+            check_regular(path)
             source = read_npz(path, split, folder_split) if kind == ".npz" else _READERS[kind](path)
     except Exception as error:  # parsers of damaged files raise anything
-        raise cloud_error(path, f"can't be read ({_phrase(error)})", _EXPECTED[kind]) from error
+        raise cloud_error(path, f"can't be read ({phrase(error)})", _EXPECTED[kind]) from error
     if isinstance(source, Surface):
         as_points(path, source.vertices)
         if not has_area(source):
             raise cloud_error(path, "its faces have no area", "expected a surface to draw points from")
     return source
-
-
-def _phrase(error: Exception) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    text = " ".join(str(error).split())[:200]
-    # A bare "KeyError: 7" says little, but our own sentences need no type in front.
-    return text if type(error) is ValueError and text else f"{type(error).__name__}: {text}"
 
 
 def as_points(path: Path, points: np.ndarray) -> np.ndarray:
