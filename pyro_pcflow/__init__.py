@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pyro_pcflow import data, distributions, models, nn, plotting, testing, training, transforms
     from pyro_pcflow.distributions import MixtureOfFlows, PointCloud, PointCloudFlow
-    from pyro_pcflow.models import complete
+    from pyro_pcflow.models import PointCloudVAE, complete
     from pyro_pcflow.serialization import load, save
     from pyro_pcflow.training import fit
 
@@ -21,6 +21,7 @@ __all__ = [
     "MixtureOfFlows",
     "PointCloud",
     "PointCloudFlow",
+    "PointCloudVAE",
     "complete",
     "data",
     "distributions",
@@ -39,6 +40,7 @@ _HOMES = {
     "MixtureOfFlows": "distributions",
     "PointCloud": "distributions",
     "PointCloudFlow": "distributions",
+    "PointCloudVAE": "models",
     "complete": "models",
     "fit": "training",
     "load": "serialization",

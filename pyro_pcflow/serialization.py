@@ -21,8 +21,10 @@ FORMAT = "pyro-pcflow"
 VERSION = 1
 # A file names its class; nothing but these names is ever looked up.
 CLASSES = {
+    "AutoDecoder": "pyro_pcflow.models",
     "MixtureOfFlows": "pyro_pcflow.distributions",
     "PointCloudFlow": "pyro_pcflow.distributions",
+    "PointCloudVAE": "pyro_pcflow.models",
 }
 
 

@@ -1,15 +1,21 @@
 """Pieces of Bayesian models: priors over poses and weights, clouds of random size, completion of partial clouds."""
 
+from pyro_pcflow.models.auto_decoder import AutoDecoder
 from pyro_pcflow.models.bayesian import BayesianWeights, scaled_normal, with_weights
 from pyro_pcflow.models.completion import Completion, complete
+from pyro_pcflow.models.latent_prior import latent_flow
 from pyro_pcflow.models.pose import UniformTurn, sample_pose
 from pyro_pcflow.models.random_size import sample_process
+from pyro_pcflow.models.vae import PointCloudVAE
 
 __all__ = [
+    "AutoDecoder",
     "BayesianWeights",
     "Completion",
+    "PointCloudVAE",
     "UniformTurn",
     "complete",
+    "latent_flow",
     "sample_pose",
     "sample_process",
     "scaled_normal",

@@ -5,24 +5,26 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from numbers import Real
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from pyro_pcflow.distributions import PointCloudFlow
 from pyro_pcflow.training.loop import Loop
-from pyro_pcflow.training.objective import objective_of
-from pyro_pcflow.training.pictures import write_pictures
-from pyro_pcflow.training.points import Batches, Split, as_points, fingerprint, split_points
+from pyro_pcflow.training.objective import check_module, is_cloud_model
+from pyro_pcflow.training.preparation import prepare_clouds, prepare_points
+from pyro_pcflow.training.processes import start_processes
 from pyro_pcflow.training.run_folder import RunFolder, versions
 from pyro_pcflow.training.seeding import seeded
 from pyro_pcflow.training.settings import Settings, as_device
 
 __all__ = ["FitResult", "fit"]
+
+POINTS_PER_STEP = 2048
+CLOUDS_PER_STEP = 32
 
 
 @dataclass(frozen=True, repr=False)
@@ -32,11 +34,14 @@ class FitResult:
     Attributes:
         steps: optimiser steps, those before a resumption included.
         seconds: wall time of the training, evaluations and earlier parts of a resumed run included.
-        nats_per_point: mean log-density of the held-out points under the averaged weights, in the data's units;
-            higher is better. None without held-out points.
+        nats_per_point: what the averaged weights make of the held-out data, in the data's units; higher is better.
+            For a density its mean log-density, for a model of clouds its evidence lower bound per point. None
+            without held-out data.
         history: what was logged, the lines of `metrics.jsonl`.
         out: the run folder, or None.
         device: where the training ran.
+        scores: everything that was evaluated last, by name; for a model of clouds also `nats_per_cloud`, the bound,
+            and its parts, `log_likelihood` and `kl`.
     """
 
     steps: int
@@ -45,6 +50,7 @@ class FitResult:
     history: list[dict[str, Any]]
     out: Path | None
     device: str
+    scores: dict[str, float] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         score = "" if self.nats_per_point is None else f": {self.nats_per_point:.3f} nats per held-out point"
@@ -58,12 +64,14 @@ def fit(
     *,
     max_steps: int | None = None,
     max_seconds: float | None = None,
-    batch_size: int = 2048,
+    batch_size: int | None = None,
+    points_per_cloud: int = 256,
     lr: float = 3e-3,
     seed: int = 0,
     noise: float = 0.0,
-    held_out: float | Tensor = 0.1,
+    held_out: Any = 0.1,
     warmup_steps: int = 100,
+    kl_warmup_steps: int = 0,
     grad_clip: float = 1.0,
     ema_decay: float = 0.999,
     log_every: int = 50,
@@ -75,33 +83,48 @@ def fit(
     device: str | torch.device = "auto",
     progress: bool | None = None,
 ) -> FitResult:
-    """Fit a density to points by exact maximum likelihood.
+    """Fit a density to points by exact maximum likelihood, or a model of many clouds by variational inference.
 
-    Adam minimises the mean negative log-density of batches of points. Its rate rises linearly, then falls to zero
-    along half a cosine by the end of training, which is `max_steps` or `max_seconds`, whichever comes first. A running
-    average of the weights is what is evaluated, and what the module holds when `fit` ends, however it ends;
-    buffers keep their last values.
+    For a density, Adam minimises the mean negative log-density of batches of points. For a module with a `model` and a
+    `guide`, such as a `PointCloudVAE`, it maximises the evidence lower bound of batches of clouds over their number of
+    points; the encoder reads other points of a cloud than those that are scored, where there are enough.
+
+    Adam's rate rises linearly, then falls to zero along half a cosine by the end of training, which is `max_steps` or
+    `max_seconds`, whichever comes first. A running average of the weights is what is evaluated, and what the module
+    holds when `fit` ends, however it ends; buffers keep their last values.
 
     A module with `normalize(points)` that was not normalised before is given the training points first. Log-densities
     are in the data's units. The caller's random numbers, the module's device, its modes and its gradients are left
     as they were.
 
+    Started by `torchrun`, the processes share every batch, through lightning-fabric (extra `distributed`); the first
+    one writes files.
+
     With a folder `out`, a run that was stopped at any moment continues with `resume=True`. On the CPU, with
     `max_steps` alone, it ends with the same weights to the last bit as one that was never stopped.
 
     Args:
-        module: a `PointCloudFlow` without context, or any module with `log_prob`, from points (M, D) to nats (M,).
-        data: points, shape (N, D) or (S, N, D): a tensor, an array, or a `Dataset` of items (D,) or (N, D).
+        module: a `PointCloudFlow` without context, or any module with `log_prob`, from points (M, D) to nats (M,); or
+            a `PointCloudVAE`, or any module with `model(clouds, mask, size)` and `guide(clouds, mask, size)`.
+        data: for a density, points of shape (N, D) or (S, N, D): a tensor, an array, or a `Dataset` of items (D,) or
+            (N, D). For a model, clouds of shape (S, N, D), a tensor or an array; a `MappedClouds`; a list or a
+            `Dataset` of clouds (N, D) of any sizes; or a pair of any of these and labels (S,).
         max_steps: steps to train for.
         max_seconds: seconds to train for, evaluations and checkpoints included.
-        batch_size: points per step.
+        batch_size: points per step, 2048 by default; for a model, clouds per step, 32 by default.
+        points_per_cloud: for a model, how many points of a cloud the encoder reads in a step, and how many others are
+            scored, which stand for all.
         lr: the highest learning rate.
-        seed: decides the held-out points, the order of the batches, the noise, and a module's own random numbers.
+        seed: decides the held-out data, the order of the batches, the noise, and a module's own random numbers.
         noise: standard deviation, in the data's units, of Gaussian noise added afresh to every batch, and once
-            to the share that is held out. Without it, the density of points on a surface has no upper bound.
-        held_out: the share of points kept for evaluation (at most 20,000 points; 0 for none), or the points, which
-            are then evaluated as they are, without noise.
+            to the share that is held out. Without it, the density of points on a surface has no upper bound. A model
+            with `noise_input` gets a uniform share of it for each cloud.
+        held_out: the share of points, or of clouds, kept for evaluation (at most 20,000 points or 512 clouds; 0 for
+            none); or the points, which are then evaluated as they are, without noise; or the clouds, in any form of
+            `data`, which are evaluated with noise.
         warmup_steps: steps over which the learning rate rises.
+        kl_warmup_steps: for a model, steps over which the weight of the latents' terms rises to 1. What is evaluated is
+            always the bound, without weights.
         grad_clip: largest norm of the gradient; infinity for no clipping.
         ema_decay: share of itself that the average keeps at a step, in the long run; 0 for no averaging.
         log_every: steps between lines of the metrics and updates of the progress bar.
@@ -135,14 +158,20 @@ def fit(
         >>> result.nats_per_point > -6
         True
     """
+    check_module(module)
+    of_clouds = is_cloud_model(module)
+    if batch_size is None:
+        batch_size = CLOUDS_PER_STEP if of_clouds else POINTS_PER_STEP
     settings = Settings(
         max_steps=max_steps,
         max_seconds=max_seconds,
         batch_size=batch_size,
+        points_per_cloud=points_per_cloud,
         lr=lr,
         seed=seed,
         noise=noise,
         warmup_steps=warmup_steps,
+        kl_warmup_steps=kl_warmup_steps,
         grad_clip=grad_clip,
         ema_decay=ema_decay,
         log_every=log_every,
@@ -151,20 +180,18 @@ def fit(
     )
     if resume and out is None:
         raise ValueError("resume=True needs the folder of the run to continue: give out")
-    objective = objective_of(module)
-    chosen_device = as_device(device)
-    dtype = _dtype_of(module)
-    points = as_points(data, dtype, getattr(module, "point_dim", None))
-    if not isinstance(held_out, Real):
-        held_out = as_points(held_out, dtype, points.shape[-1], "held_out")
-    split = split_points(points, held_out, seed=settings.seed, noise=settings.noise)
+    processes = start_processes(device)
+    chosen_device = as_device(device) if processes.device is None else processes.device
+    prepare = prepare_clouds if of_clouds else prepare_points
+    prepared = prepare(module, data, held_out, settings, _dtype_of(module), chosen_device)
 
     folder = None
     if out is not None:
-        share = "points" if isinstance(held_out, Tensor) else float(held_out)
+        share = float(held_out) if isinstance(held_out, Real) else "given"
         description = {
             "settings": {**asdict(settings), "held_out": share},
-            **_describe(module, split),
+            "data": prepared.description,
+            "module": _describe(module),
             "environment": {"device": str(chosen_device), "threads": torch.get_num_threads(), **versions()},
         }
         folder = RunFolder(
@@ -174,22 +201,22 @@ def fit(
             compared=("settings", "data", "module"),
             ignored=("log_every", "eval_every", "checkpoint_every"),
         )
+    # Nobody writes before everybody has looked into the folder.
+    processes.wait()
 
-    training = split.training.to(chosen_device)
-    evaluated = None if split.held_out is None else split.held_out.to(chosen_device)
-    with _borrowed(module, chosen_device), seeded(settings.seed, chosen_device):
+    with _borrowed(module, chosen_device), seeded(settings.seed + processes.rank, chosen_device):
         normalize = getattr(module, "normalize", None)
         if callable(normalize) and not getattr(module, "normalized", False):
-            normalize(training)
-        batches = Batches(training, settings.batch_size, settings.seed, settings.noise)
-        with Loop(module, objective, batches, evaluated, settings, folder) as loop:
+            normalize(prepared.points_for_units())
+        with Loop(module, prepared.objective(module), settings, folder, processes) as loop:
             loop.run(progress)
-    if folder is not None and pictures and isinstance(module, PointCloudFlow):
-        write_pictures(module, split.training, folder.path, seed=settings.seed)
+    if folder is not None and pictures and processes.is_first:
+        prepared.write_pictures(module, folder.path)
     return FitResult(
         steps=loop.step,
         seconds=loop.seconds,
-        nats_per_point=loop.nats_per_point,
+        nats_per_point=loop.scores.get("nats_per_point"),
+        scores=loop.scores,
         history=loop.history,
         out=None if folder is None else folder.path,
         device=str(chosen_device),
@@ -203,23 +230,13 @@ def _dtype_of(module: nn.Module) -> torch.dtype:
     raise ValueError(f"{type(module).__name__} has no parameter that requires a gradient: there is nothing to train")
 
 
-def _describe(module: nn.Module, split: Split) -> dict[str, dict[str, Any]]:
+def _describe(module: nn.Module) -> dict[str, Any]:
     config = getattr(module, "config", None)
-    held_out = split.held_out
     return {
-        "data": {
-            "points": len(split.training),
-            "point_dim": split.training.shape[-1],
-            "sha256": fingerprint(split.training),
-            "held_out_points": 0 if held_out is None else len(held_out),
-            "held_out_sha256": None if held_out is None else fingerprint(held_out),
-        },
-        "module": {
-            "class": type(module).__name__,
-            "dtype": str(split.training.dtype),
-            "parameters": sum(parameter.numel() for parameter in module.parameters()),
-            "config": config if isinstance(config, Mapping) else None,
-        },
+        "class": type(module).__name__,
+        "dtype": str(_dtype_of(module)),
+        "parameters": sum(parameter.numel() for parameter in module.parameters()),
+        "config": config if isinstance(config, Mapping) else None,
     }
 
 

@@ -35,7 +35,7 @@ class TrainingDivergedError(RuntimeError):
         self.culprit = culprit
 
 
-def find_culprit(module: nn.Module, loss: Callable[[Tensor], Tensor], batch: Tensor) -> str | None:
+def find_culprit(module: nn.Module, loss: Callable[[Any], Tensor], batch: Any) -> str | None:
     """Evaluate a batch once more and say where the first value that is not finite arises.
 
     That is the first layer, in the order of execution, whose output is not finite; else the first parameter whose
@@ -44,7 +44,7 @@ def find_culprit(module: nn.Module, loss: Callable[[Tensor], Tensor], batch: Ten
     Args:
         module: the module whose layers are watched; its gradients are overwritten.
         loss: evaluates the module on the batch.
-        batch: the points, shape (M, D).
+        batch: what the loss takes.
 
     Returns:
         A phrase that names the layer or parameter, or None if everything was finite.

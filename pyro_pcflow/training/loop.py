@@ -14,14 +14,13 @@ from tqdm import tqdm
 from pyro_pcflow.training.flat_weights import FlatWeights
 from pyro_pcflow.training.guard import TrainingDivergedError, find_culprit
 from pyro_pcflow.training.objective import Objective
-from pyro_pcflow.training.points import Batches
+from pyro_pcflow.training.processes import Processes
 from pyro_pcflow.training.run_folder import RunFolder
 from pyro_pcflow.training.schedule import Schedule
+from pyro_pcflow.training.seeding import seeded
 from pyro_pcflow.training.settings import Settings
 
 __all__ = ["Loop"]
-
-EVALUATED_AT_ONCE = 16_384
 
 
 class Loop:
@@ -29,31 +28,29 @@ class Loop:
 
     Args:
         module: on its device, already normalised.
-        objective: evaluates the module.
-        batches: the training points.
-        held_out: points to evaluate on, shape (K, D), or None.
+        objective: has the data, and evaluates the module on it.
         settings: see `fit`.
         folder: where metrics and checkpoints go, or None.
+        processes: those that share the training; each takes its part of every batch, and the mean of their gradients
+            is that of the whole batch.
     """
 
     def __init__(
         self,
         module: nn.Module,
         objective: Objective,
-        batches: Batches,
-        held_out: Tensor | None,
         settings: Settings,
         folder: RunFolder | None,
+        processes: Processes | None = None,
     ) -> None:
+        self.processes = Processes() if processes is None else processes
         self.module = module
         self.objective = objective
-        self.batches = batches
-        self.held_out = held_out
         self.settings = settings
         self.folder = folder
         self.schedule = Schedule(settings.lr, settings.warmup_steps, settings.max_steps, settings.max_seconds)
         self.step = 0
-        self.nats_per_point: float | None = None
+        self.scores: dict[str, float] = {}
         self.history: list[dict[str, Any]] = []
         trainable = {name: weight for name, weight in module.named_parameters() if weight.requires_grad}
         self.weights = FlatWeights(trainable, settings.ema_decay)
@@ -64,11 +61,17 @@ class Loop:
         self._window = [0.0, 0.0, 0]
         self._whole: tuple[dict[str, Tensor], list[int]] | None = None
         self._seconds_before = 0.0
+        self._agreed_seconds = 0.0
         self._start = time.perf_counter()
 
     @property
     def seconds(self) -> float:
-        """Seconds of training so far."""
+        """Seconds of training so far; processes that train together agree on them once a step."""
+        if self.processes.size > 1:
+            return self._agreed_seconds
+        return self._own_seconds()
+
+    def _own_seconds(self) -> float:
         return self._seconds_before + time.perf_counter() - self._start
 
     def __enter__(self) -> Loop:
@@ -87,11 +90,14 @@ class Loop:
         if self.folder is not None:
             self._begin_in_folder(self.folder)
         self._start = time.perf_counter()
+        self._agreed_seconds = self._seconds_before
         self.module.train()
+        if self.processes.size > 1:
+            self._begin_together()
         with tqdm(
             total=1.0,
             initial=self.schedule.progress(self.step, self.seconds),
-            disable=None if progress is None else not progress,
+            disable=True if not self.processes.is_first else None if progress is None else not progress,
             desc="fit",
             bar_format="{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}",
         ) as bar:
@@ -100,9 +106,10 @@ class Loop:
             except KeyboardInterrupt:
                 self._save_if_whole()
                 raise
-        if self.folder is not None:
+        if self.folder is not None and self.processes.is_first:
             with self.weights.averaged():
                 self.folder.write_model(self.module)
+        self.processes.wait()
 
     def _run(self, bar: tqdm) -> None:
         mark = (self.step, time.perf_counter())
@@ -112,16 +119,16 @@ class Loop:
                 self._whole = (self._random_state(), self._versions())
             rate = self._take_step()
             done = self.schedule.progress(self.step, self.seconds) >= 1.0
-            evaluate = self.held_out is not None and (done or self.step % self.settings.eval_every == 0)
+            evaluate = self.objective.evaluates and (done or self.step % self.settings.eval_every == 0)
             checkpoint = self.folder is not None and (done or self.step % self.settings.checkpoint_every == 0)
             log = done or evaluate or self.step % self.settings.log_every == 0
             if log:
                 steps, seconds = self.step - mark[0], time.perf_counter() - mark[1]
-                points_per_second = steps * self.batches.batch_size / seconds
+                points_per_second = steps * self.objective.points_per_step / seconds
             if evaluate or checkpoint or done:
                 self._check_weights()
             if evaluate:
-                self.nats_per_point = self._evaluate()
+                self.scores = self._evaluate()
             if log:
                 self._log(rate, points_per_second, evaluate, bar)
             if checkpoint:
@@ -131,7 +138,7 @@ class Loop:
                 mark = (self.step, time.perf_counter())
 
     def _take_step(self) -> float:
-        batch = self.batches.batch(self.step)
+        batch = self.objective.share(self.objective.batch(self.step), self.processes)
         self.weights.drop_gradients()
         try:
             loss = self.objective.loss(batch)
@@ -143,7 +150,14 @@ class Loop:
             self._diverge(self.step + 1, f"{type(error).__name__} ({str(error).splitlines()[0]})", culprit, error)
         loss.backward()
         gradient = self.weights.gather_gradients()
-        value, norm = torch.stack([loss.detach(), gradient.norm()]).tolist()
+        mean_loss = loss.detach()
+        if self.processes.size > 1:
+            # One exchange a step: gradients, the loss, and the clock that decides when training ends.
+            clock = gradient.new_tensor([self._own_seconds()])
+            shared = self.processes.mean(torch.cat([gradient, mean_loss.reshape(1).to(gradient), clock]))
+            gradient.copy_(shared[:-2])
+            mean_loss, self._agreed_seconds = shared[-2], float(shared[-1])
+        value, norm = torch.stack([mean_loss, gradient.norm()]).tolist()
         if not (math.isfinite(value) and math.isfinite(norm)):
             culprit = find_culprit(self.module, self.objective.loss, batch)
             self._diverge(self.step + 1, f"the loss is {value:.6g} and the norm of the gradient {norm:.6g}", culprit)
@@ -160,16 +174,13 @@ class Loop:
         return rate
 
     @torch.no_grad()
-    def _evaluate(self) -> float:
-        assert self.held_out is not None
-        cuda = [self.held_out.device] if self.held_out.is_cuda else []
+    def _evaluate(self) -> dict[str, float]:
         self.module.eval()
-        # Evaluating more or less often must not change what training draws.
-        with self.weights.averaged(), torch.random.fork_rng(devices=cuda):
-            parts = self.held_out.split(EVALUATED_AT_ONCE)
-            total = sum(self.objective.log_prob(part).double().sum().item() for part in parts)
+        # Evaluating more or less often must not change what training draws, and each time draws the same.
+        with self.weights.averaged(), seeded(self.settings.seed, self._device):
+            scores = self.objective.evaluate()
         self.module.train()
-        return total / len(self.held_out)
+        return scores
 
     def _log(self, rate: float, points_per_second: float, evaluated: bool, bar: tqdm) -> None:
         loss, norm, count = self._window
@@ -182,21 +193,25 @@ class Loop:
             "points_per_second": points_per_second,
         }
         if evaluated:
-            line["nats_per_point"] = self.nats_per_point
+            line.update(self.scores)
         # JSON knows no infinity, and the history shall be what the file says.
         line = {key: value if value is None or math.isfinite(value) else None for key, value in line.items()}
         self.history.append(line)
-        if self.folder is not None:
+        if self.folder is not None and self.processes.is_first:
             self.folder.log(line)
         self._window = [0.0, 0.0, 0]
-        held_out = "" if self.nats_per_point is None else f", held-out {self.nats_per_point:.3f} nats per point"
+        score = self.scores.get("nats_per_point")
+        held_out = "" if score is None else f", held-out {score:.3f} nats per point"
         bar.set_postfix_str(f"loss {loss / count:.3f}{held_out}, {points_per_second:,.0f} points/s", refresh=False)
         bar.update(self.schedule.progress(self.step, self.seconds) - bar.n)
 
     def _begin_in_folder(self, folder: RunFolder) -> None:
-        folder.begin()
+        if self.processes.is_first:
+            folder.begin()
+        self.processes.wait()
         state = folder.read_checkpoint()
-        self.history = folder.read_metrics(-1 if state is None else state["step"])
+        if self.processes.is_first:
+            self.history = folder.read_metrics(-1 if state is None else state["step"])
         if state is None:
             # So that a resumed run starts from these very weights, whatever module it is given.
             self._save(self._random_state())
@@ -211,20 +226,37 @@ class Loop:
             raise ValueError(f"{folder.checkpoint} does not fit the module: {error}") from error
         self._good.copy_(self.weights.averages)
         self.step = state["step"]
-        self.nats_per_point = state["nats_per_point"]
+        self.scores = state["scores"]
         self._window = state["window"]
         self._seconds_before = state["seconds"]
+        if self.processes.is_first:
+            self._set_random_state(state)
+        else:
+            # Every process draws its own numbers; only the first one's are kept.
+            torch.manual_seed(hash((self.settings.seed, self.processes.rank, self.step)))
+
+    def _set_random_state(self, state: dict[str, Any]) -> None:
         torch.set_rng_state(state["random"]["cpu"])
         if "cuda" in state["random"] and self._device.type == "cuda":
             torch.cuda.set_rng_state(state["random"]["cuda"], self._device)
 
+    def _begin_together(self) -> None:
+        """Start from one set of weights, those that take their first values from data included."""
+        if self.step == 0:
+            with torch.no_grad():
+                self.objective.loss(self.objective.batch(0))
+        for tensor in (self.weights.values.data, self.weights.averages):
+            tensor.copy_(self.processes.from_first(tensor))
+
     def _save(self, random: dict[str, Tensor]) -> None:
+        if not self.processes.is_first:
+            return
         assert self.folder is not None
         self.folder.write_checkpoint(
             {
                 "step": self.step,
                 "seconds": self.seconds,
-                "nats_per_point": self.nats_per_point,
+                "scores": self.scores,
                 "window": self._window,
                 "random": random,
                 "module": self.module.state_dict(),

@@ -1,39 +1,78 @@
-"""What training maximises."""
+"""What training maximises, and on what."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
+import pyro
+from pyro import poutine
+from pyro.infer import Trace_ELBO
 from torch import Tensor, nn
 
-__all__ = ["ExactLikelihood", "Objective", "objective_of"]
+from pyro_pcflow.training.cloud_batches import CloudBatch, CloudBatches
+from pyro_pcflow.training.points import Batches
+from pyro_pcflow.training.processes import Processes
+
+__all__ = ["EvidenceLowerBound", "ExactLikelihood", "Objective", "check_module", "is_cloud_model"]
+
+POINTS_AT_ONCE = 16_384
 
 
 class Objective(Protocol):
-    """What the loop asks about a batch of training data."""
+    """What the loop asks: batches, their loss, and an evaluation."""
 
-    def loss(self, batch: Tensor) -> Tensor:
+    points_per_step: int
+    evaluates: bool
+
+    def batch(self, step: int) -> Any:
+        """The training data of the step that follows `step` earlier ones."""
+
+    def share(self, batch: Any, processes: Processes) -> Any:
+        """What one of several processes takes of a batch."""
+
+    def loss(self, batch: Any) -> Tensor:
         """A differentiable scalar to minimise, in nats per point."""
 
-    def log_prob(self, points: Tensor) -> Tensor:
-        """Log-densities in nats, one for each point of the evaluation."""
+    def evaluate(self) -> dict[str, float]:
+        """Scores of the held-out data by name, `nats_per_point` among them; nothing without such data."""
 
 
 class ExactLikelihood:
-    """The mean negative log-density of a batch of points under a module's own `log_prob`.
+    """The mean negative log-density of batches of points under a module's own `log_prob`.
 
     Args:
         module: has `log_prob`, from points of shape (M, D) to nats of shape (M,).
+        batches: the training points.
+        held_out: points to evaluate on, shape (K, D), or None.
     """
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: nn.Module, batches: Batches, held_out: Tensor | None) -> None:
         self.module = module
+        self.batches = batches
+        self.held_out = held_out
+        self.points_per_step = batches.batch_size
+        self.evaluates = held_out is not None
         self._log_prob: Callable[[Tensor], Tensor] = module.log_prob  # type: ignore[assignment]
+
+    def batch(self, step: int) -> Tensor:
+        """Points of shape (M, D)."""
+        return self.batches.batch(step)
+
+    def share(self, batch: Tensor, processes: Processes) -> Tensor:
+        """The points of one process, all of them where it is alone."""
+        return batch if processes.size == 1 else batch[processes.share(len(batch))]
 
     def loss(self, batch: Tensor) -> Tensor:
         """The mean negative log-density of points of shape (M, D), in nats per point."""
         return -self.log_prob(batch).mean()
+
+    def evaluate(self) -> dict[str, float]:
+        """The mean log-density of the held-out points, `nats_per_point`."""
+        if self.held_out is None:
+            return {}
+        total = sum(self.log_prob(part).double().sum().item() for part in self.held_out.split(POINTS_AT_ONCE))
+        return {"nats_per_point": total / len(self.held_out)}
 
     def log_prob(self, points: Tensor) -> Tensor:
         """Log-densities of shape (M,) of points of shape (M, D).
@@ -51,11 +90,92 @@ class ExactLikelihood:
         return log_prob
 
 
-def objective_of(module: nn.Module) -> Objective:
-    """Choose how a module is trained.
+class EvidenceLowerBound:
+    """The negative evidence lower bound of clouds under a module's `model` and `guide`, by Pyro's `Trace_ELBO`.
+
+    A module with `joint` and `posterior`, such as a `PointCloudVAE`, is asked for these, which register nothing with
+    Pyro and take a whole `CloudBatch`. Any other is given whole clouds, `model(clouds, mask, size)`; its parameters
+    must be the module's own. Pyro's parameter store is left as it was.
+
+    Args:
+        module: has `model` and `guide`.
+        batches: the training clouds.
+        held_out: batches to evaluate on.
+    """
+
+    def __init__(self, module: nn.Module, batches: CloudBatches, held_out: list[CloudBatch]) -> None:
+        self.module = module
+        self.batches = batches
+        self.held_out = held_out
+        self.points_per_step = batches.batch_size * batches.num_points
+        self.evaluates = bool(held_out)
+        self.size = len(batches.clouds)
+        self._takes_batches = hasattr(module, "joint") and hasattr(module, "posterior")
+        names = ("joint", "posterior") if self._takes_batches else ("model", "guide")
+        self._model, self._guide = (getattr(module, name) for name in names)
+        self._elbo = Trace_ELBO()
+
+    def batch(self, step: int) -> CloudBatch:
+        """Two samples of the points of some clouds."""
+        return self.batches.batch(step)
+
+    def share(self, batch: CloudBatch, processes: Processes) -> CloudBatch:
+        """The clouds of one process, all of them where it is alone."""
+        return batch if processes.size == 1 else batch.part(processes.share(len(batch.clouds)), processes.size)
+
+    def loss(self, batch: CloudBatch) -> Tensor:
+        """The negative bound over the number of points, in nats per point, the latents' terms weighted by the batch."""
+        with pyro.get_param_store().scope():
+            arguments, options = self._arguments(batch)
+            loss = self._elbo.differentiable_loss(self._model, self._guide, *arguments, **options)
+        # The plate scales the batch to all clouds. A process has a part of a batch, and the mean of the parts is taken.
+        return loss * len(batch.clouds) * batch.parts / (self.size * batch.whole_points)
+
+    def evaluate(self) -> dict[str, float]:
+        """The bound of the held-out clouds, never with weighted terms.
+
+        Returns:
+            `nats_per_point` and `nats_per_cloud`, the bound, and its parts in nats per cloud: `log_likelihood`, the
+            expected log-density of the points, and `kl`, which is taken from it.
+        """
+        if not self.held_out:
+            return {}
+        log_likelihood = kl = 0.0
+        with pyro.get_param_store().scope():
+            for batch in self.held_out:
+                arguments, options = self._arguments(batch, size=len(batch.clouds))
+                guide = poutine.trace(self._guide).get_trace(*arguments, **options)
+                model = poutine.trace(poutine.replay(self._model, trace=guide)).get_trace(*arguments, **options)
+                observed = poutine.util.prune_subsample_sites(model).observation_nodes
+                likelihood = model.log_prob_sum(lambda name, _, observed=observed: name in observed)
+                log_likelihood += float(likelihood)
+                kl += float(guide.log_prob_sum() - (model.log_prob_sum() - likelihood))
+        clouds = sum(len(batch.clouds) for batch in self.held_out)
+        points = sum(int(batch.num_points.sum()) for batch in self.held_out)
+        return {
+            "nats_per_point": (log_likelihood - kl) / points,
+            "nats_per_cloud": (log_likelihood - kl) / clouds,
+            "log_likelihood": log_likelihood / clouds,
+            "kl": kl / clouds,
+        }
+
+    def _arguments(self, batch: CloudBatch, size: int | None = None) -> tuple[tuple, dict[str, Any]]:
+        size = self.size if size is None else size
+        if self._takes_batches:
+            return (batch.clouds, batch.mask, size), batch.options()
+        return (batch.clouds, batch.mask, size), {}
+
+
+def is_cloud_model(module: nn.Module) -> bool:
+    """Whether a module is trained on whole clouds, by its `model` and `guide`."""
+    return callable(getattr(module, "model", None)) and callable(getattr(module, "guide", None))
+
+
+def check_module(module: nn.Module) -> None:
+    """Raise unless a module can be trained.
 
     Raises:
-        TypeError: if it is no module, or has no `log_prob`.
+        TypeError: if it is no module, or has neither `log_prob` nor `model` and `guide`.
         ValueError: if it is a conditional flow.
     """
     if not isinstance(module, nn.Module):
@@ -63,8 +183,7 @@ def objective_of(module: nn.Module) -> Objective:
     if getattr(module, "context_dim", 0) > 0:
         raise ValueError(
             f"a conditional flow (context_dim={module.context_dim}) needs a model that supplies its contexts: fit "
-            "such a model, or a flow built with context_dim=0"
+            "such a model, as PointCloudVAE is one, or a flow built with context_dim=0"
         )
-    if not callable(getattr(module, "log_prob", None)):
-        raise TypeError(f"{type(module).__name__} has no log_prob(points) to maximise")
-    return ExactLikelihood(module)
+    if not is_cloud_model(module) and not callable(getattr(module, "log_prob", None)):
+        raise TypeError(f"{type(module).__name__} has no log_prob(points) to maximise, nor a model and a guide")

@@ -9,10 +9,12 @@ import torch
 from torch import Tensor
 
 from pyro_pcflow.distributions import PointCloudFlow
+from pyro_pcflow.models import PointCloudVAE
 from pyro_pcflow.plotting import animate, plot_clouds, save_figure, save_html
+from pyro_pcflow.training.clouds import Source
 from pyro_pcflow.training.seeding import seeded
 
-__all__ = ["write_pictures"]
+__all__ = ["write_cloud_pictures", "write_pictures"]
 
 
 def write_pictures(
@@ -51,3 +53,57 @@ def write_pictures(
         animate(states[:, : num_points // 2], folder / "film.gif", tween=4, fps=16, azim=azim, size=320),
         save_html({"data": data, "noise to shape": states}, folder / "viewer.html", title="Noise to shape", azim=azim),
     ]
+
+
+def write_cloud_pictures(
+    vae: PointCloudVAE,
+    clouds: Source,
+    folder: str | os.PathLike[str],
+    *,
+    num_points: int = 2048,
+    azim: float = 215.0,
+    seed: int = 0,
+) -> list[Path]:
+    """Write a sheet of new clouds, a sheet of clouds beside their reconstructions, and a walk between two of them.
+
+    Args:
+        vae: a trained model.
+        clouds: its data, held-out clouds where there are any.
+        folder: where the pictures go: `samples.png`, `reconstructions.png`, `walk.png`, `walk.webp`, `walk.html`.
+        num_points: points that are drawn of a cloud.
+        azim: degrees of the camera around the upright axis.
+        seed: of the samples.
+
+    Returns:
+        The paths.
+    """
+    folder = Path(folder)
+    device = next(vae.parameters()).device
+    with seeded(seed, device):
+        shown, data = _whole(clouds)
+        of = [None if clouds.labels is None else clouds.labels[i].to(device) for i in shown]
+        data = [cloud.to(device) for cloud in data]
+        pairs = {}
+        for i, cloud in enumerate(data):
+            pairs[f"held out {i + 1}"] = cloud.cpu()
+            pairs[f"reconstruction {i + 1}"] = vae.reconstruct(cloud, num_points, labels=of[i]).cpu()
+        new_labels = torch.arange(12, device=device) % vae.num_classes if vae.num_classes else None
+        samples = vae.sample(12, num_points, labels=new_labels).cpu()
+        walk = vae.interpolate(data[0], data[-1], 24, num_points, labels=of[0]).cpu()
+    steps = {f"{step / 23:.0%}": walk[step] for step in (0, 5, 9, 14, 18, 23)}
+    return [
+        save_figure(plot_clouds(samples, columns=6, azim=azim), folder / "samples.png"),
+        save_figure(plot_clouds(pairs, columns=6, azim=azim), folder / "reconstructions.png"),
+        save_figure(plot_clouds(steps, columns=6, azim=azim), folder / "walk.png"),
+        animate(walk, folder / "walk.webp", tween=2, azim=azim),
+        save_html({"walk": walk}, folder / "walk.html", title="A walk through the latents", azim=azim),
+    ]
+
+
+def _whole(clouds: Source, most: int = 6) -> tuple[list[int], list[Tensor]]:
+    """The first clouds that have points, and their numbers."""
+    chosen = torch.arange(min(len(clouds), 20 * most), device=clouds.device)
+    points, mask = clouds.take(chosen), clouds.mask_of(chosen)
+    whole = list(points) if mask is None else [cloud[kept] for cloud, kept in zip(points, mask, strict=True)]
+    found = [(i, cloud) for i, cloud in enumerate(whole) if len(cloud)][:most]
+    return [i for i, _ in found], [cloud for _, cloud in found]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-__all__ = ["Batches", "Split", "as_points", "fingerprint", "split_points"]
+__all__ = ["Batches", "Split", "as_points", "as_tensor", "fingerprint", "seeded_generator", "split_points"]
 
 # Enough for a standard error below 0.01 nats per point, and evaluated in a blink.
 MAX_HELD_OUT = 20_000
@@ -36,7 +36,7 @@ def as_points(data: Any, dtype: torch.dtype, point_dim: int | None, name: str = 
     if isinstance(data, Dataset):
         points = _from_dataset(data, name)
     else:
-        points = _as_tensor(data, name)
+        points = as_tensor(data, name)
         if points.dim() not in (2, 3):
             raise ValueError(f"{name}: expected shape (N, D) or (S, N, D), got {tuple(points.shape)}")
     if points.numel() == 0:
@@ -100,7 +100,7 @@ def split_points(points: Tensor, held_out: float | Tensor, *, seed: int, noise: 
             f"held_out={held_out} of {len(points)} points leaves {len(points) - count} to train on and {count} to "
             "evaluate on: give more points, or held_out=0 for no evaluation"
         )
-    order = torch.randperm(len(points), generator=_generator(seed, "split")).to(points.device)
+    order = torch.randperm(len(points), generator=seeded_generator(seed, "split")).to(points.device)
     # The training points keep their order, whatever the share.
     training = points[order[count:].sort().values]
     return Split(training, _with_noise(points[order[:count]], noise, seed))
@@ -136,7 +136,7 @@ class Batches:
         """The batch of the step that follows `step` earlier ones, shape (batch_size, D)."""
         epoch, index = divmod(step, len(self.points) // self.batch_size)
         if epoch != self._epoch:
-            order = torch.randperm(len(self.points), generator=_generator(self._seed, f"epoch {epoch}"))
+            order = torch.randperm(len(self.points), generator=seeded_generator(self._seed, f"epoch {epoch}"))
             self._order = order.to(self.points.device)
             self._epoch = epoch
         chosen = self._order[index * self.batch_size : (index + 1) * self.batch_size]
@@ -144,7 +144,8 @@ class Batches:
         return batch.add_(torch.randn_like(batch), alpha=self.noise) if self.noise else batch
 
 
-def _generator(seed: int, purpose: str) -> torch.Generator:
+def seeded_generator(seed: int, purpose: str) -> torch.Generator:
+    """A generator of the CPU for one purpose."""
     # Streams of neighbouring seeds must not overlap, so each gets a hash of its own.
     digest = hashlib.sha256(f"{seed} {purpose}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
@@ -153,11 +154,12 @@ def _generator(seed: int, purpose: str) -> torch.Generator:
 def _with_noise(points: Tensor, noise: float, seed: int) -> Tensor:
     if noise == 0:
         return points
-    noises = torch.randn(points.shape, dtype=points.dtype, generator=_generator(seed, "held-out noise"))
+    noises = torch.randn(points.shape, dtype=points.dtype, generator=seeded_generator(seed, "held-out noise"))
     return points + noise * noises.to(points.device)
 
 
-def _as_tensor(data: Any, name: str) -> Tensor:
+def as_tensor(data: Any, name: str) -> Tensor:
+    """A tensor or an array as a tensor, or a `TypeError` that calls it by its name."""
     if isinstance(data, np.ndarray) and not (data.flags.writeable and data.flags.c_contiguous):
         # torch warns about memory that it may not write to, and cannot read it backwards.
         data = data.copy()
@@ -183,7 +185,7 @@ def _from_dataset(data: Any, name: str) -> Tensor:
         # A TensorDataset of one tensor hands out tuples of one.
         if isinstance(item, tuple) and len(item) == 1:
             (item,) = item
-        points = _as_tensor(item, f"{name}, item {index}")
+        points = as_tensor(item, f"{name}, item {index}")
         if points.dim() not in (1, 2) or (items and points.shape[-1] != items[0].shape[-1]):
             expected = f" with D = {items[0].shape[-1]}" if items else ""
             raise ValueError(

@@ -25,10 +25,12 @@ class Settings:
     max_steps: int | None
     max_seconds: float | None
     batch_size: int
+    points_per_cloud: int
     lr: float
     seed: int
     noise: float
     warmup_steps: int
+    kl_warmup_steps: int
     grad_clip: float
     ema_decay: float
     log_every: int
@@ -43,13 +45,14 @@ class Settings:
             if value is not None:
                 convert = operator.index if "int" in str(field.type) else float
                 object.__setattr__(self, field.name, convert(value))
-        for name in ("max_steps", "batch_size", "log_every", "eval_every", "checkpoint_every"):
+        for name in ("max_steps", "batch_size", "points_per_cloud", "log_every", "eval_every", "checkpoint_every"):
             self._require(name, lambda value: value >= 1, "at least 1")
         for name in ("max_seconds", "lr"):
             self._require(name, lambda value: 0 < value < math.inf, "positive and finite")
         self._require("grad_clip", lambda value: value > 0, "positive (infinity for no clipping)")
         self._require("noise", lambda value: 0 <= value < math.inf, "a standard deviation, at least 0 and finite")
-        self._require("warmup_steps", lambda value: value >= 0, "at least 0")
+        for name in ("warmup_steps", "kl_warmup_steps"):
+            self._require(name, lambda value: value >= 0, "at least 0")
         self._require("ema_decay", lambda value: 0 <= value < 1, "at least 0 and below 1")
         self._require("seed", lambda value: 0 <= value < 2**63, "at least 0 and below 2 ** 63")
 

@@ -76,7 +76,7 @@ class TestRunFolder:
     def test_the_checkpoint_is_safe_to_load_and_complete(self, uninterrupted):
         state = torch.load(uninterrupted[0] / "checkpoint.pt", weights_only=True)
         assert state["step"] == STEPS
-        assert {"module", "averages", "optimizer", "random", "seconds", "nats_per_point"} <= state.keys()
+        assert {"module", "averages", "optimizer", "random", "seconds", "scores"} <= state.keys()
         weights, averages = state["module"]["layers.0.network.0.weight"], state["averages"]["layers.0.network.0.weight"]
         assert weights.shape == averages.shape
         assert not torch.equal(weights, averages)

@@ -1,0 +1,165 @@
+"""A generative model of many clouds without an encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import torch
+import torch.nn.functional as F
+from pyro import poutine
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from pyro_pcflow.models.latent_clouds import LatentCloudModel, clouds_plate
+
+__all__ = ["AutoDecoder"]
+
+# softplus of it is 0.1: a new embedding is known to a tenth of the prior's scale.
+RAW_SCALE = -2.25
+
+
+class AutoDecoder(LatentCloudModel):
+    """An embedding for each cloud, learned with the flow that decodes it, and no encoder.
+
+    Park et al., DeepSDF, CVPR 2019, learn embeddings as points; here each is a normal distribution with a mean and a
+    scale of its own, so that the evidence lower bound is one, and a learned prior cannot shrink to the embeddings
+    (Zadeh et al., Variational auto-decoder, 2019). New clouds are embedded by optimisation, `encode`, or by
+    `complete(model.shape, clouds, ...)`, which knows NUTS too.
+
+    Args:
+        num_clouds: number of training clouds.
+        point_dim: number of coordinates `D` of a point, at least 2.
+        latent_dim: size of an embedding.
+        prior: `"flow"`, a coupling stack, see `latent_flow`, or `"normal"`, standard normal.
+        num_classes: number of classes whose label is an extra context of decoder and prior; 0 for none.
+        noise_input: see `PointCloudVAE`.
+        num_flows: 1, or the number of flows of a `MixtureOfFlows`.
+        decoder: options of `PointCloudFlow`.
+        prior_options: options of `latent_flow`.
+
+    Raises:
+        ValueError: if a size or a name is out of range.
+
+    Examples:
+        >>> model = AutoDecoder(5, latent_dim=4, decoder={"num_couplings": 4, "hidden_dims": [16]})
+        >>> model.embedding(torch.arange(5)).batch_shape
+        torch.Size([5])
+        >>> model.encode(torch.randn(2, 100, 3), num_steps=10).mean.shape
+        torch.Size([2, 4])
+    """
+
+    def __init__(
+        self,
+        num_clouds: int,
+        point_dim: int = 3,
+        latent_dim: int = 64,
+        *,
+        prior: str = "flow",
+        num_classes: int = 0,
+        noise_input: bool = False,
+        num_flows: int = 1,
+        decoder: Mapping[str, Any] | None = None,
+        prior_options: Mapping[str, Any] | None = None,
+    ) -> None:
+        if num_clouds < 1:
+            raise ValueError(f"expected at least one training cloud, got num_clouds={num_clouds}")
+        super().__init__(
+            point_dim,
+            latent_dim,
+            prior=prior,
+            num_classes=num_classes,
+            noise_input=noise_input,
+            num_flows=num_flows,
+            decoder=decoder or {},
+            prior_options=prior_options or {},
+        )
+        self.num_clouds = num_clouds
+        self.config = {"num_clouds": num_clouds, **self.config}
+        self.embedding_loc = nn.Parameter(0.1 * torch.randn(num_clouds, latent_dim))
+        self.embedding_raw_scale = nn.Parameter(torch.full((num_clouds, latent_dim), RAW_SCALE))
+
+    def embedding(self, index: Tensor) -> Distribution:
+        """The posterior over the latents of training clouds.
+
+        Args:
+            index: numbers of training clouds, shape `(*batch,)`.
+
+        Returns:
+            A distribution with `batch_shape (*batch,)` and `event_shape (latent_dim,)`.
+        """
+        return _normal(self.embedding_loc[index], self.embedding_raw_scale[index])
+
+    def posterior(
+        self,
+        clouds: Tensor,
+        mask: Tensor | None = None,
+        size: int | None = None,
+        *,
+        index: Tensor | None = None,
+        kl_weight: float = 1.0,
+        **_: Any,
+    ) -> Tensor:
+        """The sites of the guide: the embeddings `z` of training clouds. It takes the arguments of `joint` too.
+
+        Args:
+            index: which training clouds these are, shape `(B,)`; all of them, in order, by default.
+
+        Returns:
+            The latents, shape `(B, latent_dim)`.
+
+        Raises:
+            ValueError: if the batch is not all of the training clouds, and nothing says which.
+        """
+        if index is None:
+            if len(clouds) != self.num_clouds:
+                raise ValueError(
+                    f"a batch of {len(clouds)} of {self.num_clouds} training clouds needs an index that says which "
+                    "they are; new clouds are embedded by encode"
+                )
+            index = torch.arange(len(clouds), device=clouds.device)
+        with clouds_plate(clouds, size), poutine.scale(scale=kl_weight):
+            return pyro.sample("z", self.embedding(index))
+
+    def encode(
+        self,
+        clouds: Tensor,
+        mask: Tensor | None = None,
+        *,
+        labels: Tensor | None = None,
+        num_steps: int = 300,
+        lr: float = 0.05,
+    ) -> Distribution:
+        """The posterior over the latents of new clouds, by optimisation of the bound over independent normals.
+
+        Args:
+            clouds: shape `(*batch, N, D)`, in the data's units.
+            mask: True at the points of a cloud, shape `(*batch, N)`; all of them by default.
+            labels: numbers of classes, shape `(*batch,)`; needed if the model has classes.
+            num_steps: steps of Adam, whose rate falls to zero along a line.
+            lr: the highest rate.
+
+        Returns:
+            A distribution with `batch_shape (*batch,)` and `event_shape (latent_dim,)`, without gradients.
+        """
+        clouds, mask = self._check_clouds(clouds, mask)
+        loc = clouds.new_zeros(*clouds.shape[:-2], self.latent_dim).requires_grad_()
+        raw_scale = torch.full_like(loc, RAW_SCALE).requires_grad_()
+        optimizer = torch.optim.Adam([loc, raw_scale], lr=lr)
+        with torch.enable_grad():
+            for step in range(num_steps):
+                posterior = _normal(loc, raw_scale)
+                z = posterior.rsample()
+                log_prob = self.decode(z, clouds.shape[-2], mask=mask, labels=labels).log_prob(clouds)
+                bound = log_prob + self.prior_of(labels).log_prob(z) - posterior.log_prob(z)
+                # For these two alone, so that no gradient gathers in the flow.
+                loc.grad, raw_scale.grad = torch.autograd.grad(-bound.sum(), [loc, raw_scale])
+                optimizer.param_groups[0]["lr"] = lr * (1 - step / num_steps)
+                optimizer.step()
+        return _normal(loc.detach(), raw_scale.detach())
+
+
+def _normal(loc: Tensor, raw_scale: Tensor) -> Distribution:
+    return dist.Normal(loc, F.softplus(raw_scale) + 1e-4, validate_args=False).to_event(1)

@@ -1,0 +1,99 @@
+"""Networks that read a whole cloud, whatever the order and the number of its points."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from pyro_pcflow.nn.conditioner import ACTIVATIONS
+
+__all__ = ["CloudEncoder"]
+
+
+class CloudEncoder(nn.Module):
+    """A permutation-invariant network from a cloud, of any number of points, to several vectors.
+
+    One network is applied to every point, the maximum over the points is taken of each of its outputs, and another
+    network reads these maxima (Qi et al., PointNet, CVPR 2017, section 4.2, without its transformations of the input;
+    Zaheer et al., Deep Sets, NeurIPS 2017). A cloud without points has maxima of zero.
+
+    Args:
+        point_dim: number of coordinates `D` of a point.
+        output_dims: sizes of the vectors.
+        point_dims: widths of the network that is applied to every point, at least one.
+        hidden_dims: widths of the hidden layers that follow the maximum.
+        context_dim: size `C` of a context that is read beside the maxima, 0 for none.
+        activation: see `Conditioner`.
+
+    Raises:
+        ValueError: if a size is out of range, or the name is not known.
+
+    Examples:
+        >>> encoder = CloudEncoder(3, [8, 8])
+        >>> clouds, mask = torch.randn(5, 100, 3), torch.rand(5, 100) < 0.5
+        >>> loc, log_scale = encoder(clouds, mask)
+        >>> loc.shape
+        torch.Size([5, 8])
+    """
+
+    def __init__(
+        self,
+        point_dim: int,
+        output_dims: Sequence[int],
+        *,
+        point_dims: Sequence[int] = (64, 128, 256),
+        hidden_dims: Sequence[int] = (256,),
+        context_dim: int = 0,
+        activation: str = "relu",
+    ) -> None:
+        super().__init__()
+        sizes = [point_dim, *output_dims, *point_dims, *hidden_dims]
+        if not output_dims or not point_dims or min(sizes) < 1 or context_dim < 0:
+            raise ValueError(
+                f"an encoder needs positive sizes, got point_dim={point_dim}, output_dims={list(output_dims)}, "
+                f"point_dims={list(point_dims)}, hidden_dims={list(hidden_dims)} and context_dim={context_dim}"
+            )
+        if activation not in ACTIVATIONS:
+            raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, got {activation!r}")
+        self.point_dim = point_dim
+        self.context_dim = context_dim
+        self.output_dims = list(output_dims)
+        self.activation = activation
+        cloud_dims = [point_dims[-1] + context_dim, *hidden_dims]
+        self.points = nn.ModuleList(nn.Linear(*pair) for pair in pairwise([point_dim, *point_dims]))
+        self.cloud = nn.ModuleList(nn.Linear(*pair) for pair in pairwise(cloud_dims))
+        self.output = nn.Linear(cloud_dims[-1], sum(output_dims))
+
+    def forward(self, clouds: Tensor, mask: Tensor | None = None, context: Tensor | None = None) -> tuple[Tensor, ...]:
+        """Read clouds.
+
+        Args:
+            clouds: shape `(*batch, N, D)`; what the mask leaves out may hold anything.
+            mask: True at the points of a cloud, shape `(*batch, N)`; all of them by default.
+            context: shape `(*batch, C)`; None if `C` is 0.
+
+        Returns:
+            One tensor of shape `(*batch, size)` for every output size.
+        """
+        activation = ACTIVATIONS[self.activation]
+        if mask is not None:
+            clouds = torch.where(mask.unsqueeze(-1), clouds, torch.zeros_like(clouds))
+        hidden = clouds
+        for layer in self.points:
+            hidden = activation(layer(hidden))
+        if mask is not None:
+            hidden = hidden.masked_fill(~mask.unsqueeze(-1), -torch.inf)
+        if hidden.shape[-2] == 0:
+            hidden = hidden.new_zeros(*hidden.shape[:-2], hidden.shape[-1])
+        else:
+            hidden = hidden.amax(-2)
+            if mask is not None:
+                hidden = torch.where(mask.any(-1, keepdim=True), hidden, torch.zeros_like(hidden))
+        if context is not None:
+            hidden = torch.cat([hidden, context.expand(*hidden.shape[:-1], -1)], -1)
+        for layer in self.cloud:
+            hidden = activation(layer(hidden))
+        return self.output(hidden).split(self.output_dims, -1)

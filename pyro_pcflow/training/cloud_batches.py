@@ -1,0 +1,235 @@
+"""Batches of clouds, each as two independent samples of its surface."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyro_pcflow.training.clouds import Source
+from pyro_pcflow.training.points import seeded_generator
+from pyro_pcflow.training.seeding import seeded
+
+__all__ = ["CloudBatch", "CloudBatches", "draw_batch", "evaluation_batches", "halve", "with_noise"]
+
+# With fewer points the encoder and the likelihood share what there is.
+FEWEST_TO_HALVE = 64
+
+
+@dataclass(frozen=True)
+class CloudBatch:
+    """What one step trains on; the arguments of a model and of its guide.
+
+    Attributes:
+        index: numbers of the clouds among those of the training, shape `(B,)`.
+        clouds: points whose density is scored, shape `(B, M, D)`.
+        mask: True at points, shape `(B, M)`, or None.
+        seen: points that an encoder reads, shape `(B, M', D)`.
+        seen_mask: True at points, shape `(B, M')`, or None.
+        num_points: number of points of each whole cloud, shape `(B,)`.
+        labels: numbers of classes, shape `(B,)`, or None.
+        noise_level: share of the noise that each cloud has, shape `(B,)`.
+        kl_weight: weight of the latents' terms.
+        parts: number of processes that share the batch.
+        points_of_all_parts: number of points of the clouds of all of them, or None where there is one.
+    """
+
+    index: Tensor
+    clouds: Tensor
+    mask: Tensor | None
+    seen: Tensor
+    seen_mask: Tensor | None
+    num_points: Tensor
+    labels: Tensor | None
+    noise_level: Tensor
+    kl_weight: float = 1.0
+    parts: int = 1
+    points_of_all_parts: Tensor | None = None
+
+    @property
+    def whole_points(self) -> Tensor:
+        """Number of points of the whole clouds of the whole batch."""
+        return self.num_points.sum() if self.points_of_all_parts is None else self.points_of_all_parts
+
+    def part(self, rows: slice, parts: int) -> CloudBatch:
+        """Some of the clouds, one of several parts."""
+        mine = {
+            field.name: value[rows]
+            for field in fields(self)
+            if isinstance(value := getattr(self, field.name), Tensor) and value.dim() > 0
+        }
+        return replace(self, **mine, parts=parts, points_of_all_parts=self.whole_points)
+
+    def options(self) -> dict[str, Any]:
+        """What goes by name to the `joint` and the `posterior` of a model."""
+        options = {
+            "index": self.index,
+            "labels": self.labels,
+            "noise_level": self.noise_level,
+            "num_points": self.num_points,
+            "kl_weight": self.kl_weight,
+            "seen": self.seen,
+            "seen_mask": self.seen_mask,
+        }
+        return {name: value for name, value in options.items() if value is not None}
+
+
+def halve(sizes: Tensor, num_points: int) -> tuple[Tensor, Tensor, Tensor]:
+    """How many points the encoder reads of each cloud, how many are scored, and the first of these.
+
+    Points that the one has are not the other's, unless a cloud has too few.
+
+    Args:
+        sizes: numbers of points, shape `(B,)`.
+        num_points: most points that either shall have.
+
+    Returns:
+        Three integer tensors of shape `(B,)`.
+
+    Examples:
+        >>> halve(torch.tensor([2048, 300, 10]), 256)
+        (tensor([256, 150,  10]), tensor([256, 150,  10]), tensor([256, 150,   0]))
+    """
+    apart = sizes >= FEWEST_TO_HALVE
+    seen = torch.where(apart, sizes // 2, sizes).clamp(max=num_points)
+    first = torch.where(apart, seen, 0)
+    return seen, (sizes - first).clamp(max=num_points), first
+
+
+class CloudBatches:
+    """Batches of clouds without replacement, in an order that follows from the seed and the step alone.
+
+    Of each cloud, two samples of its points are drawn without replacement: one that an encoder reads, and one whose
+    density is scored. An epoch drops the clouds that fill no batch; the next one drops others.
+
+    Args:
+        clouds: the training clouds.
+        batch_size: clouds in a batch; all of them where there are fewer.
+        num_points: points of each sample; fewer where a cloud has not twice as many.
+        seed: decides the order and the points.
+        noise: standard deviation of Gaussian noise that is added to every point, fresh each time, from torch's
+            generator of the points' device.
+        varied_noise: whether each cloud has a uniform share of the noise instead of all of it.
+        kl_warmup_steps: steps over which the weight of the latents' terms rises to 1.
+
+    Examples:
+        >>> from pyro_pcflow.training.clouds import Clouds
+        >>> batches = CloudBatches(Clouds(torch.randn(10, 100, 3)), batch_size=4, num_points=32, seed=0)
+        >>> batch = batches.batch(0)
+        >>> batch.clouds.shape, batch.seen.shape
+        (torch.Size([4, 32, 3]), torch.Size([4, 32, 3]))
+    """
+
+    def __init__(
+        self,
+        clouds: Source,
+        batch_size: int,
+        num_points: int,
+        seed: int,
+        *,
+        noise: float = 0.0,
+        varied_noise: bool = False,
+        kl_warmup_steps: int = 0,
+    ) -> None:
+        self.clouds = clouds
+        self.batch_size = min(batch_size, len(clouds))
+        self.num_points = num_points
+        self.noise = noise
+        self.varied_noise = varied_noise
+        self.kl_warmup_steps = kl_warmup_steps
+        self._seed = seed
+        self._epoch = -1
+        self._order = torch.empty(0, dtype=torch.long)
+
+    def batch(self, step: int) -> CloudBatch:
+        """The batch of the step that follows `step` earlier ones."""
+        epoch, index = divmod(step, len(self.clouds) // self.batch_size)
+        if epoch != self._epoch:
+            self._order = torch.randperm(len(self.clouds), generator=seeded_generator(self._seed, f"epoch {epoch}"))
+            self._epoch = epoch
+        chosen = self._order[index * self.batch_size : (index + 1) * self.batch_size]
+        batch = draw_batch(self.clouds, chosen, self.num_points, seeded_generator(self._seed, f"points {step}"))
+        level = batch.noise_level
+        if self.varied_noise:
+            level = torch.rand_like(level)
+        weight = min(1.0, (step + 1) / self.kl_warmup_steps) if self.kl_warmup_steps else 1.0
+        return with_noise(replace(batch, noise_level=level, kl_weight=weight), self.noise)
+
+
+def draw_batch(clouds: Source, chosen: Tensor, num_points: int, generator: torch.Generator) -> CloudBatch:
+    """Draw two samples of the points of some clouds.
+
+    Args:
+        clouds: where they are drawn from.
+        chosen: numbers of clouds, shape `(B,)`, on the CPU.
+        num_points: points of each sample.
+        generator: decides the points, a generator of the CPU.
+    """
+    device = clouds.device
+    chosen = chosen.to(device)
+    mask = clouds.mask_of(chosen)
+    sizes = torch.full((len(chosen),), clouds.max_points, device=device) if mask is None else mask.sum(-1)
+    seen, scored, first = halve(sizes, num_points)
+    wanted = int((first + scored).max())
+    keys = torch.rand(len(chosen), clouds.max_points, generator=generator).to(device)
+    if mask is not None:
+        # Padding comes last.
+        keys = torch.where(mask, keys, -1.0)
+    order = keys.topk(wanted, -1).indices
+    sample = clouds.take(chosen, order)
+    seen_part, seen_mask = _part(sample, torch.zeros_like(first), seen)
+    scored_part, scored_mask = _part(sample, first, scored)
+    return CloudBatch(
+        index=chosen,
+        clouds=scored_part,
+        mask=scored_mask,
+        seen=seen_part,
+        seen_mask=seen_mask,
+        num_points=sizes,
+        labels=None if clouds.labels is None else clouds.labels[chosen],
+        noise_level=torch.ones(len(chosen), dtype=sample.dtype, device=device),
+    )
+
+
+def with_noise(batch: CloudBatch, noise: float) -> CloudBatch:
+    """The same batch with Gaussian noise on every point, of `noise` times the cloud's level as standard deviation."""
+    if noise == 0:
+        return batch
+    scale = noise * batch.noise_level[:, None, None]
+    return replace(
+        batch,
+        clouds=batch.clouds + scale * torch.randn_like(batch.clouds),
+        seen=batch.seen + scale * torch.randn_like(batch.seen),
+    )
+
+
+def _part(sample: Tensor, first: Tensor, count: Tensor) -> tuple[Tensor, Tensor | None]:
+    """From every row of `(B, M, D)` a run of points, padded to the longest run."""
+    longest = int(count.max()) if len(count) else 0
+    if bool((count == longest).all()) and bool((first == first[:1]).all()):
+        start = int(first[0]) if len(first) else 0
+        return sample[:, start : start + longest], None
+    places = torch.arange(longest, device=sample.device)
+    mask = places < count.unsqueeze(-1)
+    index = torch.where(mask, first.unsqueeze(-1) + places, 0).unsqueeze(-1)
+    part = sample.gather(1, index.expand(-1, -1, sample.shape[-1]))
+    return torch.where(mask.unsqueeze(-1), part, 0), mask
+
+
+def evaluation_batches(clouds: Source, seed: int, noise: float, at_once: int = 64) -> list[CloudBatch]:
+    """The whole of every cloud, one half for an encoder and one to be scored, the same each time.
+
+    Args:
+        clouds: the held-out clouds.
+        seed: decides the halves and the noise.
+        noise: standard deviation of the Gaussian noise on every point.
+        at_once: clouds in a batch.
+    """
+    generator = seeded_generator(seed, "held-out points")
+    with seeded(seed, clouds.device):
+        return [
+            with_noise(draw_batch(clouds, chosen, clouds.max_points, generator), noise)
+            for chosen in torch.arange(len(clouds)).split(at_once)
+        ]

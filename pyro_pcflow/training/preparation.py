@@ -1,0 +1,138 @@
+"""Data on its way into a training: points for a density, or clouds for a model."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from numbers import Real
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pyro_pcflow.distributions import PointCloudFlow
+from pyro_pcflow.models import PointCloudVAE
+from pyro_pcflow.training.cloud_batches import CloudBatches, evaluation_batches
+from pyro_pcflow.training.clouds import Clouds, Source, as_clouds, some_points, split_clouds
+from pyro_pcflow.training.objective import EvidenceLowerBound, ExactLikelihood, Objective
+from pyro_pcflow.training.pictures import write_cloud_pictures, write_pictures
+from pyro_pcflow.training.points import Batches, Split, as_points, fingerprint, split_points
+from pyro_pcflow.training.settings import Settings
+
+__all__ = ["Prepared", "prepare_clouds", "prepare_points"]
+
+
+@dataclass(frozen=True)
+class Prepared(ABC):
+    """Checked and split data, on the device of the training.
+
+    Attributes:
+        settings: of the training.
+        description: what identifies the data, in plain values.
+    """
+
+    settings: Settings
+    description: dict[str, Any]
+
+    @abstractmethod
+    def points_for_units(self) -> Tensor:
+        """Training points that tell the units, shape `(M, D)`."""
+
+    @abstractmethod
+    def objective(self, module: nn.Module) -> Objective:
+        """What the loop maximises."""
+
+    @abstractmethod
+    def write_pictures(self, module: nn.Module, folder: Path) -> None:
+        """Draw a module that can be drawn."""
+
+
+@dataclass(frozen=True)
+class PreparedPoints(Prepared):
+    """Points to train a density on, and points to evaluate it on."""
+
+    split: Split
+
+    def points_for_units(self) -> Tensor:
+        return self.split.training
+
+    def objective(self, module: nn.Module) -> ExactLikelihood:
+        batches = Batches(self.split.training, self.settings.batch_size, self.settings.seed, self.settings.noise)
+        return ExactLikelihood(module, batches, self.split.held_out)
+
+    def write_pictures(self, module: nn.Module, folder: Path) -> None:
+        if isinstance(module, PointCloudFlow):
+            write_pictures(module, self.split.training.cpu(), folder, seed=self.settings.seed)
+
+
+@dataclass(frozen=True)
+class PreparedClouds(Prepared):
+    """Clouds to train a model on, and clouds to evaluate it on."""
+
+    training: Source
+    held_out: Source | None
+
+    def points_for_units(self) -> Tensor:
+        return some_points(self.training)
+
+    def objective(self, module: nn.Module) -> EvidenceLowerBound:
+        settings = self.settings
+        batches = CloudBatches(
+            self.training,
+            settings.batch_size,
+            settings.points_per_cloud,
+            settings.seed,
+            noise=settings.noise,
+            varied_noise=getattr(module, "noise_input", False),
+            kl_warmup_steps=settings.kl_warmup_steps,
+        )
+        held_out = [] if self.held_out is None else evaluation_batches(self.held_out, settings.seed, settings.noise)
+        return EvidenceLowerBound(module, batches, held_out)
+
+    def write_pictures(self, module: nn.Module, folder: Path) -> None:
+        if isinstance(module, PointCloudVAE):
+            shown = self.training if self.held_out is None else self.held_out
+            write_cloud_pictures(module, shown, folder, seed=self.settings.seed)
+
+
+def prepare_points(
+    module: nn.Module, data: Any, held_out: Any, settings: Settings, dtype: torch.dtype, device: torch.device
+) -> PreparedPoints:
+    """Check and split points for a density; arguments as for `fit`."""
+    points = as_points(data, dtype, getattr(module, "point_dim", None))
+    if not isinstance(held_out, Real):
+        held_out = as_points(held_out, dtype, points.shape[-1], "held_out")
+    split = split_points(points, held_out, seed=settings.seed, noise=settings.noise)
+    description = {
+        "points": len(split.training),
+        "point_dim": split.training.shape[-1],
+        "sha256": fingerprint(split.training),
+        "held_out_points": 0 if split.held_out is None else len(split.held_out),
+        "held_out_sha256": None if split.held_out is None else fingerprint(split.held_out),
+    }
+    evaluated = None if split.held_out is None else split.held_out.to(device)
+    return PreparedPoints(settings, description, Split(split.training.to(device), evaluated))
+
+
+def prepare_clouds(
+    module: nn.Module, data: Any, held_out: Any, settings: Settings, dtype: torch.dtype, device: torch.device
+) -> PreparedClouds:
+    """Check and split clouds for a model; arguments as for `fit`."""
+    clouds = as_clouds(data, dtype, getattr(module, "point_dim", None), device)
+    training: Source = clouds
+    evaluated: Source | None
+    if isinstance(held_out, Real):
+        training, evaluated = split_clouds(clouds, float(held_out), settings.seed)
+    else:
+        evaluated = as_clouds(held_out, dtype, clouds.point_dim, device, "held_out")
+    description = {
+        "clouds": len(training),
+        "points_in_a_cloud": training.max_points,
+        "point_dim": training.point_dim,
+        "sha256": training.fingerprint(),
+        "held_out_clouds": 0 if evaluated is None else len(evaluated),
+        "held_out_sha256": None if evaluated is None else evaluated.fingerprint(),
+    }
+    training, evaluated = (part.to(device) if isinstance(part, Clouds) else part for part in (training, evaluated))
+    return PreparedClouds(settings, description, training, evaluated)

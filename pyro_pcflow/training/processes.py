@@ -1,0 +1,91 @@
+"""The processes of a training: one, or those that `torchrun` started."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["Processes", "start_processes"]
+
+
+class Processes:
+    """What a training asks of the processes that share it.
+
+    Args:
+        fabric: a launched `lightning.fabric.Fabric`, or None for one process alone.
+    """
+
+    def __init__(self, fabric: Any = None) -> None:
+        self._fabric = fabric
+        self.rank: int = 0 if fabric is None else fabric.global_rank
+        self.size: int = 1 if fabric is None else fabric.world_size
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this one writes files and shows progress."""
+        return self.rank == 0
+
+    @property
+    def device(self) -> torch.device | None:
+        """The device of this process; None where there is one process, which may choose."""
+        return None if self._fabric is None else self._fabric.device
+
+    def mean(self, tensor: Tensor) -> Tensor:
+        """The mean of a tensor over the processes."""
+        return tensor if self._fabric is None else self._fabric.all_reduce(tensor, reduce_op="mean")
+
+    def from_first(self, value: Any) -> Any:
+        """What the first process has."""
+        return value if self._fabric is None else self._fabric.broadcast(value)
+
+    def wait(self) -> None:
+        """Go on when all have come here."""
+        if self._fabric is not None:
+            self._fabric.barrier()
+
+    def share(self, count: int) -> slice:
+        """This process's part of a batch.
+
+        Raises:
+            ValueError: if the batch cannot be divided evenly.
+        """
+        if count % self.size:
+            raise ValueError(
+                f"a batch of {count} cannot be shared evenly by {self.size} processes: choose a batch_size that is a "
+                f"multiple of {self.size}"
+            )
+        part = count // self.size
+        return slice(self.rank * part, (self.rank + 1) * part)
+
+
+def start_processes(device: str | torch.device) -> Processes:
+    """Join the processes that `torchrun` started, or stay alone where it did not.
+
+    Args:
+        device: "auto", "cpu" or "cuda"; which GPU a process takes is decided by its number.
+
+    Raises:
+        ImportError: if lightning-fabric is missing.
+        ValueError: if a single GPU is named.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return Processes()
+    kind = str(device)
+    if kind not in ("auto", "cpu", "cuda"):
+        raise ValueError(f"under torchrun, device must be auto, cpu or cuda, got {kind!r}: each process takes its own")
+    try:
+        from lightning_fabric import Fabric
+    except ImportError as error:
+        raise ImportError(
+            "torchrun started several processes, which train together through lightning-fabric: "
+            "pip install 'pyro-pcflow[distributed]'"
+        ) from error
+    if kind == "auto":
+        kind = "cuda" if torch.cuda.is_available() else "cpu"
+    world, local = int(os.environ["WORLD_SIZE"]), int(os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"]))
+    fabric = Fabric(accelerator=kind, devices=local, num_nodes=world // local, strategy="ddp")
+    fabric.launch()
+    return Processes(fabric)

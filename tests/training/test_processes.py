@@ -1,0 +1,71 @@
+"""Several processes under torchrun do what one does on the joined batch."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from shared_run import run
+
+import pyro_pcflow as pcf
+from pyro_pcflow.training.processes import Processes, start_processes
+
+SCRIPT = Path(__file__).with_name("shared_run.py")
+
+
+def torchrun(*arguments):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [*command, str(SCRIPT), *map(str, arguments)], env=environment, capture_output=True, text=True, timeout=200
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["flow", "vae"])
+def test_two_processes_have_the_gradients_of_one(kind, tmp_path):
+    pytest.importorskip("lightning_fabric")
+    ended = torchrun(kind, tmp_path / "two")
+    assert ended.returncode == 0, ended.stderr
+    expected, result = run(kind, tmp_path / "one")
+    for rank in range(2):
+        saved = torch.load(tmp_path / f"two.{rank}", weights_only=True)
+        torch.testing.assert_close(saved["gradients"], expected, rtol=1e-6, atol=1e-9)
+        assert saved["loss"] == pytest.approx(result.history[-1]["loss"], rel=1e-9)
+    one, two = (pcf.load(tmp_path / name / "model.pt") if kind == "flow" else None for name in ("one", "two"))
+    if kind == "flow":
+        for first, second in zip(one.parameters(), two.parameters(), strict=True):
+            torch.testing.assert_close(first, second, rtol=1e-5, atol=1e-8)
+    lines = (tmp_path / "two" / "metrics.jsonl").read_text().splitlines()
+    assert len(lines) == 1
+
+
+def test_one_process_stays_alone(monkeypatch):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    alone = start_processes("auto")
+    assert (alone.rank, alone.size, alone.is_first, alone.device) == (0, 1, True, None)
+    tensor = torch.ones(2)
+    assert alone.mean(tensor) is tensor
+    assert alone.from_first(tensor) is tensor
+    alone.wait()
+
+
+def test_batches_are_shared_evenly_or_not_at_all():
+    processes = Processes()
+    processes.rank, processes.size = 2, 3
+    assert range(12)[processes.share(12)] == range(8, 12)
+    with pytest.raises(ValueError, match="multiple of 3"):
+        processes.share(10)
+
+
+def test_a_missing_package_is_named(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setitem(sys.modules, "lightning_fabric", None)
+    with pytest.raises(ImportError, match=r"pyro-pcflow\[distributed\]"):
+        start_processes("auto")
+    with pytest.raises(ValueError, match="each process takes its own"):
+        start_processes("cuda:1")
