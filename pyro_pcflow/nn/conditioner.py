@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["ACTIVATIONS", "CONDITIONINGS", "Conditioner", "fourier_features"]
+__all__ = ["ACTIVATIONS", "CONDITIONINGS", "Conditioner", "SeparateConditioners", "fourier_features"]
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
     "silu": F.silu,
     "tanh": torch.tanh,
     "gelu": F.gelu,
+    "leaky_relu": partial(F.leaky_relu, negative_slope=0.1),
 }
 CONDITIONINGS = ("film", "bias", "concat_squash")
+
+Modulation = tuple[Tensor | None, Tensor | None]
 
 
 def fourier_features(x: Tensor, num_frequencies: int) -> Tensor:
@@ -46,14 +50,16 @@ def fourier_features(x: Tensor, num_frequencies: int) -> Tensor:
 class Conditioner(nn.Module):
     """A fully connected network from kept coordinates, and a context, to several outputs per moved coordinate.
 
-    A context acts on every hidden layer through a vector that is computed once per cloud and broadcast over
-    its points. With `h` a hidden layer before its activation and `c` the context:
+    A context acts on every hidden layer, or on those that are named, through a vector that is computed once per cloud
+    and broadcast over its points. With `h` a hidden layer before its activation and `c` the context:
 
     | `conditioning` | what becomes of `h` | source |
     | --- | --- | --- |
     | `"film"` | `h * (1 + U c + u) + (V c + v)` | Perez et al., FiLM, AAAI 2018 |
     | `"bias"` | `h + V c + v` | a context concatenated to every point |
     | `"concat_squash"` | `h * sigmoid(U c + u) + V c` | Grathwohl et al., FFJORD, ICLR 2019 |
+
+    Each of the maps `U c + u` and `V c + v` may have hidden layers of its own, the same for all that it modulates.
 
     The last layer starts at zero, so that a new coupling is the identity.
 
@@ -63,11 +69,16 @@ class Conditioner(nn.Module):
         hidden_dims: widths of the hidden layers, at least one.
         context_dim: size `C` of the context, 0 for none.
         conditioning: one of the names above.
-        activation: `"relu"`, `"silu"`, `"tanh"` or `"gelu"`.
+        context_dims: widths of the hidden layers between the context and what modulates, none for a linear map.
+        context_layers: the hidden layers that the context acts on, counted from 0; all by default.
+        residual: add to a hidden layer, before its activation, the value of two layers before, wherever a pair of
+            layers is as wide as the one before them, there and in the maps of the context (He et al., Deep residual
+            learning for image recognition, CVPR 2016).
+        activation: `"relu"`, `"silu"`, `"tanh"`, `"gelu"` or `"leaky_relu"`, of slope 0.1.
         num_frequencies: Fourier features of the kept coordinates, see `fourier_features`.
 
     Raises:
-        ValueError: if a size is not positive or a name is not known.
+        ValueError: if a size is not positive, a name is not known or a layer does not exist.
 
     Examples:
         >>> net = Conditioner(2, [1, 1], hidden_dims=[16, 16], context_dim=8)
@@ -85,11 +96,17 @@ class Conditioner(nn.Module):
         *,
         context_dim: int = 0,
         conditioning: str = "bias",
+        context_dims: Sequence[int] = (),
+        context_layers: Sequence[int] | None = None,
+        residual: bool = False,
         activation: str = "relu",
         num_frequencies: int = 0,
     ) -> None:
         super().__init__()
         _check_sizes(input_dim, output_dims, hidden_dims, context_dim, num_frequencies)
+        layers = list(range(len(hidden_dims)))
+        context_layers = layers if context_layers is None else sorted(context_layers)
+        _check_context_options(context_dims, context_layers, layers)
         if conditioning not in CONDITIONINGS:
             raise ValueError(f"conditioning must be one of {', '.join(CONDITIONINGS)}, got {conditioning!r}")
         if activation not in ACTIVATIONS:
@@ -99,23 +116,34 @@ class Conditioner(nn.Module):
         self.hidden_dims = list(hidden_dims)
         self.context_dim = context_dim
         self.conditioning = conditioning
+        self.context_dims = list(context_dims)
+        self.context_layers = context_layers
+        self.residual = residual
         self.activation = activation
         self.num_frequencies = num_frequencies
+        self._skipped = _ends_of_pairs(hidden_dims) if residual else frozenset()
 
         widths = [input_dim * (1 + 2 * num_frequencies), *hidden_dims]
         # A context that shifts a hidden layer brings its own bias.
-        own_bias = context_dim == 0 or conditioning == "concat_squash"
-        self.hidden = nn.ModuleList(nn.Linear(before, after, bias=own_bias) for before, after in pairwise(widths))
+        shifted = set(context_layers) if context_dim > 0 and conditioning != "concat_squash" else set()
+        self.hidden = nn.ModuleList(nn.Linear(*pair, bias=i not in shifted) for i, pair in enumerate(pairwise(widths)))
         self.output = nn.Linear(widths[-1], sum(output_dims))
         nn.init.zeros_(self.output.weight)
         nn.init.zeros_(self.output.bias)
         if context_dim > 0:
-            self.shift = nn.Linear(context_dim, sum(hidden_dims), bias=not own_bias)
+            sizes = [context_dim, *context_dims, sum(self._modulated)]
+            self.shift = _ContextNetwork(sizes, residual, activation, bias=conditioning != "concat_squash")
             if conditioning != "bias":
-                self.scale = nn.Linear(context_dim, sum(hidden_dims))
+                self.scale = _ContextNetwork(sizes, residual, activation)
             if conditioning == "film":
-                nn.init.uniform_(self.scale.weight, -0.1 / math.sqrt(context_dim), 0.1 / math.sqrt(context_dim))
+                bound = 0.1 / math.sqrt(self.scale.in_features)
+                nn.init.uniform_(self.scale.weight, -bound, bound)
                 nn.init.zeros_(self.scale.bias)
+
+    @property
+    def _modulated(self) -> list[int]:
+        """Widths of the hidden layers that the context acts on."""
+        return [self.hidden_dims[layer] for layer in self.context_layers]
 
     def forward(self, kept: Tensor, context: Tensor | None = None) -> tuple[Tensor, ...]:
         """Evaluate the network.
@@ -128,37 +156,113 @@ class Conditioner(nn.Module):
             One tensor of shape `(*batch, size)` for every output size.
         """
         hidden = fourier_features(kept, self.num_frequencies)
-        modulations = self._modulations(context)
-        activation = ACTIVATIONS[self.activation]
-        for layer, (scale, shift) in zip(self.hidden, modulations, strict=True):
-            hidden = layer(hidden)
-            if shift is not None:
-                hidden = hidden + shift if scale is None else torch.addcmul(shift, hidden, scale)
-            hidden = activation(hidden)
+        hidden = _through(self.hidden, hidden, self._modulations(context), self._skipped, ACTIVATIONS[self.activation])
         return self.output(hidden).split(self.output_dims, -1)
 
-    def _modulations(self, context: Tensor | None) -> list[tuple[Tensor | None, Tensor | None]]:
+    def _modulations(self, context: Tensor | None) -> list[Modulation]:
         """The context's scale and shift of each hidden layer, once per cloud."""
+        modulations: list[Modulation] = [(None, None)] * len(self.hidden_dims)
         if self.context_dim == 0:
-            return [(None, None)] * len(self.hidden_dims)
-        shifts = self.shift(context).split(self.hidden_dims, -1)
-        if self.conditioning == "bias":
-            return [(None, shift) for shift in shifts]
-        scale = self.scale(context)
-        scale = 1 + scale if self.conditioning == "film" else scale.sigmoid()
-        return list(zip(scale.split(self.hidden_dims, -1), shifts, strict=True))
+            return modulations
+        scales: Iterable[Tensor | None] = [None] * len(self.context_layers)
+        if self.conditioning != "bias":
+            scale = self.scale(context)
+            scale = 1 + scale if self.conditioning == "film" else scale.sigmoid()
+            scales = scale.split(self._modulated, -1)
+        shifts = self.shift(context).split(self._modulated, -1)
+        for layer, scale, shift in zip(self.context_layers, scales, shifts, strict=True):
+            modulations[layer] = (scale, shift)
+        return modulations
 
     def extra_repr(self) -> str:
         parts = [f"{self.input_dim} -> {' -> '.join(map(str, self.hidden_dims))} -> {sum(self.output_dims)}"]
         parts.append(self.activation)
+        if self.residual:
+            parts.append("residual")
         if self.num_frequencies:
             parts.append(f"{self.num_frequencies} frequencies")
         if self.context_dim:
-            parts.append(f"{self.conditioning} of {self.context_dim}")
+            parts.append(f"{self.conditioning} of {' -> '.join(map(str, [self.context_dim, *self.context_dims]))}")
+            if len(self.context_layers) < len(self.hidden_dims):
+                parts.append(f"at hidden layers {self.context_layers}")
         return ", ".join(parts)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.extra_repr()})"
+
+
+class SeparateConditioners(nn.Module):
+    """Several conditioners as one, such as one for the shift and one for the log-scale, with nothing in common.
+
+    Args:
+        networks: modules called as a `Conditioner` is.
+
+    Examples:
+        >>> shift_net, scale_net = (Conditioner(2, [1], [16]) for _ in range(2))
+        >>> shift, log_scale = SeparateConditioners([shift_net, scale_net])(torch.randn(100, 2))
+        >>> log_scale.shape
+        torch.Size([100, 1])
+    """
+
+    def __init__(self, networks: Iterable[nn.Module]) -> None:
+        super().__init__()
+        self.networks = nn.ModuleList(networks)
+
+    def forward(self, kept: Tensor, context: Tensor | None = None) -> tuple[Tensor, ...]:
+        """The outputs of every network in turn; arguments as for `Conditioner.forward`."""
+        return tuple(output for network in self.networks for output in network(kept, context))
+
+
+class _ContextNetwork(nn.Linear):
+    """A linear map with hidden layers before it, or none."""
+
+    def __init__(self, sizes: Sequence[int], residual: bool, activation: str, bias: bool = True) -> None:
+        super().__init__(sizes[-2], sizes[-1], bias=bias)
+        self.hidden = nn.ModuleList(nn.Linear(*pair) for pair in pairwise(sizes[:-1]))
+        self.activation = activation
+        self._skipped = _ends_of_pairs(sizes[1:-1]) if residual else frozenset()
+
+    def forward(self, context: Tensor) -> Tensor:
+        modulations: list[Modulation] = [(None, None)] * len(self.hidden)
+        return super().forward(_through(self.hidden, context, modulations, self._skipped, ACTIVATIONS[self.activation]))
+
+
+def _through(
+    layers: nn.ModuleList,
+    x: Tensor,
+    modulations: list[Modulation],
+    skipped: frozenset[int],
+    activation: Callable[[Tensor], Tensor],
+) -> Tensor:
+    """Apply hidden layers, each with its modulation and activation, and the skip connections that end at `skipped`."""
+    before = x
+    for i, (layer, (scale, shift)) in enumerate(zip(layers, modulations, strict=True)):
+        hidden = layer(x)
+        if shift is not None:
+            hidden = hidden + shift if scale is None else torch.addcmul(shift, hidden, scale)
+        if i in skipped:
+            hidden = hidden + before
+        before, x = x, activation(hidden)
+    return x
+
+
+def _ends_of_pairs(widths: Sequence[int]) -> frozenset[int]:
+    """The last of every two layers that are as wide as the layer before them; no layer is in two pairs."""
+    ends: set[int] = set()
+    for i in range(2, len(widths)):
+        if widths[i - 2] == widths[i - 1] == widths[i] and i - 1 not in ends:
+            ends.add(i)
+    return frozenset(ends)
+
+
+def _check_context_options(context_dims: Sequence[int], context_layers: Sequence[int], layers: Sequence[int]) -> None:
+    if any(width < 1 for width in context_dims):
+        raise ValueError(f"context_dims must be positive widths, or none, got {list(context_dims)}")
+    if not context_layers or len(set(context_layers)) < len(context_layers) or not set(context_layers) <= set(layers):
+        raise ValueError(
+            f"context_layers must name different hidden layers from 0 to {layers[-1]}, at least one, got "
+            f"{list(context_layers)}"
+        )
 
 
 def _check_sizes(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from pyro_pcflow.nn import Conditioner
+from pyro_pcflow.nn.conditioner import Conditioner, SeparateConditioners
 from pyro_pcflow.transforms.masks import check_mask, coupling_masks
 from pyro_pcflow.transforms.one_pass import ConditionalPointTransform, PointTransform
 
@@ -165,9 +166,11 @@ def affine_point_coupling(
     *,
     hidden_dims: Sequence[int] = (64, 64),
     mask: Sequence[bool] | None = None,
+    residual: bool = False,
     activation: str = "relu",
     num_frequencies: int = 0,
     max_log_scale: float = 1.0,
+    separate_networks: bool = False,
 ) -> AffinePointCoupling:
     """Make an affine coupling with its conditioner.
 
@@ -175,9 +178,11 @@ def affine_point_coupling(
         point_dim: number of coordinates `D`, at least 2.
         hidden_dims: widths of the conditioner's hidden layers.
         mask: `D` booleans, `True` where a coordinate is kept; the default moves the first.
+        residual: skip connections, see `Conditioner`.
         activation: see `Conditioner`.
         num_frequencies: see `fourier_features`.
         max_log_scale: smooth bound of the log-scale.
+        separate_networks: one conditioner for the shift and one for the log-scale, instead of one for both.
 
     Examples:
         >>> import pyro.distributions as dist
@@ -187,7 +192,14 @@ def affine_point_coupling(
         torch.Size([100])
     """
     mask = _mask_or_default(mask, point_dim)
-    conditioner = _conditioner(mask, 2, hidden_dims, activation=activation, num_frequencies=num_frequencies)
+    conditioner = _conditioner(
+        mask,
+        [1, 1] if separate_networks else [2],
+        hidden_dims,
+        residual=residual,
+        activation=activation,
+        num_frequencies=num_frequencies,
+    )
     return AffinePointCoupling(mask, conditioner, max_log_scale=max_log_scale)
 
 
@@ -198,21 +210,29 @@ def conditional_affine_point_coupling(
     hidden_dims: Sequence[int] = (64, 64),
     mask: Sequence[bool] | None = None,
     conditioning: str = "bias",
+    context_dims: Sequence[int] = (),
+    context_layers: Sequence[int] | None = None,
+    residual: bool = False,
     activation: str = "relu",
     num_frequencies: int = 0,
     max_log_scale: float = 1.0,
+    separate_networks: bool = False,
 ) -> ConditionalAffinePointCoupling:
     """Make a conditional affine coupling with its conditioner.
 
     Args:
         point_dim: number of coordinates `D`, at least 2.
         context_dim: size `C` of a context, at least 1.
-        conditioning: how the context acts, see `Conditioner`.
         hidden_dims: widths of the conditioner's hidden layers.
         mask: `D` booleans, `True` where a coordinate is kept; the default moves the first.
+        conditioning: how the context acts, see `Conditioner`.
+        context_dims: hidden layers between the context and what it does, see `Conditioner`.
+        context_layers: hidden layers that the context acts on, see `Conditioner`.
+        residual: skip connections, see `Conditioner`.
         activation: see `Conditioner`.
         num_frequencies: see `fourier_features`.
         max_log_scale: smooth bound of the log-scale.
+        separate_networks: one conditioner for the shift and one for the log-scale, instead of one for both.
 
     Examples:
         >>> coupling = conditional_affine_point_coupling(3, 8, hidden_dims=[64, 64])
@@ -224,10 +244,13 @@ def conditional_affine_point_coupling(
     mask = _mask_or_default(mask, point_dim)
     conditioner = _conditioner(
         mask,
-        2,
+        [1, 1] if separate_networks else [2],
         hidden_dims,
         context_dim=context_dim,
         conditioning=conditioning,
+        context_dims=context_dims,
+        context_layers=context_layers,
+        residual=residual,
         activation=activation,
         num_frequencies=num_frequencies,
     )
@@ -239,6 +262,7 @@ def additive_point_coupling(
     *,
     hidden_dims: Sequence[int] = (64, 64),
     mask: Sequence[bool] | None = None,
+    residual: bool = False,
     activation: str = "relu",
     num_frequencies: int = 0,
 ) -> AdditivePointCoupling:
@@ -250,7 +274,9 @@ def additive_point_coupling(
         torch.Size([10, 2])
     """
     mask = _mask_or_default(mask, point_dim)
-    conditioner = _conditioner(mask, 1, hidden_dims, activation=activation, num_frequencies=num_frequencies)
+    conditioner = _conditioner(
+        mask, [1], hidden_dims, residual=residual, activation=activation, num_frequencies=num_frequencies
+    )
     return AdditivePointCoupling(mask, conditioner)
 
 
@@ -261,6 +287,9 @@ def conditional_additive_point_coupling(
     hidden_dims: Sequence[int] = (64, 64),
     mask: Sequence[bool] | None = None,
     conditioning: str = "bias",
+    context_dims: Sequence[int] = (),
+    context_layers: Sequence[int] | None = None,
+    residual: bool = False,
     activation: str = "relu",
     num_frequencies: int = 0,
 ) -> ConditionalAdditivePointCoupling:
@@ -275,10 +304,13 @@ def conditional_additive_point_coupling(
     mask = _mask_or_default(mask, point_dim)
     conditioner = _conditioner(
         mask,
-        1,
+        [1],
         hidden_dims,
         context_dim=context_dim,
         conditioning=conditioning,
+        context_dims=context_dims,
+        context_layers=context_layers,
+        residual=residual,
         activation=activation,
         num_frequencies=num_frequencies,
     )
@@ -304,7 +336,9 @@ def _mask_or_default(mask: Sequence[bool] | None, point_dim: int) -> tuple[bool,
 
 
 def _conditioner(
-    mask: tuple[bool, ...], num_outputs: int, hidden_dims: Sequence[int], **options: str | int
-) -> Conditioner:
+    mask: tuple[bool, ...], outputs: Sequence[int], hidden_dims: Sequence[int], **options: Any
+) -> Conditioner | SeparateConditioners:
+    """A network for every entry of `outputs`, which is how many outputs of a moved coordinate it has."""
     kept = sum(mask)
-    return Conditioner(kept, [len(mask) - kept] * num_outputs, hidden_dims, **options)  # type: ignore[arg-type]
+    networks = [Conditioner(kept, [len(mask) - kept] * count, hidden_dims, **options) for count in outputs]
+    return networks[0] if len(networks) == 1 else SeparateConditioners(networks)

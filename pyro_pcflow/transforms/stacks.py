@@ -110,10 +110,14 @@ def coupling_stack(
     affine: bool = True,
     masks: str | Sequence[Sequence[bool]] = "move_one",
     conditioning: str = "bias",
+    context_dims: Sequence[int] = (),
+    context_layers: Sequence[int] | None = None,
+    residual: bool = False,
     activation: str = "relu",
     num_frequencies: int = 3,
     max_log_scale: float = 1.0,
     total_log_scale: float = 12.0,
+    separate_networks: bool = False,
     act_norm_between: bool = False,
     mixing: bool = False,
 ) -> CouplingStack | ConditionalCouplingStack:
@@ -127,11 +131,16 @@ def coupling_stack(
         affine: affine (RealNVP) or additive (NICE) couplings.
         masks: a pattern of `coupling_masks`, or masks that are repeated in turn.
         conditioning: how the context acts, see `Conditioner`.
+        context_dims: hidden layers between the context and what it does, see `Conditioner`.
+        context_layers: hidden layers that the context acts on, see `Conditioner`.
+        residual: skip connections in the conditioners, see `Conditioner`.
         activation: see `Conditioner`.
         num_frequencies: Fourier features of the kept coordinates, see `fourier_features`.
         max_log_scale: smooth bound of each layer's log-scale.
         total_log_scale: bound of the sum of the log-scales over the stack. Deep stacks lower the bound of each
             layer to `total_log_scale / L`, without which their inverse is lost in float32.
+        separate_networks: for affine couplings, one conditioner for the shift and one for the log-scale, instead of
+            one for both.
         act_norm_between: put an `ActNorm` on the data's side of every coupling.
         mixing: put an `LULinear` on the data's side of every coupling but the last.
 
@@ -152,11 +161,16 @@ def coupling_stack(
             f"max_log_scale and total_log_scale must be positive, got {max_log_scale} and {total_log_scale}"
         )
     limit = min(max_log_scale, total_log_scale / num_couplings)
-    options = {"hidden_dims": hidden_dims, "activation": activation, "num_frequencies": num_frequencies}
+    options: dict[str, Any] = {
+        "hidden_dims": hidden_dims,
+        "residual": residual,
+        "activation": activation,
+        "num_frequencies": num_frequencies,
+    }
     if context_dim:
-        options["conditioning"] = conditioning
+        options |= {"conditioning": conditioning, "context_dims": context_dims, "context_layers": context_layers}
     if affine:
-        options["max_log_scale"] = limit
+        options |= {"max_log_scale": limit, "separate_networks": separate_networks}
 
     parts: list[PointTransform | ConditionalPointTransform] = []
     for layer, mask in enumerate(_masks(masks, point_dim, num_couplings)):

@@ -30,6 +30,8 @@ PLAIN = {
     "lu_linear": lambda dim: T.lu_linear(dim, permutation=[*range(1, dim), 0]),
     "affine": lambda dim: T.affine_point_coupling(dim, **SMALL),
     "affine, Fourier features": lambda dim: T.affine_point_coupling(dim, num_frequencies=2, **SMALL),
+    "affine, residual": lambda dim: T.affine_point_coupling(dim, hidden_dims=[6] * 3, activation="tanh", residual=True),
+    "affine, two networks": lambda dim: T.affine_point_coupling(dim, separate_networks=True, **SMALL),
     "additive": lambda dim: T.additive_point_coupling(dim, **SMALL),
     "stack": lambda dim: T.coupling_stack(dim, num_couplings=4, **SMALL),
     "stack, additive": lambda dim: T.coupling_stack(dim, num_couplings=3, affine=False, **SMALL),
@@ -40,9 +42,19 @@ PLAIN = {
 CONDITIONAL = {
     "base": lambda dim: ConditionalNormal(dim, 4),
     "affine": lambda dim: T.conditional_affine_point_coupling(dim, 4, **SMALL),
+    "affine, two networks": lambda dim: T.conditional_affine_point_coupling(dim, 4, separate_networks=True, **SMALL),
+    "affine, residual": lambda dim: T.conditional_affine_point_coupling(
+        dim, 4, hidden_dims=[6] * 3, context_dims=[5] * 3, activation="tanh", residual=True
+    ),
     "additive": lambda dim: T.conditional_additive_point_coupling(dim, 4, **SMALL),
+    "additive, layers of the context": lambda dim: T.conditional_additive_point_coupling(
+        dim, 4, context_dims=[6], context_layers=[1], **SMALL
+    ),
     "stack": lambda dim: T.coupling_stack(dim, num_couplings=3, context_dim=4, **SMALL),
     "stack, additive": lambda dim: T.coupling_stack(dim, num_couplings=3, context_dim=4, affine=False, **SMALL),
+    "stack, two networks and layers of the context": lambda dim: T.coupling_stack(
+        dim, num_couplings=3, context_dim=4, context_dims=[6], context_layers=[1], separate_networks=True, **SMALL
+    ),
     "stack, mixed and normed": lambda dim: T.coupling_stack(
         dim, num_couplings=3, context_dim=4, mixing=True, act_norm_between=True, **SMALL
     ),
@@ -66,6 +78,16 @@ def test_plain(name, dim, device, dtype):
 @pytest.mark.parametrize("name", CONDITIONAL)
 def test_conditional(name, dim, device, dtype):
     pcf.testing.check_conditional_transform(lambda: CONDITIONAL[name](dim), device=device, dtype=dtype)
+
+
+@pytest.mark.parametrize(("prefix", "sizes"), [("", (3,)), ("conditional_", (3, 4))])
+@pytest.mark.parametrize("kind", ["affine", "additive"])
+def test_options_reach_the_conditioner(prefix, sizes, kind):
+    options = {"residual": True, "activation": "leaky_relu", "num_frequencies": 2}
+    if prefix:
+        options |= {"conditioning": "film", "context_dims": [6], "context_layers": [1]}
+    conditioner = getattr(T, f"{prefix}{kind}_point_coupling")(*sizes, **options).conditioner
+    assert {name: getattr(conditioner, name) for name in options} == options
 
 
 def masks(dim):
