@@ -73,7 +73,8 @@ class PyroCloudVAE(pcf.PointCloudVAE):
         # Pyro's conditional distribution has no batch shape, so the context is expanded by hand.
         assert num_points is not None
         context = z.unsqueeze(-2).expand(*z.shape[:-1], num_points, z.shape[-1])
-        conditioned = [coupling.condition(context) for coupling in self.points_learned]
+        couplings: Any = self.points_learned
+        conditioned = [coupling.condition(context) for coupling in couplings]
         noise = dist.Normal(self._zero.expand(*context.shape[:-1], self.point_dim), 1.0).to_event(1)
         units = dist.transforms.AffineTransform(self.units.loc, self.units.scale.expand(self.point_dim), event_dim=1)
         stack = dist.TransformedDistribution(noise, [*_with_turns(conditioned, self.point_turn), units])

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_pcflow.nn.conditioner import ACTIVATIONS
+from pyro_pcflow.nn.precision import hidden_layers_in
 
 __all__ = ["CloudEncoder"]
 
@@ -38,6 +39,8 @@ class CloudEncoder(nn.Module):
         >>> loc.shape
         torch.Size([5, 8])
     """
+
+    hidden_dtype: torch.dtype | None = None  # see hidden_layers_in
 
     def __init__(
         self,
@@ -82,8 +85,9 @@ class CloudEncoder(nn.Module):
         if mask is not None:
             clouds = torch.where(mask.unsqueeze(-1), clouds, torch.zeros_like(clouds))
         hidden = clouds
-        for layer in self.points:
-            hidden = activation(layer(hidden))
+        with hidden_layers_in(self.hidden_dtype, clouds.device):
+            for layer in self.points:
+                hidden = activation(layer(hidden))
         if mask is not None:
             hidden = hidden.masked_fill(~mask.unsqueeze(-1), -torch.inf)
         if hidden.shape[-2] == 0:
@@ -92,6 +96,7 @@ class CloudEncoder(nn.Module):
             hidden = hidden.amax(-2)
             if mask is not None:
                 hidden = torch.where(mask.any(-1, keepdim=True), hidden, torch.zeros_like(hidden))
+        hidden = hidden.to(clouds.dtype)
         if context is not None:
             hidden = torch.cat([hidden, context.expand(*hidden.shape[:-1], -1)], -1)
         for layer in self.cloud:

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pyro_pcflow.nn.precision import hidden_layers_in
+
 __all__ = ["ACTIVATIONS", "CONDITIONINGS", "Conditioner", "SeparateConditioners", "fourier_features"]
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -88,6 +90,8 @@ class Conditioner(nn.Module):
         torch.Size([4, 100, 1])
     """
 
+    hidden_dtype: torch.dtype | None = None  # see hidden_layers_in
+
     def __init__(
         self,
         input_dim: int,
@@ -155,9 +159,10 @@ class Conditioner(nn.Module):
         Returns:
             One tensor of shape `(*batch, size)` for every output size.
         """
-        hidden = fourier_features(kept, self.num_frequencies)
-        hidden = _through(self.hidden, hidden, self._modulations(context), self._skipped, ACTIVATIONS[self.activation])
-        return self.output(hidden).split(self.output_dims, -1)
+        hidden, activation = fourier_features(kept, self.num_frequencies), ACTIVATIONS[self.activation]
+        with hidden_layers_in(self.hidden_dtype, kept.device):
+            hidden = _through(self.hidden, hidden, self._modulations(context), self._skipped, activation)
+        return self.output(hidden.to(kept.dtype)).split(self.output_dims, -1)
 
     def _modulations(self, context: Tensor | None) -> list[Modulation]:
         """The context's scale and shift of each hidden layer, once per cloud."""

@@ -55,7 +55,7 @@ class CloudBatch:
 
     def part(self, rows: slice, parts: int) -> CloudBatch:
         """Some of the clouds, one of several parts."""
-        mine = {
+        mine: dict[str, Any] = {
             field.name: value[rows]
             for field in fields(self)
             if isinstance(value := getattr(self, field.name), Tensor) and value.dim() > 0

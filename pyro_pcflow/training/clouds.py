@@ -24,10 +24,21 @@ MAX_HELD_OUT = 512
 class Source(Protocol):
     """Where clouds come from: memory, or a file that is larger than it."""
 
-    labels: Tensor | None
-    point_dim: int
-    max_points: int
-    device: torch.device
+    @property
+    def labels(self) -> Tensor | None:
+        """Numbers of classes, shape `(S,)`, or None."""
+
+    @property
+    def point_dim(self) -> int:
+        """Number of coordinates of a point."""
+
+    @property
+    def max_points(self) -> int:
+        """Room for points in a cloud."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where batches are."""
 
     def __len__(self) -> int: ...
 

@@ -80,6 +80,8 @@ def fit(
     out: str | os.PathLike[str] | None = None,
     resume: bool = False,
     pictures: bool = True,
+    precision: str = "full",
+    recompute: bool = False,
     device: str | torch.device = "auto",
     progress: bool | None = None,
 ) -> FitResult:
@@ -133,6 +135,10 @@ def fit(
         out: the run folder, see `RunFolder`; None keeps nothing.
         resume: continue the run in `out`; starts one if there is none.
         pictures: draw a `PointCloudFlow` into `out` at the end, see `write_pictures`; takes some seconds.
+        precision: `"full"`, or `"bfloat16"` for the hidden layers of networks, which a GPU evaluates faster; shifts and
+            log-scales, and with them the log-determinant, keep the precision of the parameters. Scores are always full.
+        recompute: let a backward pass evaluate couplings once more instead of keeping their hidden layers: a third
+            slower, and memory for coordinates alone grows with the depth of a stack.
         device: where to train: "auto" (a GPU where there is one), "cpu", "cuda", "cuda:1".
         progress: show a progress bar; None shows it in a terminal.
 
@@ -177,6 +183,8 @@ def fit(
         log_every=log_every,
         eval_every=eval_every,
         checkpoint_every=checkpoint_every,
+        precision=precision,
+        recompute=recompute,
     )
     if resume and out is None:
         raise ValueError("resume=True needs the folder of the run to continue: give out")

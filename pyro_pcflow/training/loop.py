@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from pyro_pcflow.training.economy import economical
 from pyro_pcflow.training.flat_weights import FlatWeights
 from pyro_pcflow.training.guard import TrainingDivergedError, find_culprit
 from pyro_pcflow.training.objective import Objective
@@ -18,7 +19,7 @@ from pyro_pcflow.training.processes import Processes
 from pyro_pcflow.training.run_folder import RunFolder
 from pyro_pcflow.training.schedule import Schedule
 from pyro_pcflow.training.seeding import seeded
-from pyro_pcflow.training.settings import Settings
+from pyro_pcflow.training.settings import PRECISIONS, Settings
 
 __all__ = ["Loop"]
 
@@ -102,7 +103,8 @@ class Loop:
             bar_format="{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}",
         ) as bar:
             try:
-                self._run(bar)
+                with economical(self.module, PRECISIONS[self.settings.precision], self.settings.recompute):
+                    self._run(bar)
             except KeyboardInterrupt:
                 self._save_if_whole()
                 raise
@@ -177,7 +179,7 @@ class Loop:
     def _evaluate(self) -> dict[str, float]:
         self.module.eval()
         # Evaluating more or less often must not change what training draws, and each time draws the same.
-        with self.weights.averaged(), seeded(self.settings.seed, self._device):
+        with self.weights.averaged(), seeded(self.settings.seed, self._device), economical(self.module, None, False):
             scores = self.objective.evaluate()
         self.module.train()
         return scores

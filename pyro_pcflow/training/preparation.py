@@ -134,5 +134,8 @@ def prepare_clouds(
         "held_out_clouds": 0 if evaluated is None else len(evaluated),
         "held_out_sha256": None if evaluated is None else evaluated.fingerprint(),
     }
-    training, evaluated = (part.to(device) if isinstance(part, Clouds) else part for part in (training, evaluated))
+    if isinstance(training, Clouds):
+        training = training.to(device)
+    if isinstance(evaluated, Clouds):
+        evaluated = evaluated.to(device)
     return PreparedClouds(settings, description, training, evaluated)

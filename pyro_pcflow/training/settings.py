@@ -10,7 +10,10 @@ from typing import Any
 
 import torch
 
-__all__ = ["Settings", "as_device"]
+__all__ = ["PRECISIONS", "Settings", "as_device"]
+
+# Names to data types of the hidden layers, None for that of the parameters.
+PRECISIONS: dict[str, torch.dtype | None] = {"full": None, "bfloat16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
@@ -36,14 +39,17 @@ class Settings:
     log_every: int
     eval_every: int
     checkpoint_every: int
+    precision: str
+    recompute: bool
 
     def __post_init__(self) -> None:
         if self.max_steps is None and self.max_seconds is None:
             raise ValueError("training without an end: give max_steps, max_seconds, or both")
         for field in fields(self):
             value = getattr(self, field.name)
+            kind = str(field.type).split()[0]
             if value is not None:
-                convert = operator.index if "int" in str(field.type) else float
+                convert: Any = {"int": operator.index, "float": float, "bool": bool, "str": str}[kind]
                 object.__setattr__(self, field.name, convert(value))
         for name in ("max_steps", "batch_size", "points_per_cloud", "log_every", "eval_every", "checkpoint_every"):
             self._require(name, lambda value: value >= 1, "at least 1")
@@ -54,12 +60,13 @@ class Settings:
         for name in ("warmup_steps", "kl_warmup_steps"):
             self._require(name, lambda value: value >= 0, "at least 0")
         self._require("ema_decay", lambda value: 0 <= value < 1, "at least 0 and below 1")
+        self._require("precision", lambda value: value in PRECISIONS, f"one of {', '.join(PRECISIONS)}")
         self._require("seed", lambda value: 0 <= value < 2**63, "at least 0 and below 2 ** 63")
 
     def _require(self, name: str, holds: Callable[[Any], bool], expected: str) -> None:
         value = getattr(self, name)
         if value is not None and not holds(value):
-            raise ValueError(f"{name} must be {expected}, got {value}")
+            raise ValueError(f"{name} must be {expected}, got {value!r}")
 
 
 def as_device(device: str | torch.device) -> torch.device:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from pyro_pcflow.transforms.actnorm import act_norm
 from pyro_pcflow.transforms.lu import lu_linear
@@ -27,6 +28,9 @@ class _Stack(nn.Module):
     """The parts of a stack, from the noise to the data, walked in either direction in one pass."""
 
     parts: Any  # a torch.nn.ModuleList of point transforms, a type that torch cannot express
+    # Whether a backward pass evaluates each part once more instead of keeping its hidden layers, so that memory holds
+    # the coordinates between the parts and the hidden layers of one.
+    recompute = False
 
     def _set_up(self, parts: Sequence[nn.Module]) -> None:
         self.parts = nn.ModuleList(parts)
@@ -34,16 +38,21 @@ class _Stack(nn.Module):
     def transform_and_log_det(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         total = x.new_zeros(x.shape[:-1])
         for part in self.parts:
-            x, log_det = part.transform_and_log_det(x, *_context_of(part, context))
+            x, log_det = self._evaluate(part.transform_and_log_det, x, *_context_of(part, context))
             total = total + log_det
         return x, total
 
     def inverse_and_log_det(self, y: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         total = y.new_zeros(y.shape[:-1])
         for part in reversed(self.parts):
-            y, log_det = part.inverse_and_log_det(y, *_context_of(part, context))
+            y, log_det = self._evaluate(part.inverse_and_log_det, y, *_context_of(part, context))
             total = total + log_det
         return y, total
+
+    def _evaluate(self, method: Callable, *arguments: Tensor | None) -> tuple[Tensor, Tensor]:
+        if self.recompute and torch.is_grad_enabled():
+            return checkpoint(method, *arguments, use_reentrant=False, preserve_rng_state=False)
+        return method(*arguments)
 
     def trajectory(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """Every state on the way from noise to data.

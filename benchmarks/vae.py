@@ -1,0 +1,245 @@
+"""Many clouds at equal seconds: our VAE, the same VAE from Pyro's own couplings, and a forty-line prototype.
+
+    python -m benchmarks.vae body.npz headwear.npz                      # the table of docs/benchmarks.md
+    python -m benchmarks.vae body.npz --contenders ours prototype --seconds 240 --seeds 1
+    python -m benchmarks.vae body.npz --seconds 2 --seeds 1             # a smoke run
+
+Clouds of the train split, in units of their standard deviation and thickened by Gaussian noise of 0.02 of it, are
+trained on with the same loop; the evidence lower bound of the test split, in nats per point, is what counts. Pyro's
+VAE has our encoder, and couplings so wide that it has as many parameters. Each takes the better of two learning rates
+by the bound of the val split under the first seed. Runs alternate, so that all meet the same machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import statistics
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+import pyro_pcflow as pcf
+from benchmarks.pyro_vae import PyroCloudVAE
+
+NOISE = 0.02
+LEARNING_RATES = (2e-3, 5e-3)
+
+
+@dataclass(frozen=True)
+class Category:
+    """Clouds in units of the standard deviation of those that are trained on."""
+
+    name: str
+    train: Tensor
+    validation: Tensor
+    test: Tensor
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run and its scores."""
+
+    category: str
+    contender: str
+    seed: int
+    lr: float
+    steps: int
+    parameters: int
+    validation: float
+    test: float
+    kl: float
+    diverged_at: int | None
+
+
+def ours() -> pcf.PointCloudVAE:
+    """The default model."""
+    return pcf.PointCloudVAE(3)
+
+
+def pyros() -> PyroCloudVAE:
+    """The same from Pyro's couplings, with as many parameters."""
+    wanted = count_parameters(ours())
+    candidates = {
+        width: count_parameters(PyroCloudVAE(3, ours().latent_dim, hidden_dims=(width, width)))
+        for width in range(16, 160, 4)
+    }
+    width = min(candidates, key=lambda width: abs(candidates[width] - wanted))
+    return PyroCloudVAE(3, ours().latent_dim, hidden_dims=(width, width))
+
+
+def prototype() -> pcf.PointCloudVAE:
+    """Fourteen FiLM couplings of width 64, a standard normal prior over 32 numbers, a PointNet as encoder."""
+    return pcf.PointCloudVAE(
+        3,
+        32,
+        prior="normal",
+        decoder={
+            "num_couplings": 14,
+            "hidden_dims": [64, 64],
+            "masks": "alternate",
+            "conditioning": "film",
+            "activation": "silu",
+            "num_frequencies": 0,
+            "max_log_scale": 1.0,
+            "total_log_scale": 14.0,
+        },
+        encoder={"point_dims": [64, 128, 256], "hidden_dims": [256], "activation": "silu"},
+    )
+
+
+CONTENDERS: dict[str, Callable[[], nn.Module]] = {"pyro": pyros, "prototype": prototype, "ours": ours}
+# How a step of each is made; the prototype as it was first written.
+OPTIONS: dict[str, dict[str, Any]] = {
+    "pyro": {},
+    "prototype": {"batch_size": 32, "points_per_cloud": 256},
+    "ours": {},
+}
+
+
+def count_parameters(module: nn.Module) -> int:
+    """How many numbers are trained."""
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def load_category(path: Path) -> Category:
+    """Read a category file and bring it to standard units."""
+    with np.load(path) as file:
+        points, split = torch.from_numpy(file["points"]), file["split"]
+    train, validation, test = (points[torch.from_numpy(split == name)] for name in ("train", "val", "test"))
+    loc = train.mean((0, 1))
+    scale = (train - loc).square().mean().sqrt()
+    return Category(path.stem, *((part - loc) / scale for part in (train, validation, test)))
+
+
+def train(category: Category, contender: str, lr: float, seed: int, seconds: float) -> Run:
+    """Train one contender with the loop that users have, and score it."""
+    torch.manual_seed(seed)
+    module = CONTENDERS[contender]()
+    diverged_at = None
+    options: dict[str, Any] = {"noise": NOISE, "seed": seed, "progress": False, **OPTIONS[contender]}
+    try:
+        result = pcf.fit(module, category.train, held_out=0, max_seconds=seconds, lr=lr, **options)
+        steps = result.steps
+    except pcf.training.TrainingDivergedError as error:
+        steps = diverged_at = error.step
+    validation, test = (score(module, clouds) for clouds in (category.validation, category.test))
+    return Run(
+        category.name,
+        contender,
+        seed,
+        lr,
+        steps,
+        count_parameters(module),
+        validation.get("nats_per_point", -math.inf),
+        test.get("nats_per_point", -math.inf),
+        test.get("kl", math.nan),
+        diverged_at,
+    )
+
+
+def score(module: nn.Module, clouds: Tensor) -> dict[str, float]:
+    """The bound of whole clouds: half of the points for the encoder, half to be scored and to stand for all."""
+    from pyro_pcflow.training.cloud_batches import CloudBatches, evaluation_batches
+    from pyro_pcflow.training.clouds import Clouds
+    from pyro_pcflow.training.objective import EvidenceLowerBound
+    from pyro_pcflow.training.seeding import seeded
+
+    source = Clouds(clouds)
+    objective = EvidenceLowerBound(
+        module, CloudBatches(source, 1, 1, seed=0), evaluation_batches(source, seed=0, noise=NOISE)
+    )
+    with torch.no_grad(), seeded(0, clouds.device):
+        scores = objective.evaluate()
+    return scores if all(map(math.isfinite, scores.values())) else {}
+
+
+def race(
+    category: Category, contenders: list[str], seeds: int, seconds: float, report: Callable[[Run], None]
+) -> list[Run]:
+    """Every run on one category, contenders in turn."""
+    trials: list[Run] = []
+    for lr in LEARNING_RATES:
+        for contender in contenders:
+            trials.append(train(category, contender, lr, 0, seconds))
+            report(trials[-1])
+    best = {
+        contender: max((run for run in trials if run.contender == contender), key=lambda run: run.validation)
+        for contender in contenders
+    }
+    runs = list(best.values())
+    for seed in range(1, seeds):
+        for contender in contenders:
+            runs.append(train(category, contender, best[contender].lr, seed, seconds))
+            report(runs[-1])
+    return runs
+
+
+def rows(category: str, contenders: list[str], runs: list[Run]) -> list[str]:
+    """Lines of the Markdown table."""
+    lines = []
+    for contender in contenders:
+        mine = [run for run in runs if run.contender == contender]
+        scores = [run.test for run in mine]
+        gains = [other.test for other in runs if other.contender == contenders[-1]]
+        ahead = [own - score for own, score in zip(gains, scores, strict=True)]
+        cells = [
+            category,
+            contender,
+            f"{statistics.mean(scores):.3f} ({min(scores):.3f} to {max(scores):.3f})",
+            "" if contender == contenders[-1] else f"{statistics.mean(ahead):+.3f} (least {min(ahead):+.3f})",
+            f"{statistics.mean(run.kl for run in mine):.1f}",
+            f"{mine[0].parameters:,}",
+            f"{statistics.mean(run.steps for run in mine):.0f}",
+            f"{mine[0].lr:g}",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+HEADER = (
+    "| category | model | held-out bound, nats per point | ours ahead | KL, nats per cloud | parameters | steps "
+    "| rate |\n"
+    "| --- | --- | --- | --- | --- | --- | --- | --- |"
+)
+
+
+def main() -> None:
+    """Run the comparison and print its table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path, nargs="+", help="category files with points and split")
+    parser.add_argument("--contenders", nargs="+", choices=list(CONTENDERS), default=["pyro", "ours"])
+    parser.add_argument("--seconds", type=float, default=90.0, help="training time of each run (%(default)s)")
+    parser.add_argument("--seeds", type=int, default=3, help="runs of each contender that enter the table")
+    parser.add_argument("--log", type=Path, help="append every run to this file, a JSON object a line")
+    arguments = parser.parse_args()
+    contenders = sorted(arguments.contenders, key=list(CONTENDERS).index)
+
+    def report(run: Run) -> None:
+        print(
+            f"{run.category} {run.contender} seed {run.seed} lr {run.lr:g}: {run.test:.3f} nats per point after "
+            f"{run.steps} steps{'' if run.diverged_at is None else ', diverged'}",
+            file=sys.stderr,
+            flush=True,
+        )
+        if arguments.log:
+            with arguments.log.open("a") as log:
+                log.write(json.dumps(asdict(run)) + "\n")
+
+    lines = []
+    for path in arguments.data:
+        category = load_category(path)
+        runs = race(category, contenders, arguments.seeds, arguments.seconds, report)
+        lines += rows(category.name, contenders, runs)
+    print(HEADER, *lines, sep="\n")
+
+
+if __name__ == "__main__":
+    main()
