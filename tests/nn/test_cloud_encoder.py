@@ -1,0 +1,161 @@
+"""The encoder of clouds against its formula, one cloud and one point at a time."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from pyro_pcflow.nn import CloudEncoder
+from pyro_pcflow.testing import randomize_parameters
+
+SIZES = (9, 4, 1, 0)
+
+
+def make(context_dim=0, **options):
+    torch.manual_seed(0)
+    options = {"point_dims": [6, 5], "hidden_dims": [7], **options}
+    return randomize_parameters(CloudEncoder(3, [2, 4], context_dim=context_dim, **options)).double()
+
+
+def ragged():
+    """Clouds of 9, 4, 1 and 0 points whose padding is NaN, shape `(4, 9, 3)`, and their mask."""
+    mask = torch.arange(max(SIZES)) < torch.tensor(SIZES).unsqueeze(-1)
+    # The points of a cloud need not come first.
+    mask = mask[:, torch.randperm(max(SIZES))]
+    clouds = torch.randn(len(SIZES), max(SIZES), 3, dtype=torch.float64)
+    return torch.where(mask.unsqueeze(-1), clouds, torch.nan), mask
+
+
+def by_hand(encoder, cloud, context=None):
+    """One cloud `(N, D)`, its points one by one."""
+    features = []
+    for point in cloud:
+        hidden = point
+        for layer in encoder.points:
+            hidden = (layer.weight @ hidden + layer.bias).clamp(min=0)
+        features.append(hidden)
+    hidden = torch.stack(features).max(0).values if features else torch.zeros(5, dtype=torch.float64)
+    if context is not None:
+        hidden = torch.cat([hidden, context])
+    for layer in encoder.cloud:
+        hidden = (layer.weight @ hidden + layer.bias).clamp(min=0)
+    return encoder.output.weight @ hidden + encoder.output.bias
+
+
+@pytest.mark.parametrize("context_dim", [0, 3])
+def test_it_is_its_formula_whatever_the_padding_holds(context_dim):
+    encoder = make(context_dim)
+    clouds, mask = ragged()
+    context = torch.randn(len(SIZES), 3, dtype=torch.float64) if context_dim else None
+    outputs = encoder(clouds, mask, context)
+    assert [tuple(output.shape) for output in outputs] == [(4, 2), (4, 4)]
+    for number, size in enumerate(SIZES):
+        row = None if context is None else context[number]
+        kept = clouds[number, mask[number]]
+        assert len(kept) == size
+        torch.testing.assert_close(torch.cat(outputs, -1)[number], by_hand(encoder, kept, row))
+        torch.testing.assert_close(torch.cat(encoder(kept, None, row), -1), by_hand(encoder, kept, row))
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, 1e300])
+def test_padding_may_hold_anything(value):
+    encoder = make()
+    clouds, mask = ragged()
+    expected = encoder(torch.where(mask.unsqueeze(-1), clouds, 0.0), mask)
+    got = encoder(torch.where(mask.unsqueeze(-1), clouds, value), mask)
+    torch.testing.assert_close(got, expected, rtol=0, atol=0)
+
+
+def test_the_order_of_points_does_not_matter_and_points_do():
+    encoder = make()
+    clouds = torch.randn(5, 20, 3, dtype=torch.float64)
+    got = torch.cat(encoder(clouds), -1)
+    torch.testing.assert_close(torch.cat(encoder(clouds[:, torch.randperm(20)]), -1), got)
+    assert (torch.cat(encoder(3 * clouds), -1) - got).abs().amax(-1).min() > 1e-3
+    # A cloud does not see the others of its batch.
+    torch.testing.assert_close(torch.cat(encoder(clouds[1:2]), -1), got[1:2])
+
+
+def test_a_set_has_no_multiplicities():
+    """A maximum reads the same in a cloud that is there twice; a mean over padding, too, would not."""
+    encoder = make()
+    cloud = torch.randn(6, 3, dtype=torch.float64)
+    torch.testing.assert_close(encoder(torch.cat([cloud, cloud])), encoder(cloud))
+
+
+def test_batch_shapes():
+    encoder = make(3)
+    clouds, context = torch.randn(2, 4, 9, 3, dtype=torch.float64), torch.randn(4, 3, dtype=torch.float64)
+    outputs = encoder(clouds, None, context)
+    assert outputs[0].shape == (2, 4, 2)
+    for i in range(2):
+        torch.testing.assert_close(torch.cat(outputs, -1)[i], torch.cat(encoder(clouds[i], None, context), -1))
+    assert encoder(clouds[0, 0], None, context[0])[1].shape == (4,)
+    # One context for all clouds.
+    torch.testing.assert_close(encoder(clouds, None, context[1])[0][1, 1], outputs[0][1, 1])
+
+
+@pytest.mark.parametrize("context_dim", [0, 3])
+def test_gradients_reach_every_parameter_past_an_empty_cloud(context_dim):
+    encoder = make(context_dim)
+    clouds, mask = ragged()
+    context = torch.randn(len(SIZES), 3, dtype=torch.float64) if context_dim else None
+    clouds.requires_grad_()
+    torch.cat(encoder(clouds, mask, context), -1).square().sum().backward()
+    for name, value in encoder.named_parameters():
+        assert value.grad.isfinite().all(), name
+        assert value.grad.any(), name
+    assert clouds.grad.isfinite().all()
+    assert not clouds.grad[~mask].any()
+
+
+def test_a_batch_of_nothing_but_empty_clouds_has_gradients():
+    for clouds, mask in (
+        (torch.full((2, 3, 3), torch.nan, dtype=torch.float64), torch.zeros(2, 3, dtype=torch.bool)),
+        (torch.zeros(2, 0, 3, dtype=torch.float64), None),
+        (torch.zeros(2, 0, 3, dtype=torch.float64), torch.zeros(2, 0, dtype=torch.bool)),
+    ):
+        encoder = make()
+        output = torch.cat(encoder(clouds, mask), -1)
+        expected = by_hand(encoder, torch.zeros(0, 3, dtype=torch.float64))
+        torch.testing.assert_close(output, expected.expand(2, -1))
+        output.sum().backward()
+        gradients = [value.grad for value in encoder.parameters() if value.grad is not None]
+        assert all(gradient.isfinite().all() for gradient in gradients)
+        assert encoder.output.bias.grad.tolist() == [2.0] * 6
+
+
+def test_an_activation_by_name():
+    relu, tanh = make(), make(activation="tanh")
+    assert relu.state_dict().keys() == tanh.state_dict().keys()
+    cloud = torch.randn(4, 3, dtype=torch.float64)
+    hidden = cloud
+    for layer in tanh.points:
+        hidden = layer(hidden).tanh()
+    expected = tanh.output(tanh.cloud[0](hidden.max(0).values).tanh())
+    torch.testing.assert_close(torch.cat(tanh(cloud), -1), expected)
+    assert not torch.allclose(torch.cat(relu(cloud), -1), expected)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"point_dim": 0}, "positive sizes, got point_dim=0"),
+        ({"output_dims": []}, r"output_dims=\[\]"),
+        ({"output_dims": [2, 0]}, r"output_dims=\[2, 0\]"),
+        ({"point_dims": []}, r"point_dims=\[\]"),
+        ({"point_dims": [8, -1]}, r"point_dims=\[8, -1\]"),
+        ({"hidden_dims": [0]}, r"hidden_dims=\[0\]"),
+        ({"context_dim": -1}, "context_dim=-1"),
+        ({"activation": "step"}, "relu.*'step'"),
+    ],
+)
+def test_wrong_sizes_and_names_are_told(options, words):
+    with pytest.raises(ValueError, match=words):
+        CloudEncoder(**{"point_dim": 3, "output_dims": [2], **options})
+
+
+def test_no_hidden_layer_after_the_maximum():
+    encoder = make(hidden_dims=[])
+    assert len(encoder.cloud) == 0
+    assert encoder(torch.randn(2, 5, 3, dtype=torch.float64))[1].shape == (2, 4)
