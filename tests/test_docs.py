@@ -15,7 +15,9 @@ def blocks(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "count"), [("README.md", 2), ("docs/index.md", 1), ("docs/inference.md", 2)])
+@pytest.mark.parametrize(
+    ("name", "count"), [("README.md", 2), ("docs/index.md", 1), ("docs/inference.md", 2), ("docs/many-shapes.md", 3)]
+)
 def test_code_blocks_run(name, count, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     found = blocks(name)

@@ -88,7 +88,9 @@ def test_a_file_is_replaced_at_once_or_not_at_all(path, monkeypatch):
 
 
 def test_modules_that_cannot_be_saved(path):
-    with pytest.raises(ValueError, match=r"cannot save a Linear: expected one of MixtureOfFlows, PointCloudFlow"):
+    with pytest.raises(
+        ValueError, match=r"cannot save a Linear: expected one of AutoDecoder, MixtureOfFlows, PointCloudFlow"
+    ):
         pcf.save(nn.Linear(2, 2), path)
     impostor = type("PointCloudFlow", (nn.Module,), {})()
     with pytest.raises(ValueError, match="cannot save a PointCloudFlow"):
@@ -139,7 +141,10 @@ class TestFilesThatAreNotOurs:
             ({"format": "another"}, "not one of pcf.save"),
             ({"version": 2}, r"format 2 by pyro-pcflow 9\.9.* upgrade"),
             ({"version": "1"}, "expected a format version"),
-            ({"class": "Linear"}, "unknown class 'Linear'; expected one of MixtureOfFlows, PointCloudFlow"),
+            (
+                {"class": "Linear"},
+                "unknown class 'Linear'; expected one of AutoDecoder, MixtureOfFlows, PointCloudFlow",
+            ),
             ({"class": "__import__"}, "unknown class"),
             ({"config": {"point_dim": 3, "no_such": 1}}, "make no PointCloudFlow"),
             ({"config": {"point_dim": 2, "num_couplings": 3, "hidden_dims": [8]}}, "make no PointCloudFlow"),

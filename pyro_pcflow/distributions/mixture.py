@@ -95,7 +95,13 @@ class PointMixture(TorchDistribution):
         """
         with torch.no_grad():
             logits = self.logits.expand(*self.batch_shape, len(self.components))
-            labels = Categorical(logits=logits).sample(torch.Size(sample_shape))
+            shape = torch.Size((*sample_shape, *self.batch_shape))
+            # torch draws no empty sample.
+            labels = (
+                Categorical(logits=logits).sample(torch.Size(sample_shape))
+                if shape.numel()
+                else torch.zeros(shape, dtype=torch.long, device=logits.device)
+            )
             draws = torch.stack(
                 [component.expand(self.batch_shape).sample(torch.Size(sample_shape)) for component in self.components],
                 -1,

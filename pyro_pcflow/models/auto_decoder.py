@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from pyro_pcflow.models.latent_clouds import LatentCloudModel, clouds_plate
+from pyro_pcflow.transforms.memory import is_traced
 
 __all__ = ["AutoDecoder"]
 
@@ -26,8 +27,8 @@ class AutoDecoder(LatentCloudModel):
 
     Park et al., DeepSDF, CVPR 2019, learn embeddings as points; here each is a normal distribution with a mean and a
     scale of its own, so that the evidence lower bound is one, and a learned prior cannot shrink to the embeddings
-    (Zadeh et al., Variational auto-decoder, 2019). New clouds are embedded by optimisation, `encode`, or by
-    `complete(model.shape, clouds, ...)`, which knows NUTS too.
+    (Zadeh et al., Variational auto-decoder, 2019). New clouds are embedded by optimisation, `encode`, or one by one by
+    `complete(model.shape, cloud, ...)`, which knows NUTS too.
 
     Args:
         num_clouds: number of training clouds.
@@ -37,7 +38,7 @@ class AutoDecoder(LatentCloudModel):
         num_classes: number of classes whose label is an extra context of decoder and prior; 0 for none.
         noise_input: see `PointCloudVAE`.
         num_flows: 1, or the number of flows of a `MixtureOfFlows`.
-        decoder: options of `PointCloudFlow`.
+        decoder: options of `PointCloudFlow`; masks alternate and the activation is `"silu"` by default.
         prior_options: options of `latent_flow`.
 
     Raises:
@@ -113,6 +114,7 @@ class AutoDecoder(LatentCloudModel):
         Raises:
             ValueError: if the batch is not all of the training clouds, and nothing says which.
         """
+        clouds, mask = self._check_batch(clouds, mask)
         if index is None:
             if len(clouds) != self.num_clouds:
                 raise ValueError(
@@ -120,6 +122,13 @@ class AutoDecoder(LatentCloudModel):
                     "they are; new clouds are embedded by encode"
                 )
             index = torch.arange(len(clouds), device=clouds.device)
+        if index.shape != (len(clouds),) or not (
+            is_traced(index) or bool(((index >= 0) & (index < self.num_clouds)).all())
+        ):
+            raise ValueError(
+                f"expected an index of shape ({len(clouds)},) with numbers from 0 to {self.num_clouds - 1}, one for "
+                f"each cloud of the batch, got {index.tolist()}"
+            )
         with clouds_plate(clouds, size), poutine.scale(scale=kl_weight):
             return pyro.sample("z", self.embedding(index))
 
@@ -145,10 +154,12 @@ class AutoDecoder(LatentCloudModel):
             A distribution with `batch_shape (*batch,)` and `event_shape (latent_dim,)`, without gradients.
         """
         clouds, mask = self._check_clouds(clouds, mask)
-        loc = clouds.new_zeros(*clouds.shape[:-2], self.latent_dim).requires_grad_()
-        raw_scale = torch.full_like(loc, RAW_SCALE).requires_grad_()
-        optimizer = torch.optim.Adam([loc, raw_scale], lr=lr)
-        with torch.enable_grad():
+        # Gradients are needed whatever the caller's own mode is.
+        with torch.inference_mode(False), torch.enable_grad():
+            clouds = clouds.detach().clone()
+            loc = clouds.new_zeros(*clouds.shape[:-2], self.latent_dim).requires_grad_()
+            raw_scale = torch.full_like(loc, RAW_SCALE).requires_grad_()
+            optimizer = torch.optim.Adam([loc, raw_scale], lr=lr)
             for step in range(num_steps):
                 posterior = _normal(loc, raw_scale)
                 z = posterior.rsample()

@@ -16,10 +16,13 @@ from torch.distributions import Distribution
 
 from pyro_pcflow.distributions import MixtureOfFlows, PointCloud, PointCloudFlow
 from pyro_pcflow.models.latent_prior import latent_flow
+from pyro_pcflow.transforms.memory import is_traced
 
 __all__ = ["PRIORS", "LatentCloudModel", "clouds_plate"]
 
 PRIORS = ("flow", "normal")
+# What a decoder has that is not said otherwise, the best of some trials on bodies.
+DECODER = {"masks": "alternate", "activation": "silu"}
 # Points that are scored at once by `log_prob`, which bounds its memory.
 SCORED_AT_ONCE = 2**18
 
@@ -41,7 +44,7 @@ class LatentCloudModel(nn.Module):
         noise_input: whether the decoder is told how much noise a cloud has (Kim et al., SoftFlow, NeurIPS 2020): a
             level between 0 and 1, which is 0 for samples.
         num_flows: 1, or the number of flows of a `MixtureOfFlows`.
-        decoder: options of `PointCloudFlow`.
+        decoder: options of `PointCloudFlow`; masks alternate and the activation is `"silu"` by default.
         prior_options: options of `latent_flow`.
     """
 
@@ -65,6 +68,7 @@ class LatentCloudModel(nn.Module):
                 "expected latent_dim and num_flows of at least 1 and num_classes of at least 0, got "
                 f"{latent_dim}, {num_flows} and {num_classes}"
             )
+        decoder = {**DECODER, **decoder}
         self.name = "clouds"
         self.config: dict[str, Any] = {
             "point_dim": point_dim,
@@ -177,7 +181,7 @@ class LatentCloudModel(nn.Module):
             TypeError: if labels are missing.
             ValueError: if a shape, a label or a size does not fit.
         """
-        clouds, mask = self._check_clouds(clouds, mask)
+        clouds, mask = self._check_batch(clouds, mask)
         with clouds_plate(clouds, size):
             with poutine.scale(scale=kl_weight):
                 z = pyro.sample("z", self.prior_of(labels))
@@ -186,13 +190,22 @@ class LatentCloudModel(nn.Module):
                 pyro.sample("x", density, obs=clouds)
             return z
 
-    def shape(self, labels: Tensor | None = None) -> Distribution:
-        """Sample a latent, as the site `z`, and return the density of a point: a model for `complete`.
+    def shape(self, num_clouds: int | None = None, *, labels: Tensor | None = None) -> Distribution:
+        """Sample latents, as the site `z`, and return the density of a point: a model for `complete`.
+
+        For a batch of clouds, give `complete` their number by `functools.partial(model.shape, num_clouds)`.
 
         Args:
-            labels: numbers of classes, shape `(*batch,)`; needed if the model has classes.
+            num_clouds: number of clouds `B`; one cloud, without a batch shape, by default.
+            labels: numbers of classes, shape `(B,)`, or `()` for one cloud; needed if the model has classes.
+
+        Returns:
+            A distribution with `batch_shape (B,)`, or `()`, and `event_shape (D,)`.
         """
-        return self.decoder.condition(self.context_of(pyro.sample("z", self.prior_of(labels)), labels))
+        prior = self.prior_of(labels)
+        if num_clouds is not None:
+            prior = prior.expand(torch.Size((num_clouds,))).to_event(1)
+        return self.decoder.condition(self.context_of(pyro.sample("z", prior), labels))
 
     def decode(
         self,
@@ -231,7 +244,10 @@ class LatentCloudModel(nn.Module):
         if onehot is not None:
             parts.append(onehot.to(z))
         if self.noise_input:
-            parts.append(torch.as_tensor(noise_level, dtype=z.dtype, device=z.device).unsqueeze(-1))
+            level = torch.as_tensor(noise_level, dtype=z.dtype, device=z.device)
+            if not is_traced(level) and not bool(((level >= 0) & (level <= 1)).all()):
+                raise ValueError(f"expected a noise level between 0 and 1, got {noise_level}")
+            parts.append(level.unsqueeze(-1))
         if len(parts) == 1:
             return z
         batch_shape = torch.broadcast_shapes(*(part.shape[:-1] for part in parts))
@@ -248,6 +264,8 @@ class LatentCloudModel(nn.Module):
         Returns:
             Shape `(S, N, D)`, in the data's units.
         """
+        if num_clouds < 0:
+            raise ValueError(f"num_clouds must not be negative, got {num_clouds}")
         with torch.no_grad():
             z = self.prior_of(labels).expand((num_clouds,)).sample()
             return self.decode(z, num_points, labels=labels).sample()
@@ -359,6 +377,15 @@ class LatentCloudModel(nn.Module):
             log_weights.append(density.log_prob(clouds) + prior.log_prob(z) - posterior.log_prob(z))
         return torch.cat(log_weights).logsumexp(0) - math.log(num_particles)
 
+    def _check_batch(self, clouds: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        clouds, mask = self._check_clouds(clouds, mask)
+        if clouds.dim() != 3:
+            raise ValueError(
+                f"expected a batch of clouds of shape (B, N, {self.point_dim}), got {tuple(clouds.shape)}: one cloud "
+                "is the batch cloud.unsqueeze(0)"
+            )
+        return clouds, mask
+
     def _check_clouds(self, clouds: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
         if not isinstance(clouds, Tensor) or clouds.dim() < 2 or clouds.shape[-1] != self.point_dim:
             got = f"shape {tuple(clouds.shape)}" if isinstance(clouds, Tensor) else type(clouds).__name__
@@ -377,7 +404,8 @@ class LatentCloudModel(nn.Module):
             return None
         if labels is None:
             raise TypeError(f"the model has {self.num_classes} classes: give labels, of shape (*batch,)")
-        if labels.is_floating_point() or not bool(((labels >= 0) & (labels < self.num_classes)).all()):
+        whole = not labels.is_floating_point()
+        if not whole or not (is_traced(labels) or bool(((labels >= 0) & (labels < self.num_classes)).all())):
             raise ValueError(f"expected labels as whole numbers from 0 to {self.num_classes - 1}")
         return F.one_hot(labels.long(), self.num_classes).to(self._zero)
 
@@ -401,7 +429,7 @@ def _share(clouds: Tensor, mask: Tensor | None, num_points: Tensor | int | None)
         return 1.0
     if mask is None and isinstance(num_points, int):
         return num_points / clouds.shape[-2] if clouds.shape[-2] else 1.0
-    scored = torch.full(clouds.shape[:-2], clouds.shape[-2], device=clouds.device) if mask is None else mask.sum(-1)
-    share = torch.as_tensor(num_points, device=clouds.device) / scored.clamp(min=1)
+    counts = clouds.new_full(clouds.shape[:-2], clouds.shape[-2]) if mask is None else mask.sum(-1).to(clouds.dtype)
+    share = torch.as_tensor(num_points, device=clouds.device) / counts.clamp(min=1)
     # A cloud without points has the log-density 0, whatever it is multiplied by; Pyro wants a positive scale.
-    return torch.where(scored > 0, share, torch.ones_like(share)).to(clouds.dtype)
+    return torch.where(counts > 0, share, torch.ones_like(share))

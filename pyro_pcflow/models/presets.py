@@ -37,6 +37,7 @@ class Preset:
 
 _DPF_DECODER = {
     "masks": DPF_MASKS,
+    "activation": "relu",
     "separate_networks": True,
     "conditioning": "film",
     "context_layers": (1,),
@@ -61,6 +62,7 @@ PRESETS: dict[str, Preset] = {
                 "hidden_dims": (256,) * 5,
                 "affine": False,
                 "masks": "halves",
+                "activation": "relu",
                 "num_frequencies": 0,
                 "act_norm_between": True,
             },
@@ -75,6 +77,7 @@ PRESETS: dict[str, Preset] = {
                 "num_couplings": 12,
                 "hidden_dims": (128, 128),
                 "masks": "halves",
+                "activation": "relu",
                 "num_frequencies": 0,
                 "act_norm_between": True,
             },

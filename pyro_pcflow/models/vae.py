@@ -39,7 +39,7 @@ class PointCloudVAE(LatentCloudModel):
         noise_input: whether the decoder is told how much noise a cloud has (Kim et al., SoftFlow, NeurIPS 2020): a
             level between 0 and 1, which is 0 for samples. Training then varies the noise of each cloud.
         num_flows: 1, or the number of flows of a `MixtureOfFlows`.
-        decoder: options of `PointCloudFlow`.
+        decoder: options of `PointCloudFlow`; masks alternate and the activation is `"silu"` by default.
         prior_options: options of `latent_flow`.
         encoder: options of `CloudEncoder`.
 
@@ -130,6 +130,7 @@ class PointCloudVAE(LatentCloudModel):
         Returns:
             The latents, shape `(B, latent_dim)`.
         """
+        clouds, mask = self._check_batch(clouds, mask)
         if seen is None:
             seen, seen_mask = clouds, mask
         with clouds_plate(clouds, size), pyro.poutine.scale(scale=kl_weight):

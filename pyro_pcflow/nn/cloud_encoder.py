@@ -47,7 +47,7 @@ class CloudEncoder(nn.Module):
         point_dim: int,
         output_dims: Sequence[int],
         *,
-        point_dims: Sequence[int] = (64, 128, 256),
+        point_dims: Sequence[int] = (64, 128),
         hidden_dims: Sequence[int] = (256,),
         context_dim: int = 0,
         activation: str = "relu",

@@ -12,7 +12,7 @@ from pyro_pcflow.training.clouds import Source
 from pyro_pcflow.training.points import seeded_generator
 from pyro_pcflow.training.seeding import seeded
 
-__all__ = ["CloudBatch", "CloudBatches", "draw_batch", "evaluation_batches", "halve", "with_noise"]
+__all__ = ["CloudBatch", "CloudBatches", "draw_batch", "evaluation_batches", "halve", "whole_batch", "with_noise"]
 
 # With fewer points the encoder and the likelihood share what there is.
 FEWEST_TO_HALVE = 64
@@ -51,7 +51,7 @@ class CloudBatch:
     @property
     def whole_points(self) -> Tensor:
         """Number of points of the whole clouds of the whole batch."""
-        return self.num_points.sum() if self.points_of_all_parts is None else self.points_of_all_parts
+        return self.num_points.sum().clamp(min=1) if self.points_of_all_parts is None else self.points_of_all_parts
 
     def part(self, rows: slice, parts: int) -> CloudBatch:
         """Some of the clouds, one of several parts."""
@@ -113,6 +113,7 @@ class CloudBatches:
             generator of the points' device.
         varied_noise: whether each cloud has a uniform share of the noise instead of all of it.
         kl_warmup_steps: steps over which the weight of the latents' terms rises to 1.
+        whole: whether both have every point of a cloud instead, whatever `num_points`.
 
     Examples:
         >>> from pyro_pcflow.training.clouds import Clouds
@@ -132,6 +133,7 @@ class CloudBatches:
         noise: float = 0.0,
         varied_noise: bool = False,
         kl_warmup_steps: int = 0,
+        whole: bool = False,
     ) -> None:
         self.clouds = clouds
         self.batch_size = min(batch_size, len(clouds))
@@ -139,6 +141,7 @@ class CloudBatches:
         self.noise = noise
         self.varied_noise = varied_noise
         self.kl_warmup_steps = kl_warmup_steps
+        self.whole = whole
         self._seed = seed
         self._epoch = -1
         self._order = torch.empty(0, dtype=torch.long)
@@ -150,7 +153,10 @@ class CloudBatches:
             self._order = torch.randperm(len(self.clouds), generator=seeded_generator(self._seed, f"epoch {epoch}"))
             self._epoch = epoch
         chosen = self._order[index * self.batch_size : (index + 1) * self.batch_size]
-        batch = draw_batch(self.clouds, chosen, self.num_points, seeded_generator(self._seed, f"points {step}"))
+        if self.whole:
+            batch = whole_batch(self.clouds, chosen)
+        else:
+            batch = draw_batch(self.clouds, chosen, self.num_points, seeded_generator(self._seed, f"points {step}"))
         level = batch.noise_level
         if self.varied_noise:
             level = torch.rand_like(level)
@@ -170,7 +176,7 @@ def draw_batch(clouds: Source, chosen: Tensor, num_points: int, generator: torch
     device = clouds.device
     chosen = chosen.to(device)
     mask = clouds.mask_of(chosen)
-    sizes = torch.full((len(chosen),), clouds.max_points, device=device) if mask is None else mask.sum(-1)
+    sizes = _sizes(clouds, mask, len(chosen))
     seen, scored, first = halve(sizes, num_points)
     wanted = int((first + scored).max())
     keys = torch.rand(len(chosen), clouds.max_points, generator=generator).to(device)
@@ -193,6 +199,22 @@ def draw_batch(clouds: Source, chosen: Tensor, num_points: int, generator: torch
     )
 
 
+def whole_batch(clouds: Source, chosen: Tensor) -> CloudBatch:
+    """Some clouds with all of their points, seen and scored; arguments as for `draw_batch`."""
+    chosen = chosen.to(clouds.device)
+    points, mask = clouds.take(chosen), clouds.mask_of(chosen)
+    return CloudBatch(
+        index=chosen,
+        clouds=points,
+        mask=mask,
+        seen=points,
+        seen_mask=mask,
+        num_points=_sizes(clouds, mask, len(chosen)),
+        labels=None if clouds.labels is None else clouds.labels[chosen],
+        noise_level=torch.ones(len(chosen), dtype=points.dtype, device=clouds.device),
+    )
+
+
 def with_noise(batch: CloudBatch, noise: float) -> CloudBatch:
     """The same batch with Gaussian noise on every point, of `noise` times the cloud's level as standard deviation."""
     if noise == 0:
@@ -203,6 +225,10 @@ def with_noise(batch: CloudBatch, noise: float) -> CloudBatch:
         clouds=batch.clouds + scale * torch.randn_like(batch.clouds),
         seen=batch.seen + scale * torch.randn_like(batch.seen),
     )
+
+
+def _sizes(clouds: Source, mask: Tensor | None, count: int) -> Tensor:
+    return torch.full((count,), clouds.max_points, device=clouds.device) if mask is None else mask.sum(-1)
 
 
 def _part(sample: Tensor, first: Tensor, count: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -218,18 +244,21 @@ def _part(sample: Tensor, first: Tensor, count: Tensor) -> tuple[Tensor, Tensor 
     return torch.where(mask.unsqueeze(-1), part, 0), mask
 
 
-def evaluation_batches(clouds: Source, seed: int, noise: float, at_once: int = 64) -> list[CloudBatch]:
-    """The whole of every cloud, one half for an encoder and one to be scored, the same each time.
+def evaluation_batches(
+    clouds: Source, seed: int, noise: float, *, whole: bool = False, at_once: int = 64
+) -> list[CloudBatch]:
+    """Every cloud, one half of it for an encoder and one to be scored, the same each time.
 
     Args:
         clouds: the held-out clouds.
         seed: decides the halves and the noise.
         noise: standard deviation of the Gaussian noise on every point.
+        whole: whether both have every point of a cloud instead.
         at_once: clouds in a batch.
     """
     generator = seeded_generator(seed, "held-out points")
+    chosen = torch.arange(len(clouds)).split(at_once)
     with seeded(seed, clouds.device):
-        return [
-            with_noise(draw_batch(clouds, chosen, clouds.max_points, generator), noise)
-            for chosen in torch.arange(len(clouds)).split(at_once)
-        ]
+        if whole:
+            return [with_noise(whole_batch(clouds, some), noise) for some in chosen]
+        return [with_noise(draw_batch(clouds, some, clouds.max_points, generator), noise) for some in chosen]

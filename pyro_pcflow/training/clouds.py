@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import operator
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -95,7 +96,9 @@ class Clouds:
         return Clouds(*parts)  # type: ignore[arg-type]
 
     def fingerprint(self) -> str:
-        return fingerprint(self.points if self.mask is None else self.points[self.mask])
+        if self.mask is None:
+            return _digest(fingerprint(self.points), self.labels)
+        return _digest(fingerprint(self.points[self.mask]), self.mask.sum(-1), self.labels)
 
     def to(self, device: torch.device) -> Clouds:
         """The same clouds on a device."""
@@ -144,9 +147,7 @@ class MappedSource:
         return replace(self, chosen=self.chosen[clouds.cpu()], labels=labels)
 
     def fingerprint(self) -> str:
-        digest = hashlib.sha256(self.file.fingerprint().encode())
-        digest.update(self.chosen.numpy().tobytes())
-        return digest.hexdigest()
+        return _digest(self.file.fingerprint(), self.chosen, self.labels)
 
 
 def as_clouds(
@@ -199,7 +200,8 @@ def as_clouds(
                 f"{name}: expected one whole number for each of {len(clouds)} clouds as labels, got {labels.dtype} of "
                 f"shape {tuple(labels.shape)}"
             )
-        clouds = replace(clouds, labels=labels.long())
+        place = clouds.points.device if isinstance(clouds, Clouds) else device
+        clouds = replace(clouds, labels=labels.long().to(place))
     return clouds
 
 
@@ -236,6 +238,14 @@ def some_points(clouds: Source) -> Tensor:
     return points.reshape(-1, clouds.point_dim) if mask is None else points[mask]
 
 
+def _digest(*parts: str | Tensor | None) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        if part is not None:
+            digest.update(part.encode() if isinstance(part, str) else part.cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
 def _from_items(data: Any, dtype: torch.dtype, name: str) -> tuple[Clouds, Tensor | None]:
     clouds: list[Tensor] = []
     labels: list[int] = []
@@ -245,7 +255,10 @@ def _from_items(data: Any, dtype: torch.dtype, name: str) -> tuple[Clouds, Tenso
             (item,) = item
         elif isinstance(item, tuple) and len(item) == 2:
             item, label = item
-            labels.append(int(label))
+            try:
+                labels.append(operator.index(label))
+            except TypeError as error:
+                raise TypeError(f"{name}, item {index}: expected a whole number as label, got {label!r}") from error
         points = as_tensor(item, f"{name}, item {index}")
         if points.dim() != 2 or (clouds and points.shape[-1] != clouds[0].shape[-1]):
             expected = f" with D = {clouds[0].shape[-1]}" if clouds else ""

@@ -14,7 +14,7 @@ from pyro_pcflow.training.cloud_batches import CloudBatch, CloudBatches
 from pyro_pcflow.training.points import Batches
 from pyro_pcflow.training.processes import Processes
 
-__all__ = ["EvidenceLowerBound", "ExactLikelihood", "Objective", "check_module", "is_cloud_model"]
+__all__ = ["EvidenceLowerBound", "ExactLikelihood", "Objective", "check_module", "is_cloud_model", "takes_batches"]
 
 POINTS_AT_ONCE = 16_384
 
@@ -110,7 +110,7 @@ class EvidenceLowerBound:
         self.points_per_step = batches.batch_size * batches.num_points
         self.evaluates = bool(held_out)
         self.size = len(batches.clouds)
-        self._takes_batches = hasattr(module, "joint") and hasattr(module, "posterior")
+        self._takes_batches = takes_batches(module)
         names = ("joint", "posterior") if self._takes_batches else ("model", "guide")
         self._model, self._guide = (getattr(module, name) for name in names)
         self._elbo = Trace_ELBO()
@@ -151,7 +151,7 @@ class EvidenceLowerBound:
                 log_likelihood += float(likelihood)
                 kl += float(guide.log_prob_sum() - (model.log_prob_sum() - likelihood))
         clouds = sum(len(batch.clouds) for batch in self.held_out)
-        points = sum(int(batch.num_points.sum()) for batch in self.held_out)
+        points = max(1, sum(int(batch.num_points.sum()) for batch in self.held_out))
         return {
             "nats_per_point": (log_likelihood - kl) / points,
             "nats_per_cloud": (log_likelihood - kl) / clouds,
@@ -164,6 +164,11 @@ class EvidenceLowerBound:
         if self._takes_batches:
             return (batch.clouds, batch.mask, size), batch.options()
         return (batch.clouds, batch.mask, size), {}
+
+
+def takes_batches(module: nn.Module) -> bool:
+    """Whether a model takes two samples of a cloud, as ours do, and not whole clouds."""
+    return hasattr(module, "joint") and hasattr(module, "posterior")
 
 
 def is_cloud_model(module: nn.Module) -> bool:

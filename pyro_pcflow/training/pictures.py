@@ -60,6 +60,7 @@ def write_cloud_pictures(
     clouds: Source,
     folder: str | os.PathLike[str],
     *,
+    caption: str = "held out",
     num_points: int = 2048,
     azim: float = 215.0,
     seed: int = 0,
@@ -70,6 +71,7 @@ def write_cloud_pictures(
         vae: a trained model.
         clouds: its data, held-out clouds where there are any.
         folder: where the pictures go: `samples.png`, `reconstructions.png`, `walk.png`, `walk.webp`, `walk.html`.
+        caption: what the clouds are called.
         num_points: points that are drawn of a cloud.
         azim: degrees of the camera around the upright axis.
         seed: of the samples.
@@ -85,7 +87,7 @@ def write_cloud_pictures(
         data = [cloud.to(device) for cloud in data]
         pairs = {}
         for i, cloud in enumerate(data):
-            pairs[f"held out {i + 1}"] = cloud.cpu()
+            pairs[f"{caption} {i + 1}"] = cloud.cpu()
             pairs[f"reconstruction {i + 1}"] = vae.reconstruct(cloud, num_points, labels=of[i]).cpu()
         new_labels = torch.arange(12, device=device) % vae.num_classes if vae.num_classes else None
         samples = vae.sample(12, num_points, labels=new_labels).cpu()

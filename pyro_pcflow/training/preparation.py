@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from pyro_pcflow.distributions import PointCloudFlow
-from pyro_pcflow.models import PointCloudVAE
+from pyro_pcflow.models import AutoDecoder, PointCloudVAE
 from pyro_pcflow.training.cloud_batches import CloudBatches, evaluation_batches
 from pyro_pcflow.training.clouds import Clouds, Source, as_clouds, some_points, split_clouds
-from pyro_pcflow.training.objective import EvidenceLowerBound, ExactLikelihood, Objective
+from pyro_pcflow.training.objective import EvidenceLowerBound, ExactLikelihood, Objective, takes_batches
 from pyro_pcflow.training.pictures import write_cloud_pictures, write_pictures
 from pyro_pcflow.training.points import Batches, Split, as_points, fingerprint, split_points
 from pyro_pcflow.training.settings import Settings
@@ -86,14 +86,18 @@ class PreparedClouds(Prepared):
             noise=settings.noise,
             varied_noise=getattr(module, "noise_input", False),
             kl_warmup_steps=settings.kl_warmup_steps,
+            whole=not takes_batches(module),
         )
-        held_out = [] if self.held_out is None else evaluation_batches(self.held_out, settings.seed, settings.noise)
+        held_out = []
+        if self.held_out is not None:
+            held_out = evaluation_batches(self.held_out, settings.seed, settings.noise, whole=not takes_batches(module))
         return EvidenceLowerBound(module, batches, held_out)
 
     def write_pictures(self, module: nn.Module, folder: Path) -> None:
         if isinstance(module, PointCloudVAE):
             shown = self.training if self.held_out is None else self.held_out
-            write_cloud_pictures(module, shown, folder, seed=self.settings.seed)
+            caption = "trained on" if self.held_out is None else "held out"
+            write_cloud_pictures(module, shown, folder, caption=caption, seed=self.settings.seed)
 
 
 def prepare_points(
@@ -126,6 +130,7 @@ def prepare_clouds(
         training, evaluated = split_clouds(clouds, float(held_out), settings.seed)
     else:
         evaluated = as_clouds(held_out, dtype, clouds.point_dim, device, "held_out")
+    _check_fit(module, training, evaluated, settings)
     description = {
         "clouds": len(training),
         "points_in_a_cloud": training.max_points,
@@ -139,3 +144,39 @@ def prepare_clouds(
     if isinstance(evaluated, Clouds):
         evaluated = evaluated.to(device)
     return PreparedClouds(settings, description, training, evaluated)
+
+
+def _check_fit(module: nn.Module, training: Source, evaluated: Source | None, settings: Settings) -> None:
+    """Raise unless model and clouds fit each other, before the first step."""
+    if isinstance(module, AutoDecoder):
+        if evaluated is not None:
+            raise ValueError(
+                "an auto-decoder has embeddings of its training clouds alone: fit it with held_out=0, and score other "
+                "clouds by its log_prob"
+            )
+        if len(training) != module.num_clouds:
+            raise ValueError(
+                f"the auto-decoder has embeddings of num_clouds={module.num_clouds} training clouds, but there are "
+                f"{len(training)}"
+            )
+    if settings.kl_warmup_steps and not takes_batches(module):
+        raise ValueError(
+            "kl_warmup_steps needs a model with joint and posterior, which weight their latents; "
+            f"{type(module).__name__} has none: leave it at 0, or scale the latents in your model"
+        )
+    num_classes = getattr(module, "num_classes", None)
+    if num_classes is None:
+        return
+    for name, clouds in (("data", training), ("held_out", evaluated)):
+        if clouds is None:
+            continue
+        if (clouds.labels is None) != (num_classes == 0):
+            raise ValueError(
+                f"{name}: the model has {num_classes} classes, but there are "
+                f"{'no' if clouds.labels is None else len(clouds)} labels: a pair of clouds and labels, of shape (S,), "
+                "is data for a model with classes"
+            )
+        if clouds.labels is not None and not bool(((clouds.labels >= 0) & (clouds.labels < num_classes)).all()):
+            raise ValueError(
+                f"{name}: expected labels from 0 to {num_classes - 1}, got up to {int(clouds.labels.max())}"
+            )

@@ -438,7 +438,7 @@ def test_pickled_densities(base, device):
 
 
 def score_in_a_worker(density, value, pipe):
-    # As torch's own DataLoader does: a forked process must not enter a pool of threads that stayed behind in its parent.
+    # As in torch's own DataLoader: a forked process must not enter a pool of threads that stayed behind in its parent.
     torch.set_num_threads(1)
     pipe.send(density.log_prob(value).tolist())
 

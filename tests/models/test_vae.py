@@ -913,12 +913,19 @@ class TestCompletion:
     def test_every_model_can_be_completed(self, options):
         vae = make_vae(**options)
         seen = torch.randn(6, 3, dtype=torch.float64)
-        shape = partial(vae.shape, torch.tensor(1)) if vae.num_classes else vae.shape
+        shape = partial(vae.shape, labels=torch.tensor(1)) if vae.num_classes else vae.shape
         result = pcf.complete(shape, seen, 9, num_samples=2, num_steps=5)
         assert result.clouds.isfinite().all()
         assert torch.equal(result.clouds[:, :6], seen.expand(2, 6, 3))
         assert all(parameter.grad is None for parameter in vae.parameters())
         assert not pyro.get_param_store().keys()
+
+    def test_a_batch_has_a_latent_for_each_cloud(self):
+        vae = make_vae()
+        seen = torch.randn(5, 6, 3, dtype=torch.float64)
+        result = pcf.complete(partial(vae.shape, 5), seen, 9, num_samples=2, num_steps=5)
+        assert result.latents["z"].shape == (2, 5, vae.latent_dim)
+        assert torch.equal(result.clouds[:, :, :6], seen.expand(2, 5, 6, 3))
 
 
 class TestPlane:

@@ -233,9 +233,9 @@ class TestData:
         clouds, labels = some_clouds(), torch.arange(40) % 3
         with pytest.raises(ValueError, match="from 0 to 1"):
             fit(small_vae(num_classes=2), (clouds, labels), max_steps=9, **OPTIONS)
-        with pytest.raises(TypeError, match="give labels"):
+        with pytest.raises(ValueError, match="2 classes, but there are no labels"):
             fit(small_vae(num_classes=2), clouds, max_steps=1, **OPTIONS)
-        with pytest.raises(ValueError, match="without classes"):
+        with pytest.raises(ValueError, match="0 classes, but there are 36 labels"):
             fit(small_vae(), (clouds, labels), max_steps=1, **OPTIONS)
 
     def test_held_out_clouds_without_labels_are_refused_at_once(self):
