@@ -68,7 +68,10 @@ def train_bodies(out: Path, seconds: float) -> None:
     parameters = sum(parameter.numel() for parameter in vae.parameters())
     print(f"Training a VAE ({parameters:,} parameters) on {len(train)} bodies for {seconds:.0f} s.")
     noise = NOISE * pcf.data.half_side(train)
-    result = pcf.fit(vae, train, held_out=test, noise=noise, lr=7e-3, max_seconds=seconds, seed=0, out=out)
+    camera = {"up": "z", "azim": 60.0}
+    result = pcf.fit(
+        vae, train, held_out=test, noise=noise, lr=7e-3, max_seconds=seconds, seed=0, out=out, pictures=camera
+    )
     print(
         f"bound of {len(test)} held-out bodies: {result.nats_per_point:.3f} nats per point, "
         f"{result.scores['nats_per_cloud']:.0f} nats per cloud, after {result.steps} steps"

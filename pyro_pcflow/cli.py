@@ -92,6 +92,7 @@ def _add_train(commands: argparse._SubParsersAction) -> None:
     train.add_argument("--lr", type=float, help="peak learning rate (0.01 for a flow, 0.007 for a vae)")
     train.add_argument("--batch-size", type=int, help="points a step of a flow (2048), clouds a step of a vae (32)")
     train.add_argument("--seed", type=int, default=0)
+    train.add_argument("--up", default="y", help="the axis that stands upright in the pictures (%(default)s)")
     train.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1 (%(default)s)")
     train.set_defaults(command=_train)
 
@@ -164,6 +165,7 @@ def _train(arguments: argparse.Namespace) -> None:
         seed=arguments.seed,
         out=arguments.out,
         resume=arguments.resume,
+        pictures={"up": arguments.up},
         device=arguments.device,
     )
     kind = "bound on held-out clouds" if of_many else "held-out points"

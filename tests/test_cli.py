@@ -84,6 +84,53 @@ def test_score(run, tmp_path):
         assert picture.width > 300
 
 
+SMALL = ["--couplings", "2", "--hidden", "8", "--max-steps", "3", "--device", "cpu"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["kind.npz", "kind.npy"])
+def test_many_clouds_get_a_model_of_many(name, tmp_path, monkeypatch, capsys):
+    """Clouds of a npy file stay in it."""
+    clouds = 5 + torch.randn(16, 120, 3)
+    data, run = tmp_path / name, tmp_path / "run"
+    pcf.data.save_clouds(clouds, data)
+    options = ["--num-points", "120"]
+    if name.endswith(".npy"):
+        monkeypatch.setattr(pcf.data, "load_clouds", None)
+        options = []
+    assert main(["train", str(data), "--out", str(run), *options, *SMALL]) == 0
+    monkeypatch.undo()
+    assert "bound on held-out clouds, after 3 steps" in capsys.readouterr().out
+    assert {"samples.png", "reconstructions.png", "walk.webp"} <= {path.name for path in run.iterdir()}
+    vae = pcf.load(run / "model.pt")
+    assert isinstance(vae, pcf.PointCloudVAE)
+    assert vae.config["decoder"]["num_couplings"] == 2
+    assert main(["sample", str(run), "--num-clouds", "3", "--num-points", "50", "--out", str(tmp_path / "a.npy")]) == 0
+    drawn = np.load(tmp_path / "a.npy")
+    assert drawn.shape == (3, 50, 3)
+    assert abs(drawn.mean() - 5) < 1
+    strangers = torch.cat([clouds[:1], clouds[:1] + 20])
+    pcf.data.save_clouds(strangers, tmp_path / "two.npz")
+    scores = tmp_path / "scores.csv"
+    assert main(["score", str(run), str(tmp_path / "two.npz"), "--num-points", "120", "--out", str(scores)]) == 0
+    with (tmp_path / "scores.clouds.csv").open() as file:
+        own, far = (float(row["log_density"]) for row in csv.DictReader(file))
+    assert own > far + 100
+    with scores.open() as file:
+        assert len(list(csv.DictReader(file))) == 240
+
+
+@pytest.mark.parametrize(
+    ("count", "model", "kind"), [(15, "auto", pcf.PointCloudFlow), (16, "flow", pcf.PointCloudFlow)]
+)
+def test_few_clouds_are_pooled(count, model, kind, tmp_path):
+    pcf.data.save_clouds(torch.randn(count, 120, 3), tmp_path / "data.npz")
+    run = tmp_path / "run"
+    options = ["--num-points", "120", "--model", model]
+    assert main(["train", str(tmp_path / "data.npz"), "--out", str(run), *options, *SMALL]) == 0
+    assert type(pcf.load(run / "model.pt")) is kind
+
+
 def test_convert(tmp_path, capsys):
     (tmp_path / "data").mkdir()
     pcf.data.save_clouds(torch.randn(3, 60, 3), tmp_path / "data" / "three.npz")
@@ -106,6 +153,12 @@ def test_convert(tmp_path, capsys):
         (["train", "nowhere.obj", "--out", "{tmp}/r"], "nowhere.obj"),
         (["train", "--out", "{run}"], "resume"),
         (["train", "--out", "{tmp}/r", "--couplings", "0", "--max-steps", "1"], "num_couplings"),
+        (["train", "--out", "{tmp}/r", "--preset", "dpf", "--max-steps", "1"], "--model vae"),
+        (
+            ["train", "--out", "{tmp}/r", "--model", "vae", "--preset", "pdf", "--max-steps", "1"],
+            "preset must be one of",
+        ),
+        (["train", "--out", "{tmp}/r", "--up", "w", "--max-steps", "1"], "up: expected"),
         (["sample", "{tmp}", "--out", "{tmp}/a.npz"], "model.pt"),
         (["sample", "{run}", "--out", "{tmp}/a.jpg"], ".npz"),
         (["sample", "{run}", "--num-clouds", "2", "--out", "{tmp}/a.xyz"], "one cloud"),

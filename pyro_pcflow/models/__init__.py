@@ -1,4 +1,4 @@
-"""Pieces of Bayesian models: priors over poses and weights, clouds of random size, completion of partial clouds."""
+"""Models of many clouds, and pieces of Bayesian models: poses, completion, random sizes, weights with priors."""
 
 from pyro_pcflow.models.auto_decoder import AutoDecoder
 from pyro_pcflow.models.bayesian import BayesianWeights, scaled_normal, with_weights

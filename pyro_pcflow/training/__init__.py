@@ -1,4 +1,4 @@
-"""Training: one call fits a density to points."""
+"""Training: one call fits a density to points, or a model to clouds."""
 
 from pyro_pcflow.training.fitting import FitResult, fit
 from pyro_pcflow.training.guard import TrainingDivergedError

@@ -15,6 +15,7 @@ from torch import nn
 
 from pyro_pcflow.training.loop import Loop
 from pyro_pcflow.training.objective import check_module, is_cloud_model
+from pyro_pcflow.training.pictures import check_camera
 from pyro_pcflow.training.preparation import prepare_clouds, prepare_points
 from pyro_pcflow.training.processes import start_processes
 from pyro_pcflow.training.run_folder import RunFolder, versions
@@ -79,7 +80,7 @@ def fit(
     checkpoint_every: int = 500,
     out: str | os.PathLike[str] | None = None,
     resume: bool = False,
-    pictures: bool = True,
+    pictures: bool | Mapping[str, Any] = True,
     precision: str = "full",
     recompute: bool = False,
     device: str | torch.device = "auto",
@@ -134,7 +135,8 @@ def fit(
         checkpoint_every: steps between checkpoints.
         out: the run folder, see `RunFolder`; None keeps nothing.
         resume: continue the run in `out`; starts one if there is none.
-        pictures: draw a `PointCloudFlow` into `out` at the end, see `write_pictures`; takes some seconds.
+        pictures: draw a `PointCloudFlow` or a `PointCloudVAE` into `out` at the end, which takes some seconds; or the
+            camera of these pictures: `up`, the axis that stands upright ("y"), and `azim`, degrees around it.
         precision: `"full"`, or `"bfloat16"` for the hidden layers of networks, which a GPU evaluates faster; shifts and
             log-scales, and with them the log-determinant, keep the precision of the parameters. Scores are always full.
         recompute: let a backward pass evaluate couplings once more instead of keeping their hidden layers: a third
@@ -165,6 +167,7 @@ def fit(
         True
     """
     check_module(module)
+    camera = check_camera(pictures if isinstance(pictures, Mapping) else {})
     of_clouds = is_cloud_model(module)
     if batch_size is None:
         batch_size = CLOUDS_PER_STEP if of_clouds else POINTS_PER_STEP
@@ -219,7 +222,7 @@ def fit(
         with Loop(module, prepared.objective(module), settings, folder, processes) as loop:
             loop.run(progress)
     if folder is not None and pictures and processes.is_first:
-        prepared.write_pictures(module, folder.path)
+        prepared.write_pictures(module, folder.path, **camera)
     return FitResult(
         steps=loop.step,
         seconds=loop.seconds,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,10 +13,26 @@ from torch import Tensor
 from pyro_pcflow.distributions import PointCloudFlow
 from pyro_pcflow.models import PointCloudVAE
 from pyro_pcflow.plotting import animate, plot_clouds, save_figure, save_html
+from pyro_pcflow.plotting.camera import view_matrix
 from pyro_pcflow.training.clouds import Source
 from pyro_pcflow.training.seeding import seeded
 
-__all__ = ["write_cloud_pictures", "write_pictures"]
+__all__ = ["check_camera", "write_cloud_pictures", "write_pictures"]
+
+
+def check_camera(camera: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the camera of `fit`'s pictures, or raise before hours of training have passed.
+
+    Args:
+        camera: `up` and `azim`, or one of them, or none.
+
+    Raises:
+        ValueError: if there is something else, or a value is wrong.
+    """
+    if not camera.keys() <= {"up", "azim"}:
+        raise ValueError(f"pictures must be True, False, or a camera of up and azim, got {sorted(camera)}")
+    view_matrix(elev=0.0, **{"azim": 0.0, **camera})
+    return dict(camera)
 
 
 def write_pictures(
@@ -23,6 +41,7 @@ def write_pictures(
     folder: str | os.PathLike[str],
     *,
     num_points: int = 4096,
+    up: str = "y",
     azim: float = 215.0,
     seed: int = 0,
 ) -> list[Path]:
@@ -35,6 +54,7 @@ def write_pictures(
         points: its data, shape `(M, D)`.
         folder: where the pictures go: `samples.png`, `film.webp`, `film.gif`, `viewer.html`.
         num_points: points that are drawn.
+        up: the axis that stands upright, see `plot_clouds`.
         azim: degrees of the camera around the upright axis.
         seed: of the samples, and of the choice of points.
 
@@ -46,12 +66,14 @@ def write_pictures(
         data = points[torch.randperm(len(points))[:num_points].to(points.device)].cpu()
         samples = flow.cloud(num_points=num_points).sample().cpu()
         states = flow.trajectory(num_points).cpu()
-    sheet = plot_clouds({"data": data, "samples": samples}, size=4.0, azim=azim)
+    sheet = plot_clouds({"data": data, "samples": samples}, size=4.0, up=up, azim=azim)
     return [
         save_figure(sheet, folder / "samples.png"),
-        animate(states, folder / "film.webp", tween=6, azim=azim),
-        animate(states[:, : num_points // 2], folder / "film.gif", tween=4, fps=16, azim=azim, size=320),
-        save_html({"data": data, "noise to shape": states}, folder / "viewer.html", title="Noise to shape", azim=azim),
+        animate(states, folder / "film.webp", tween=6, up=up, azim=azim),
+        animate(states[:, : num_points // 2], folder / "film.gif", tween=4, fps=16, up=up, azim=azim, size=320),
+        save_html(
+            {"data": data, "noise to shape": states}, folder / "viewer.html", title="Noise to shape", up=up, azim=azim
+        ),
     ]
 
 
@@ -62,6 +84,7 @@ def write_cloud_pictures(
     *,
     caption: str = "held out",
     num_points: int = 2048,
+    up: str = "y",
     azim: float = 215.0,
     seed: int = 0,
 ) -> list[Path]:
@@ -73,6 +96,7 @@ def write_cloud_pictures(
         folder: where the pictures go: `samples.png`, `reconstructions.png`, `walk.png`, `walk.webp`, `walk.html`.
         caption: what the clouds are called.
         num_points: points that are drawn of a cloud.
+        up: the axis that stands upright, see `plot_clouds`.
         azim: degrees of the camera around the upright axis.
         seed: of the samples.
 
@@ -94,11 +118,11 @@ def write_cloud_pictures(
         walk = vae.interpolate(data[0], data[-1], 24, num_points, labels=of[0]).cpu()
     steps = {f"{step / 23:.0%}": walk[step] for step in (0, 5, 9, 14, 18, 23)}
     return [
-        save_figure(plot_clouds(samples, columns=6, azim=azim), folder / "samples.png"),
-        save_figure(plot_clouds(pairs, columns=6, azim=azim), folder / "reconstructions.png"),
-        save_figure(plot_clouds(steps, columns=6, azim=azim), folder / "walk.png"),
-        animate(walk, folder / "walk.webp", tween=2, azim=azim),
-        save_html({"walk": walk}, folder / "walk.html", title="A walk through the latents", azim=azim),
+        save_figure(plot_clouds(samples, columns=6, up=up, azim=azim), folder / "samples.png"),
+        save_figure(plot_clouds(pairs, columns=6, up=up, azim=azim), folder / "reconstructions.png"),
+        save_figure(plot_clouds(steps, columns=6, up=up, azim=azim), folder / "walk.png"),
+        animate(walk, folder / "walk.webp", tween=2, up=up, azim=azim),
+        save_html({"walk": walk}, folder / "walk.html", title="A walk through the latents", up=up, azim=azim),
     ]
 
 

@@ -44,8 +44,8 @@ class Prepared(ABC):
         """What the loop maximises."""
 
     @abstractmethod
-    def write_pictures(self, module: nn.Module, folder: Path) -> None:
-        """Draw a module that can be drawn."""
+    def write_pictures(self, module: nn.Module, folder: Path, **options: Any) -> None:
+        """Draw a module that can be drawn, with options of the functions that draw."""
 
 
 @dataclass(frozen=True)
@@ -61,9 +61,9 @@ class PreparedPoints(Prepared):
         batches = Batches(self.split.training, self.settings.batch_size, self.settings.seed, self.settings.noise)
         return ExactLikelihood(module, batches, self.split.held_out)
 
-    def write_pictures(self, module: nn.Module, folder: Path) -> None:
+    def write_pictures(self, module: nn.Module, folder: Path, **options: Any) -> None:
         if isinstance(module, PointCloudFlow):
-            write_pictures(module, self.split.training.cpu(), folder, seed=self.settings.seed)
+            write_pictures(module, self.split.training.cpu(), folder, seed=self.settings.seed, **options)
 
 
 @dataclass(frozen=True)
@@ -93,11 +93,11 @@ class PreparedClouds(Prepared):
             held_out = evaluation_batches(self.held_out, settings.seed, settings.noise, whole=not takes_batches(module))
         return EvidenceLowerBound(module, batches, held_out)
 
-    def write_pictures(self, module: nn.Module, folder: Path) -> None:
+    def write_pictures(self, module: nn.Module, folder: Path, **options: Any) -> None:
         if isinstance(module, PointCloudVAE):
             shown = self.training if self.held_out is None else self.held_out
             caption = "trained on" if self.held_out is None else "held out"
-            write_cloud_pictures(module, shown, folder, caption=caption, seed=self.settings.seed)
+            write_cloud_pictures(module, shown, folder, caption=caption, seed=self.settings.seed, **options)
 
 
 def prepare_points(

@@ -10,6 +10,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from PIL import Image
 from stand_ins import same_state
 from torch import nn
 from torch.utils.data import Dataset
@@ -580,3 +581,21 @@ class TestAutoDecoder:
         again = pcf.load(tmp_path / "model.pt")
         assert same_state(again.state_dict(), model.state_dict())
         assert np.isfinite(again.embedding_loc.detach().numpy()).all()
+
+
+@pytest.mark.parametrize(("camera", "words"), [({"down": "z"}, r"\['down'\]"), ({"up": "w"}, "up: expected")])
+def test_a_wrong_camera_is_refused_before_the_training(camera, words, tmp_path):
+    with pytest.raises(ValueError, match=words):
+        fit(small_vae(), some_clouds(), max_steps=1, out=tmp_path / "run", pictures=camera, **OPTIONS)
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_camera_of_the_pictures(tmp_path):
+    """A cloud that is long along z stands where z is up and lies where y is."""
+    clouds = some_clouds() * torch.tensor([1.0, 1.0, 9.0])
+    heights = []
+    for up in ("y", "z"):
+        fit(small_vae(), clouds, max_steps=1, out=tmp_path / up, pictures={"up": up}, **OPTIONS)
+        with Image.open(tmp_path / up / "reconstructions.png") as picture:
+            heights.append(picture.height / picture.width)
+    assert heights[1] > heights[0]
