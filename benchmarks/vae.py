@@ -30,7 +30,7 @@ import pyro_pcflow as pcf
 from benchmarks.pyro_vae import PyroCloudVAE
 
 NOISE = 0.02
-LEARNING_RATES = (2e-3, 7e-3)
+LEARNING_RATES = (2e-3, 5e-3)
 
 
 @dataclass(frozen=True)

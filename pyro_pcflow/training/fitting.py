@@ -66,7 +66,7 @@ def fit(
     max_steps: int | None = None,
     max_seconds: float | None = None,
     batch_size: int | None = None,
-    points_per_cloud: int = 64,
+    points_per_cloud: int = 128,
     lr: float = 3e-3,
     seed: int = 0,
     noise: float = 0.0,
