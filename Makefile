@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 .PHONY: demo test quick lint format docs dist bench clean help
 
 help:
-	@echo "make demo   set up, train a flow on a cow, film it (runs/demo/)"
+	@echo "make demo   set up, train a flow on a cow and a model on bodies (runs/demo/)"
 	@echo "make test   set up, run every test, on all cores"
 	@echo "make quick  the tests without the slow ones"
 	@echo "make lint   ruff and mypy"
@@ -50,6 +50,7 @@ bench: $(STAMP)
 	$(BIN)/python -m benchmarks.density $(MESHES)
 	$(BIN)/python -m benchmarks.calibration
 	$(BIN)/python -m benchmarks.robust $(MESHES)
+	$(BIN)/python -m benchmarks.vae $(CLOUDS)
 
 clean:
 	rm -rf build dist site .pytest_cache .mypy_cache .ruff_cache

@@ -26,6 +26,8 @@ SUFFIXES_OF_SAMPLES = (".npy", ".npz", ".ply", ".xyz")
 SUFFIXES_OF_SCORES = (".csv", ".npy")
 # From so many clouds on, each is one of a kind; fewer are pooled into one shape.
 MANY_CLOUDS = 16
+# Enough clouds of a file to know how large its clouds are.
+CLOUDS_FOR_UNITS = 64
 POINTS_OF_ONE, POINTS_OF_MANY = 100_000, 2048
 
 
@@ -145,11 +147,14 @@ def _add_convert(commands: argparse._SubParsersAction) -> None:
 
 
 def _train(arguments: argparse.Namespace) -> None:
+    import torch
+
     from pyro_pcflow import training
     from pyro_pcflow.data import MappedClouds, half_side
 
     clouds, of_many = _load_training_data(arguments)
-    some = clouds[0] if isinstance(clouds, MappedClouds) else clouds
+    some_of_them = torch.linspace(0, len(clouds) - 1, min(len(clouds), CLOUDS_FOR_UNITS)).round().long()
+    some = clouds.read(some_of_them) if isinstance(clouds, MappedClouds) else clouds
     max_seconds = arguments.max_seconds
     if max_seconds is None and arguments.max_steps is None:
         max_seconds = 60.0

@@ -14,6 +14,7 @@ from PIL import Image
 
 import pyro_pcflow as pcf
 from pyro_pcflow.cli import main
+from pyro_pcflow.training import toml
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +92,7 @@ SMALL = ["--couplings", "2", "--hidden", "8", "--max-steps", "3", "--device", "c
 @pytest.mark.parametrize("name", ["kind.npz", "kind.npy"])
 def test_many_clouds_get_a_model_of_many(name, tmp_path, monkeypatch, capsys):
     """Clouds of a npy file stay in it."""
-    clouds = 5 + torch.randn(16, 120, 3)
+    clouds = 5 + torch.linspace(0.5, 1, 16).reshape(-1, 1, 1) * torch.randn(16, 120, 3)
     data, run = tmp_path / name, tmp_path / "run"
     pcf.data.save_clouds(clouds, data)
     options = ["--num-points", "120"]
@@ -102,6 +103,9 @@ def test_many_clouds_get_a_model_of_many(name, tmp_path, monkeypatch, capsys):
     monkeypatch.undo()
     assert "bound on held-out clouds, after 3 steps" in capsys.readouterr().out
     assert {"samples.png", "reconstructions.png", "walk.webp"} <= {path.name for path in run.iterdir()}
+    # The noise is a share of the largest cloud, wherever it stands, and not of the first.
+    settings = toml.loads((run / "config.toml").read_text())["settings"]
+    assert settings["noise"] == pytest.approx(0.01 * pcf.data.half_side(clouds), rel=1e-4)
     vae = pcf.load(run / "model.pt")
     assert isinstance(vae, pcf.PointCloudVAE)
     assert vae.config["decoder"]["num_couplings"] == 2
