@@ -13,13 +13,13 @@ that diverges is scored by the last averaged weights that were finite, and marke
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import statistics
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pyro
@@ -27,6 +27,7 @@ import torch
 from torch import Tensor, nn
 
 import pyro_pcflow as pcf
+from benchmarks.racing import race, reporter
 from benchmarks.references import GaussianReference, PyroStack
 
 NOISE = 0.01
@@ -105,23 +106,12 @@ def train(shape: Shape, contender: str, lr: float, seed: int, seconds: float) ->
     return Run(shape.name, contender, seed, lr, steps, spent, validation, test, diverged_at)
 
 
-def race(shape: Shape, seeds: int, seconds: float, report: Callable[[Run], None]) -> list[Run]:
-    """Every run on one mesh, contenders in turn."""
-    trials = []
-    for lr in LEARNING_RATES:
-        for contender in CONTENDERS:
-            trials.append(train(shape, contender, lr, 0, seconds))
-            report(trials[-1])
-    best = {
-        contender: max((run for run in trials if run.contender == contender), key=lambda run: run.validation)
-        for contender in CONTENDERS
-    }
-    runs = list(best.values())
-    for seed in range(1, seeds):
-        for contender in CONTENDERS:
-            runs.append(train(shape, contender, best[contender].lr, seed, seconds))
-            report(runs[-1])
-    return runs
+def describe(run: Run) -> str:
+    """One run as a line of text."""
+    return (
+        f"{run.mesh} {run.contender} seed {run.seed} lr {run.lr:g}: {run.test:.3f} nats per point after "
+        f"{run.steps} steps in {run.seconds:.1f} s{'' if run.diverged_at is None else ', diverged'}"
+    )
 
 
 def row(shape: Shape, runs: list[Run]) -> str:
@@ -156,17 +146,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3, help="runs of each contender that enter the table")
     parser.add_argument("--log", type=Path, help="append every run to this file, a JSON object a line")
     arguments = parser.parse_args()
-
-    def report(run: Run) -> None:
-        print(
-            f"{run.mesh} {run.contender} seed {run.seed} lr {run.lr:g}: {run.test:.3f} nats per point "
-            f"after {run.steps} steps in {run.seconds:.1f} s{'' if run.diverged_at is None else ', diverged'}",
-            file=sys.stderr,
-            flush=True,
-        )
-        if arguments.log:
-            with arguments.log.open("a") as log:
-                log.write(json.dumps(asdict(run)) + "\n")
+    report = reporter(describe, arguments.log)
 
     paths = sorted(arguments.meshes.glob("*.obj")) if arguments.meshes.is_dir() else [arguments.meshes]
     if not paths:
@@ -174,7 +154,8 @@ def main() -> None:
     rows = []
     for path in paths:
         shape = load_shape(path)
-        rows.append(row(shape, race(shape, arguments.seeds, arguments.seconds, report)))
+        run = partial(train, shape, seconds=arguments.seconds)
+        rows.append(row(shape, race(run, CONTENDERS, LEARNING_RATES, arguments.seeds, report)))
         print(rows[-1], file=sys.stderr, flush=True)
     print(HEADER, *rows, sep="\n")
 

@@ -13,12 +13,11 @@ by the bound of the val split under the first seed. Runs alternate, so that all 
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import statistics
-import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +27,7 @@ from torch import Tensor, nn
 
 import pyro_pcflow as pcf
 from benchmarks.pyro_vae import PyroCloudVAE
+from benchmarks.racing import race, reporter
 
 NOISE = 0.02
 LEARNING_RATES = (2e-3, 5e-3)
@@ -161,25 +161,12 @@ def score(module: nn.Module, clouds: Tensor) -> dict[str, float]:
     return scores if all(map(math.isfinite, scores.values())) else {}
 
 
-def race(
-    category: Category, contenders: list[str], seeds: int, seconds: float, report: Callable[[Run], None]
-) -> list[Run]:
-    """Every run on one category, contenders in turn."""
-    trials: list[Run] = []
-    for lr in LEARNING_RATES:
-        for contender in contenders:
-            trials.append(train(category, contender, lr, 0, seconds))
-            report(trials[-1])
-    best = {
-        contender: max((run for run in trials if run.contender == contender), key=lambda run: run.validation)
-        for contender in contenders
-    }
-    runs = list(best.values())
-    for seed in range(1, seeds):
-        for contender in contenders:
-            runs.append(train(category, contender, best[contender].lr, seed, seconds))
-            report(runs[-1])
-    return runs
+def describe(run: Run) -> str:
+    """One run as a line of text."""
+    return (
+        f"{run.category} {run.contender} seed {run.seed} lr {run.lr:g}: {run.test:.3f} nats per point after "
+        f"{run.steps} steps{'' if run.diverged_at is None else ', diverged'}"
+    )
 
 
 def rows(category: str, contenders: list[str], runs: list[Run]) -> list[str]:
@@ -222,21 +209,12 @@ def main() -> None:
     arguments = parser.parse_args()
     contenders = sorted(arguments.contenders, key=list(CONTENDERS).index)
 
-    def report(run: Run) -> None:
-        print(
-            f"{run.category} {run.contender} seed {run.seed} lr {run.lr:g}: {run.test:.3f} nats per point after "
-            f"{run.steps} steps{'' if run.diverged_at is None else ', diverged'}",
-            file=sys.stderr,
-            flush=True,
-        )
-        if arguments.log:
-            with arguments.log.open("a") as log:
-                log.write(json.dumps(asdict(run)) + "\n")
-
+    report = reporter(describe, arguments.log)
     lines = []
     for path in arguments.data:
         category = load_category(path)
-        runs = race(category, contenders, arguments.seeds, arguments.seconds, report)
+        run = partial(train, category, seconds=arguments.seconds)
+        runs = race(run, contenders, LEARNING_RATES, arguments.seeds, report)
         lines += rows(category.name, contenders, runs)
     print(HEADER, *lines, sep="\n")
 
