@@ -85,6 +85,11 @@ class PointCloudVAE(LatentCloudModel):
         self.encoder = CloudEncoder(point_dim, [latent_dim, latent_dim], context_dim=num_classes, **(encoder or {}))
 
     def normalize(self, points: Tensor) -> None:
+        """Set the units of encoder and decoder, see `PointCloudFlow.normalize`.
+
+        Args:
+            points: shape `(*batch, D)`, in the data's units, of training clouds only.
+        """
         super().normalize(points)
         self.units.fit(points)
 

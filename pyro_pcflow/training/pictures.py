@@ -122,7 +122,7 @@ def write_cloud_pictures(
         save_figure(plot_clouds(pairs, columns=6, up=up, azim=azim), folder / "reconstructions.png"),
         save_figure(plot_clouds(steps, columns=6, up=up, azim=azim), folder / "walk.png"),
         animate(walk, folder / "walk.webp", tween=2, up=up, azim=azim),
-        save_html({"walk": walk}, folder / "walk.html", title="A walk through the latents", up=up, azim=azim),
+        save_html({"": walk}, folder / "walk.html", title="A walk through the latents", up=up, azim=azim),
     ]
 
 
