@@ -70,7 +70,7 @@ def train_bodies(out: Path, seconds: float) -> None:
     noise = NOISE * pcf.data.half_side(train)
     camera = {"up": "z", "azim": 60.0}
     result = pcf.fit(
-        vae, train, held_out=test, noise=noise, lr=5e-3, max_seconds=seconds, seed=0, out=out, pictures=camera
+        vae, train, held_out=test, noise=noise, lr=8e-3, max_seconds=seconds, seed=0, out=out, pictures=camera
     )
     print(
         f"bound of {len(test)} held-out bodies: {result.nats_per_point:.3f} nats per point, "

@@ -46,10 +46,12 @@ _DPF_DECODER = {
     "num_frequencies": 0,
     "act_norm_between": True,
 }
+# The published encoders, but for their batch statistics.
+_POINT_NET = {"activation": "relu", "num_frequencies": 0}
 _DPF = {
     "latent_dim": 128,
     "prior_options": {"num_couplings": 14, "hidden_dims": (128,)},
-    "encoder": {"point_dims": (64, 128, 256, 512), "hidden_dims": (512,)},
+    "encoder": {"point_dims": (64, 128, 256, 512), "hidden_dims": (512,), **_POINT_NET},
 }
 
 PRESETS: dict[str, Preset] = {
@@ -103,7 +105,7 @@ PRESETS: dict[str, Preset] = {
                 "num_frequencies": 0,
             },
             "prior_options": {"num_couplings": 10, "hidden_dims": (512,) * 7, "separate_networks": True},
-            "encoder": {"point_dims": (128, 128, 256, 512), "hidden_dims": (256, 128)},
+            "encoder": {"point_dims": (128, 128, 256, 512), "hidden_dims": (256, 128), **_POINT_NET},
         },
         source="Stypułkowski et al., Representing point clouds with generative conditional invertible flow networks, "
         "preprint, 2020",
@@ -134,7 +136,7 @@ PRESETS: dict[str, Preset] = {
                 "act_norm_between": True,
             },
             "prior_options": {"num_couplings": 12, "mixing": True, "act_norm_between": True},
-            "encoder": {"point_dims": (128, 128, 256, 512), "hidden_dims": (256, 128)},
+            "encoder": {"point_dims": (128, 128, 256, 512), "hidden_dims": (256, 128), **_POINT_NET},
         },
         source="Kim et al., SoftFlow: Probabilistic framework for normalizing flow on manifolds, NeurIPS 2020",
         differs="the level of noise in the context, not beside the point; the second coordinate of a step reads the "

@@ -8,7 +8,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from pyro_pcflow.nn.conditioner import ACTIVATIONS
+from pyro_pcflow.nn.conditioner import ACTIVATIONS, fourier_features
 from pyro_pcflow.nn.precision import hidden_layers_in
 
 __all__ = ["CloudEncoder"]
@@ -28,6 +28,7 @@ class CloudEncoder(nn.Module):
         hidden_dims: widths of the hidden layers that follow the maximum.
         context_dim: size `C` of a context that is read beside the maxima, 0 for none.
         activation: see `Conditioner`.
+        num_frequencies: Fourier features of the points, see `fourier_features`.
 
     Raises:
         ValueError: if a size is out of range, or the name is not known.
@@ -51,6 +52,7 @@ class CloudEncoder(nn.Module):
         hidden_dims: Sequence[int] = (256,),
         context_dim: int = 0,
         activation: str = "relu",
+        num_frequencies: int = 0,
     ) -> None:
         super().__init__()
         sizes = [point_dim, *output_dims, *point_dims, *hidden_dims]
@@ -59,14 +61,19 @@ class CloudEncoder(nn.Module):
                 f"an encoder needs positive sizes, got point_dim={point_dim}, output_dims={list(output_dims)}, "
                 f"point_dims={list(point_dims)}, hidden_dims={list(hidden_dims)} and context_dim={context_dim}"
             )
+        if num_frequencies < 0:
+            raise ValueError(f"num_frequencies must not be negative, got {num_frequencies}")
         if activation not in ACTIVATIONS:
             raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, got {activation!r}")
         self.point_dim = point_dim
         self.context_dim = context_dim
         self.output_dims = list(output_dims)
         self.activation = activation
+        self.num_frequencies = num_frequencies
         cloud_dims = [point_dims[-1] + context_dim, *hidden_dims]
-        self.points = nn.ModuleList(nn.Linear(*pair) for pair in pairwise([point_dim, *point_dims]))
+        self.points = nn.ModuleList(
+            nn.Linear(*pair) for pair in pairwise([point_dim * (1 + 2 * num_frequencies), *point_dims])
+        )
         self.cloud = nn.ModuleList(nn.Linear(*pair) for pair in pairwise(cloud_dims))
         self.output = nn.Linear(cloud_dims[-1], sum(output_dims))
 
@@ -84,7 +91,7 @@ class CloudEncoder(nn.Module):
         activation = ACTIVATIONS[self.activation]
         if mask is not None:
             clouds = torch.where(mask.unsqueeze(-1), clouds, torch.zeros_like(clouds))
-        hidden = clouds
+        hidden = fourier_features(clouds, self.num_frequencies)
         with hidden_layers_in(self.hidden_dtype, clouds.device):
             for layer in self.points:
                 hidden = activation(layer(hidden))

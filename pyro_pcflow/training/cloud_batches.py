@@ -12,10 +12,10 @@ from pyro_pcflow.training.clouds import Source
 from pyro_pcflow.training.points import seeded_generator
 from pyro_pcflow.training.seeding import seeded
 
-__all__ = ["CloudBatch", "CloudBatches", "draw_batch", "evaluation_batches", "halve", "whole_batch", "with_noise"]
+__all__ = ["CloudBatch", "CloudBatches", "divide", "draw_batch", "evaluation_batches", "whole_batch", "with_noise"]
 
 # With fewer points the encoder and the likelihood share what there is.
-FEWEST_TO_HALVE = 64
+FEWEST_TO_DIVIDE = 64
 
 
 @dataclass(frozen=True)
@@ -76,24 +76,25 @@ class CloudBatch:
         return {name: value for name, value in options.items() if value is not None}
 
 
-def halve(sizes: Tensor, num_points: int) -> tuple[Tensor, Tensor, Tensor]:
+def divide(sizes: Tensor, num_points: int, seen_points: int) -> tuple[Tensor, Tensor, Tensor]:
     """How many points the encoder reads of each cloud, how many are scored, and the first of these.
 
-    Points that the one has are not the other's, unless a cloud has too few.
+    Points that the one has are not the other's, unless a cloud has too few; the encoder has at most half of them.
 
     Args:
         sizes: numbers of points, shape `(B,)`.
-        num_points: most points that either shall have.
+        num_points: most points that are scored.
+        seen_points: most points that the encoder reads.
 
     Returns:
         Three integer tensors of shape `(B,)`.
 
     Examples:
-        >>> halve(torch.tensor([2048, 300, 10]), 256)
-        (tensor([256, 150,  10]), tensor([256, 150,  10]), tensor([256, 150,   0]))
+        >>> divide(torch.tensor([2048, 300, 10]), 128, 512)
+        (tensor([512, 150,  10]), tensor([128, 128,  10]), tensor([512, 150,   0]))
     """
-    apart = sizes >= FEWEST_TO_HALVE
-    seen = torch.where(apart, sizes // 2, sizes).clamp(max=num_points)
+    apart = sizes >= FEWEST_TO_DIVIDE
+    seen = torch.where(apart, sizes // 2, sizes).clamp(max=seen_points)
     first = torch.where(apart, seen, 0)
     return seen, (sizes - first).clamp(max=num_points), first
 
@@ -107,7 +108,8 @@ class CloudBatches:
     Args:
         clouds: the training clouds.
         batch_size: clouds in a batch; all of them where there are fewer.
-        num_points: points of each sample; fewer where a cloud has not twice as many.
+        num_points: points that are scored; fewer where a cloud has not enough.
+        seen_points: points that an encoder reads, at most half of a cloud.
         seed: decides the order and the points.
         noise: standard deviation of Gaussian noise that is added to every point, fresh each time, from torch's
             generator of the points' device.
@@ -117,10 +119,10 @@ class CloudBatches:
 
     Examples:
         >>> from pyro_pcflow.training.clouds import Clouds
-        >>> batches = CloudBatches(Clouds(torch.randn(10, 100, 3)), batch_size=4, num_points=32, seed=0)
+        >>> batches = CloudBatches(Clouds(torch.randn(10, 100, 3)), batch_size=4, num_points=32, seen_points=40, seed=0)
         >>> batch = batches.batch(0)
         >>> batch.clouds.shape, batch.seen.shape
-        (torch.Size([4, 32, 3]), torch.Size([4, 32, 3]))
+        (torch.Size([4, 32, 3]), torch.Size([4, 40, 3]))
     """
 
     def __init__(
@@ -128,6 +130,7 @@ class CloudBatches:
         clouds: Source,
         batch_size: int,
         num_points: int,
+        seen_points: int,
         seed: int,
         *,
         noise: float = 0.0,
@@ -138,6 +141,7 @@ class CloudBatches:
         self.clouds = clouds
         self.batch_size = min(batch_size, len(clouds))
         self.num_points = num_points
+        self.seen_points = seen_points
         self.noise = noise
         self.varied_noise = varied_noise
         self.kl_warmup_steps = kl_warmup_steps
@@ -156,7 +160,8 @@ class CloudBatches:
         if self.whole:
             batch = whole_batch(self.clouds, chosen)
         else:
-            batch = draw_batch(self.clouds, chosen, self.num_points, seeded_generator(self._seed, f"points {step}"))
+            generator = seeded_generator(self._seed, f"points {step}")
+            batch = draw_batch(self.clouds, chosen, self.num_points, self.seen_points, generator)
         level = batch.noise_level
         if self.varied_noise:
             level = torch.rand_like(level)
@@ -164,20 +169,23 @@ class CloudBatches:
         return with_noise(replace(batch, noise_level=level, kl_weight=weight), self.noise)
 
 
-def draw_batch(clouds: Source, chosen: Tensor, num_points: int, generator: torch.Generator) -> CloudBatch:
+def draw_batch(
+    clouds: Source, chosen: Tensor, num_points: int, seen_points: int, generator: torch.Generator
+) -> CloudBatch:
     """Draw two samples of the points of some clouds.
 
     Args:
         clouds: where they are drawn from.
         chosen: numbers of clouds, shape `(B,)`, on the CPU.
-        num_points: points of each sample.
+        num_points: points that are scored.
+        seen_points: points that an encoder reads.
         generator: decides the points, a generator of the CPU.
     """
     device = clouds.device
     chosen = chosen.to(device)
     mask = clouds.mask_of(chosen)
     sizes = _sizes(clouds, mask, len(chosen))
-    seen, scored, first = halve(sizes, num_points)
+    seen, scored, first = divide(sizes, num_points, seen_points)
     wanted = int((first + scored).max())
     keys = torch.rand(len(chosen), clouds.max_points, generator=generator).to(device)
     if mask is not None:
@@ -261,4 +269,5 @@ def evaluation_batches(
     with seeded(seed, clouds.device):
         if whole:
             return [with_noise(whole_batch(clouds, some), noise) for some in chosen]
-        return [with_noise(draw_batch(clouds, some, clouds.max_points, generator), noise) for some in chosen]
+        batches = [draw_batch(clouds, some, clouds.max_points, clouds.max_points, generator) for some in chosen]
+        return [with_noise(batch, noise) for batch in batches]

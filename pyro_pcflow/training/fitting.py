@@ -67,6 +67,7 @@ def fit(
     max_seconds: float | None = None,
     batch_size: int | None = None,
     points_per_cloud: int = 128,
+    seen_points: int = 512,
     lr: float = 3e-3,
     seed: int = 0,
     noise: float = 0.0,
@@ -115,8 +116,9 @@ def fit(
         max_steps: steps to train for.
         max_seconds: seconds to train for, evaluations and checkpoints included.
         batch_size: points per step, 2048 by default; for a model, clouds per step, 32 by default.
-        points_per_cloud: for a model, how many points of a cloud the encoder reads in a step, and how many others are
-            scored, which stand for all.
+        points_per_cloud: for a model, how many points of a cloud are scored in a step, which stand for all.
+        seen_points: for a model, how many others its encoder reads, at most half of a cloud. One that was trained on
+            few points is at a loss before the many that it is evaluated on.
         lr: the highest learning rate.
         seed: decides the held-out data, the order of the batches, the noise, and a module's own random numbers.
         noise: standard deviation, in the data's units, of Gaussian noise added afresh to every batch, and once
@@ -176,6 +178,7 @@ def fit(
         max_seconds=max_seconds,
         batch_size=batch_size,
         points_per_cloud=points_per_cloud,
+        seen_points=seen_points,
         lr=lr,
         seed=seed,
         noise=noise,

@@ -82,6 +82,7 @@ class PreparedClouds(Prepared):
             self.training,
             settings.batch_size,
             settings.points_per_cloud,
+            settings.seen_points,
             settings.seed,
             noise=settings.noise,
             varied_noise=getattr(module, "noise_input", False),

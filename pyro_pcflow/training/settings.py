@@ -29,6 +29,7 @@ class Settings:
     max_seconds: float | None
     batch_size: int
     points_per_cloud: int
+    seen_points: int
     lr: float
     seed: int
     noise: float
@@ -51,7 +52,9 @@ class Settings:
             if value is not None:
                 convert: Any = {"int": operator.index, "float": float, "bool": bool, "str": str}[kind]
                 object.__setattr__(self, field.name, convert(value))
-        for name in ("max_steps", "batch_size", "points_per_cloud", "log_every", "eval_every", "checkpoint_every"):
+        for name in ("max_steps", "batch_size", "points_per_cloud", "seen_points"):
+            self._require(name, lambda value: value >= 1, "at least 1")
+        for name in ("log_every", "eval_every", "checkpoint_every"):
             self._require(name, lambda value: value >= 1, "at least 1")
         for name in ("max_seconds", "lr"):
             self._require(name, lambda value: 0 < value < math.inf, "positive and finite")

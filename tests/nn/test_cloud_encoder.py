@@ -30,7 +30,9 @@ def by_hand(encoder, cloud, context=None):
     """One cloud `(N, D)`, its points one by one."""
     features = []
     for point in cloud:
-        hidden = point
+        octaves = [point * 2**octave for octave in range(encoder.num_frequencies)]
+        waves = [torch.cat(octaves).sin(), torch.cat(octaves).cos()] if octaves else []
+        hidden = torch.cat([point, *waves])
         for layer in encoder.points:
             hidden = (layer.weight @ hidden + layer.bias).clamp(min=0)
         features.append(hidden)
@@ -42,9 +44,9 @@ def by_hand(encoder, cloud, context=None):
     return encoder.output.weight @ hidden + encoder.output.bias
 
 
-@pytest.mark.parametrize("context_dim", [0, 3])
-def test_it_is_its_formula_whatever_the_padding_holds(context_dim):
-    encoder = make(context_dim)
+@pytest.mark.parametrize(("context_dim", "num_frequencies"), [(0, 0), (3, 0), (0, 2)])
+def test_it_is_its_formula_whatever_the_padding_holds(context_dim, num_frequencies):
+    encoder = make(context_dim, num_frequencies=num_frequencies)
     clouds, mask = ragged()
     context = torch.randn(len(SIZES), 3, dtype=torch.float64) if context_dim else None
     outputs = encoder(clouds, mask, context)
@@ -143,6 +145,7 @@ def test_an_activation_by_name():
         ({"point_dim": 0}, "positive sizes, got point_dim=0"),
         ({"output_dims": []}, r"output_dims=\[\]"),
         ({"output_dims": [2, 0]}, r"output_dims=\[2, 0\]"),
+        ({"num_frequencies": -1}, "num_frequencies"),
         ({"point_dims": []}, r"point_dims=\[\]"),
         ({"point_dims": [8, -1]}, r"point_dims=\[8, -1\]"),
         ({"hidden_dims": [0]}, r"hidden_dims=\[0\]"),

@@ -14,9 +14,9 @@ import pyro_pcflow as pcf
 from pyro_pcflow.data import MappedClouds
 from pyro_pcflow.training.cloud_batches import (
     CloudBatches,
+    divide,
     draw_batch,
     evaluation_batches,
-    halve,
     with_noise,
 )
 from pyro_pcflow.training.clouds import Clouds, MappedSource, as_clouds, some_points, split_clouds
@@ -303,25 +303,26 @@ class TestUnits:
 
 
 class TestHalves:
+    @pytest.mark.parametrize("seen_points", [1, 50, 1000])
     @pytest.mark.parametrize("num_points", [1, 16, 40, 1000])
-    def test_halves_of_every_size(self, num_points):
+    def test_shares_of_every_size(self, num_points, seen_points):
         sizes = torch.arange(200)
-        seen, scored, first = halve(sizes, num_points)
+        seen, scored, first = divide(sizes, num_points, seen_points)
         for size, a, b, start in zip(*(x.tolist() for x in (sizes, seen, scored, first)), strict=True):
             if size >= 64:
                 # Apart: the encoder has the first half, the likelihood the rest.
-                assert a == min(size // 2, num_points)
+                assert a == min(size // 2, seen_points)
                 assert start == a
                 assert b == min(size - a, num_points)
             else:
-                assert (a, b, start) == (min(size, num_points), min(size, num_points), 0)
+                assert (a, b, start) == (min(size, seen_points), min(size, num_points), 0)
             assert start + b <= size
             assert bool(b) == bool(size)
 
 
 class TestBatches:
     def test_each_cloud_once_an_epoch(self):
-        batches = CloudBatches(numbered(10, 8), batch_size=3, num_points=4, seed=0)
+        batches = CloudBatches(numbered(10, 8), batch_size=3, num_points=4, seen_points=4, seed=0)
         epochs = []
         for epoch in range(4):
             drawn = []
@@ -336,22 +337,24 @@ class TestBatches:
         assert epochs[0] != epochs[1]
 
     def test_a_batch_is_never_larger_than_the_data(self):
-        batches = CloudBatches(numbered(3, 8), batch_size=32, num_points=4, seed=0)
+        batches = CloudBatches(numbered(3, 8), batch_size=32, num_points=4, seen_points=4, seed=0)
         assert batches.batch_size == 3
         assert sorted(batches.batch(5).index.tolist()) == [0, 1, 2]
 
-    @pytest.mark.parametrize("num_points", [10, 40, 1000])
-    def test_seen_and_scored_points_are_apart(self, num_points):
-        batches = CloudBatches(numbered(6, 80), batch_size=4, num_points=num_points, seed=0)
+    @pytest.mark.parametrize(("num_points", "seen_points"), [(10, 10), (10, 30), (40, 40), (1000, 1000)])
+    def test_seen_and_scored_points_are_apart(self, num_points, seen_points):
+        batches = CloudBatches(numbered(6, 80), batch_size=4, num_points=num_points, seen_points=seen_points, seed=0)
         counts = torch.zeros(80)
         for step in range(30):
             batch = batches.batch(step)
             assert batch.mask is batch.seen_mask is None
             assert batch.num_points.tolist() == [80] * 4
             expected = min(num_points, 40)
-            assert batch.clouds.shape == batch.seen.shape == (4, expected, 3)
+            assert batch.clouds.shape == (4, expected, 3)
+            assert batch.seen.shape == (4, min(seen_points, 40), 3)
             for seen, scored in zip(places(batch.seen), places(batch.clouds), strict=True):
-                assert len(set(seen)) == len(set(scored)) == expected
+                assert len(set(scored)) == expected
+                assert len(set(seen)) == min(seen_points, 40)
                 assert not set(seen) & set(scored)
                 counts[scored] += 1
         # Every point is scored in its turn.
@@ -360,14 +363,14 @@ class TestBatches:
         assert counts.max() < share * 2.5
 
     def test_small_clouds_are_seen_and_scored_alike(self):
-        batch = CloudBatches(numbered(6, 40), batch_size=4, num_points=16, seed=0).batch(0)
+        batch = CloudBatches(numbered(6, 40), batch_size=4, num_points=16, seen_points=16, seed=0).batch(0)
         for seen, scored in zip(places(batch.seen), places(batch.clouds), strict=True):
             assert len(set(seen)) == 16
             assert seen == scored
 
     def test_ragged_clouds(self):
         sizes = [100, 0, 1, 64, 63, 7]
-        batches = CloudBatches(numbered(6, 100, sizes), batch_size=6, num_points=40, seed=0)
+        batches = CloudBatches(numbered(6, 100, sizes), batch_size=6, num_points=40, seen_points=40, seed=0)
         for step in range(5):
             batch = batches.batch(step)
             chosen = [sizes[i] for i in batch.index.tolist()]
@@ -384,13 +387,14 @@ class TestBatches:
                 assert not points[~mask].any(), "padding is zero"
 
     def test_ragged_clouds_that_fill_a_batch_need_no_mask(self):
-        batch = CloudBatches(numbered(3, 100, [100, 90, 80]), batch_size=3, num_points=40, seed=0).batch(0)
+        clouds = numbered(3, 100, [100, 90, 80])
+        batch = CloudBatches(clouds, batch_size=3, num_points=40, seen_points=40, seed=0).batch(0)
         assert batch.mask is batch.seen_mask is None
         assert batch.clouds.shape == (3, 40, 3)
 
     def test_a_batch_of_nothing_but_empty_clouds(self):
         data = numbered(3, 10, [10, 0, 0])
-        batch = draw_batch(data, torch.tensor([1, 2]), 5, torch.Generator().manual_seed(0))
+        batch = draw_batch(data, torch.tensor([1, 2]), 5, 5, torch.Generator().manual_seed(0))
         assert batch.clouds.shape == batch.seen.shape == (2, 0, 3)
         assert batch.num_points.tolist() == [0, 0]
 
@@ -398,7 +402,7 @@ class TestBatches:
         data = numbered(10, 80)
 
         def make(**options):
-            return CloudBatches(data, **{"batch_size": 3, "num_points": 16, "seed": 4, **options})
+            return CloudBatches(data, **{"batch_size": 3, "num_points": 16, "seen_points": 16, "seed": 4, **options})
 
         whole = make()
         expected = [whole.batch(step) for step in range(8)]
@@ -409,31 +413,31 @@ class TestBatches:
         assert not torch.equal(expected[0].clouds[:, :, 1], expected[3].clouds[:, :, 1])
 
     def test_a_cloud_is_another_sample_in_every_epoch(self):
-        batches = CloudBatches(numbered(1, 80), batch_size=1, num_points=16, seed=0)
+        batches = CloudBatches(numbered(1, 80), batch_size=1, num_points=16, seen_points=16, seed=0)
         rows = {tuple(places(batches.batch(step).clouds)[0]) for step in range(5)}
         assert len(rows) == 5
 
     def test_labels_and_options(self):
         data = numbered(6, 80)
-        batch = CloudBatches(Clouds(data.points, None, torch.arange(6) + 10), 4, 16, seed=0).batch(0)
+        batch = CloudBatches(Clouds(data.points, None, torch.arange(6) + 10), 4, 16, 16, seed=0).batch(0)
         assert torch.equal(batch.labels, batch.index + 10)
         options = batch.options()
         assert set(options) == {"index", "labels", "noise_level", "num_points", "kl_weight", "seen"}
         assert options["seen"] is batch.seen
-        batch = CloudBatches(numbered(2, 80, [80, 7]), 2, 16, seed=0).batch(0)
+        batch = CloudBatches(numbered(2, 80, [80, 7]), 2, 16, 16, seed=0).batch(0)
         assert set(batch.options()) == {"index", "noise_level", "num_points", "kl_weight", "seen", "seen_mask"}
 
     def test_the_weight_of_the_latents_rises_to_one(self):
         data = numbered(6, 8)
-        weights = [CloudBatches(data, 2, 4, 0, kl_warmup_steps=4).batch(step).kl_weight for step in range(7)]
+        weights = [CloudBatches(data, 2, 4, 4, 0, kl_warmup_steps=4).batch(step).kl_weight for step in range(7)]
         assert weights == [0.25, 0.5, 0.75, 1, 1, 1, 1]
-        assert [CloudBatches(data, 2, 4, 0).batch(step).kl_weight for step in (0, 5)] == [1, 1]
+        assert [CloudBatches(data, 2, 4, 4, 0).batch(step).kl_weight for step in (0, 5)] == [1, 1]
 
 
 class TestNoise:
     def test_its_size(self):
         data = Clouds(torch.zeros(20, 600, 3, dtype=torch.float64))
-        batches = CloudBatches(data, 20, 300, seed=0, noise=0.2)
+        batches = CloudBatches(data, 20, 300, 300, seed=0, noise=0.2)
         batch = batches.batch(0)
         assert batch.noise_level.tolist() == [1.0] * 20
         for points in (batch.clouds, batch.seen):
@@ -445,7 +449,7 @@ class TestNoise:
 
     def test_each_cloud_has_its_share_of_it(self):
         data = Clouds(torch.zeros(200, 600, 3, dtype=torch.float64))
-        batch = CloudBatches(data, 200, 300, seed=0, noise=0.2, varied_noise=True).batch(0)
+        batch = CloudBatches(data, 200, 300, 300, seed=0, noise=0.2, varied_noise=True).batch(0)
         level = batch.noise_level
         assert level.dtype == torch.float64
         assert level.min() >= 0
@@ -456,14 +460,14 @@ class TestNoise:
             torch.testing.assert_close(points.std((1, 2)), 0.2 * level, rtol=0.15, atol=1e-9)
 
     def test_without_noise_points_are_as_they_are(self):
-        batch = CloudBatches(numbered(3, 80), 3, 16, seed=0, varied_noise=True).batch(0)
+        batch = CloudBatches(numbered(3, 80), 3, 16, 16, seed=0, varied_noise=True).batch(0)
         assert with_noise(batch, 0.0) is batch
         assert torch.equal(batch.clouds[..., 2], torch.full((3, 16), 0.5, dtype=torch.float64))
 
     def test_data_stays_as_it_is(self):
         data = numbered(3, 80)
         before = data.points.clone()
-        CloudBatches(data, 3, 16, seed=0, noise=1.0).batch(0)
+        CloudBatches(data, 3, 16, 16, seed=0, noise=1.0).batch(0)
         assert torch.equal(data.points, before)
 
 
@@ -474,7 +478,7 @@ class TestFile:
         mapped = MappedClouds(pcf.data.save_clouds(points, tmp_path / "a.npy"))
         pairs = []
         for data in (mapped, points):
-            batches = CloudBatches(take((data, labels), dtype), 3, 16, seed=2)
+            batches = CloudBatches(take((data, labels), dtype), 3, 16, 16, seed=2)
             pairs.append([batches.batch(step) for step in range(5)] + evaluation_batches(batches.clouds, 0, 0.0))
         for ours, theirs in zip(*pairs, strict=True):
             assert same(ours, theirs)

@@ -25,7 +25,7 @@ from pyro_pcflow.training.objective import EvidenceLowerBound
 DECODER = {"num_couplings": 2, "hidden_dims": [8]}
 PRIOR = {"num_couplings": 2, "hidden_dims": [8]}
 ENCODER = {"point_dims": [8, 8], "hidden_dims": [8]}
-OPTIONS = {"batch_size": 8, "points_per_cloud": 16, "device": "cpu", "warmup_steps": 5, "lr": 5e-3}
+OPTIONS = {"batch_size": 8, "points_per_cloud": 16, "seen_points": 16, "device": "cpu", "warmup_steps": 5, "lr": 5e-3}
 
 
 @pytest.fixture(autouse=True)
@@ -269,7 +269,11 @@ class TestData:
 
     @pytest.mark.parametrize(
         ("options", "words"),
-        [({"points_per_cloud": 0}, "points_per_cloud"), ({"kl_warmup_steps": -1}, "kl_warmup_steps")],
+        [
+            ({"points_per_cloud": 0}, "points_per_cloud"),
+            ({"seen_points": 0}, "seen_points"),
+            ({"kl_warmup_steps": -1}, "kl_warmup_steps"),
+        ],
     )
     def test_wrong_settings(self, options, words):
         with pytest.raises(ValueError, match=words):
@@ -332,7 +336,9 @@ class TestRepeating:
         files = (tmp_path / name / "model.pt" for name in ("whole", "stopped"))
         assert same_state(*(pcf.load(file).state_dict() for file in files))
 
-    @pytest.mark.parametrize("change", ["clouds", "held_out", "labels", "sizes", "kl_warmup_steps", "points_per_cloud"])
+    @pytest.mark.parametrize(
+        "change", ["clouds", "held_out", "labels", "sizes", "kl_warmup_steps", "points_per_cloud", "seen_points"]
+    )
     def test_another_run_is_not_resumed(self, tmp_path, change):
         clouds, labels = ragged_clouds((20, 30, 70)), torch.arange(12) % 2
         held_out = some_clouds(4, seed=6), torch.arange(4) % 2
@@ -354,6 +360,7 @@ class TestRepeating:
             "sizes": {"clouds": moved},
             "kl_warmup_steps": {"kl_warmup_steps": 5},
             "points_per_cloud": {"points_per_cloud": 17},
+            "seen_points": {"seen_points": 17},
         }
         with pytest.raises(ValueError, match="run with other settings"):
             run(**changed[change])
@@ -460,7 +467,7 @@ class TestObjective:
         vae = small_vae()
         clouds = some_clouds()
         vae.normalize(clouds)
-        batches = CloudBatches(Clouds(clouds), 8, 16, seed=0, kl_warmup_steps=10)
+        batches = CloudBatches(Clouds(clouds), 8, 16, 16, seed=0, kl_warmup_steps=10)
         objective = EvidenceLowerBound(vae, batches, [])
         batch = objective.batch(3)
         assert objective.points_per_step == 8 * 16
@@ -482,7 +489,7 @@ class TestObjective:
         data = Clouds(some_clouds(20, 10).double())
         losses = []
         for size in (4, 10, 20):
-            objective = EvidenceLowerBound(foreign, CloudBatches(data, size, 10, seed=0), [])
+            objective = EvidenceLowerBound(foreign, CloudBatches(data, size, 10, 10, seed=0), [])
             values = [objective.loss(objective.batch(step)).item() for step in range(20 // size)]
             losses.append(sum(values) / len(values))
         expected = -sum(foreign.log_evidence(cloud) for cloud in data.points) / 200
@@ -495,7 +502,7 @@ class TestForeignModels:
     def test_it_is_trained(self):
         module = GaussianClouds(scale=2.0)
         clouds = some_clouds(200, 30)
-        options = {**OPTIONS, "lr": 0.3, "batch_size": 50, "points_per_cloud": 30}
+        options = {**OPTIONS, "lr": 0.3, "batch_size": 50, "points_per_cloud": 30, "seen_points": 30}
         result = fit(module, clouds, max_steps=300, ema_decay=0, **options)
         assert module.loc.detach().tolist() == pytest.approx(clouds.mean((0, 1)).tolist(), abs=0.2)
         assert module.log_scale.exp().item() == pytest.approx(0.5, rel=0.05)
@@ -519,7 +526,7 @@ class TestForeignModels:
     def test_it_is_given_whole_clouds(self, num_points):
         module = GaussianClouds()
         clouds = some_clouds(40, num_points)
-        fit(module, clouds, held_out=0, max_steps=2, **{**OPTIONS, "points_per_cloud": 1000})
+        fit(module, clouds, held_out=0, max_steps=2, **{**OPTIONS, "points_per_cloud": 1000, "seen_points": 1000})
         for given, mask, size in module.calls:
             assert given.shape == (8, num_points, 3)
             assert mask is None
