@@ -163,9 +163,14 @@ def score(module: nn.Module, clouds: Tensor, noise: float = NOISE) -> dict[str, 
 def describe(run: Run) -> str:
     """One run as a line of text."""
     return (
-        f"{run.category} {run.contender} seed {run.seed} lr {run.lr:g}: {run.test:.3f} nats per point after "
+        f"{run.category} {run.contender} seed {run.seed} lr {run.lr:g}: {_nats(run.test)} nats per point after "
         f"{run.steps} steps{'' if run.diverged_at is None else ', diverged'}"
     )
+
+
+def _nats(value: float) -> str:
+    """Three decimals, or the order of magnitude of what has blown up."""
+    return f"{value:.3f}" if abs(value) < 1000 else f"{value:.1e}"
 
 
 def rows(category: str, contenders: list[str], runs: list[Run]) -> list[str]:
@@ -179,8 +184,8 @@ def rows(category: str, contenders: list[str], runs: list[Run]) -> list[str]:
         cells = [
             category,
             contender,
-            f"{statistics.mean(scores):.3f} ({min(scores):.3f} to {max(scores):.3f})",
-            "" if contender == contenders[-1] else f"{statistics.mean(ahead):+.3f} (least {min(ahead):+.3f})",
+            f"{_nats(statistics.mean(scores))} ({_nats(min(scores))} to {_nats(max(scores))})",
+            "" if contender == contenders[-1] else f"{_nats(statistics.mean(ahead))} (least {_nats(min(ahead))})",
             f"{statistics.mean(run.kl for run in mine):.1f}",
             f"{mine[0].parameters:,}",
             f"{statistics.mean(run.steps for run in mine):.0f}",
