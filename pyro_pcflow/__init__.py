@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from pyro_pcflow import data, distributions, models, nn, plotting, testing, training, transforms
     from pyro_pcflow.distributions import MixtureOfFlows, PointCloud, PointCloudFlow
     from pyro_pcflow.models import PointCloudVAE, complete
+    from pyro_pcflow.pretrained import load_pretrained
     from pyro_pcflow.serialization import load, save
     from pyro_pcflow.training import fit
 
@@ -27,6 +28,7 @@ __all__ = [
     "distributions",
     "fit",
     "load",
+    "load_pretrained",
     "models",
     "nn",
     "plotting",
@@ -44,6 +46,7 @@ _HOMES = {
     "complete": "models",
     "fit": "training",
     "load": "serialization",
+    "load_pretrained": "pretrained",
     "save": "serialization",
 }
 

@@ -11,7 +11,7 @@ import torch
 from torch.distributions import Normal
 
 import pyro_pcflow as pcf
-from benchmarks import bodies, demo, vae
+from benchmarks import bodies, demo, endurance, pretrain, vae
 from benchmarks.pyro_vae import PyroCloudVAE
 
 
@@ -134,3 +134,28 @@ def test_the_demo_trains_on_bodies(tmp_path, capsys):
     assert {"samples.png", "reconstructions.png", "walk.png", "walk.webp", "walk.html"} <= {
         path.name for path in (tmp_path / "bodies").iterdir()
     }
+
+
+@pytest.mark.slow
+def test_pretraining_leaves_a_model_and_its_curve(category, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "run"
+    monkeypatch.setattr("sys.argv", ["pretrain", str(category), "--seconds", "0.5", "--out", str(out)])
+    pretrain.main()
+    printed = re.search(r"test split, 8 clouds: (-?\d+\.\d{3}) nats per point", capsys.readouterr().out)
+    with np.load(category) as file:
+        test = torch.from_numpy(file["points"][file["split"] == "test"])
+        noise = 0.01 * pcf.data.half_side(torch.from_numpy(file["points"][file["split"] == "train"]))
+    again = vae.score(pcf.load(out / "model.pt"), test, noise)["nats_per_point"]
+    assert float(printed[1]) == pytest.approx(again, abs=1e-3)
+    assert (out / "curve.png").stat().st_size > 10_000
+
+
+@pytest.mark.slow
+def test_endurance_watches_every_training_step(category, monkeypatch, capsys):
+    monkeypatch.setattr(endurance, "EVERY", 2)
+    monkeypatch.setattr("sys.argv", ["endurance", str(category), "--steps", "7"])
+    endurance.main()
+    out = capsys.readouterr().out
+    assert "7 steps" in out
+    assert "all finite" in out
+    assert len(re.findall(r"resident memory at step 2: \d{2,}\.\d MiB", out)) == 1

@@ -1,0 +1,50 @@
+"""The trained models in the package are what their docstring says."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+
+import pytest
+import torch
+
+import pyro_pcflow as pcf
+from benchmarks.bodies import chamfer, trees_of
+from benchmarks.vae import score
+from pyro_pcflow.models import preset
+from pyro_pcflow.pretrained import PRETRAINED
+
+LARGEST = 10e6
+# Of the 60 embedded test bodies, nats per point; that of all 150 is in the documentation.
+BOUND = 1.520
+
+
+@pytest.fixture(scope="module")
+def test_bodies():
+    return pcf.data.load_example("body", split="test")
+
+
+@pytest.mark.parametrize("name", PRETRAINED)
+def test_it_is_the_default_preset_in_a_small_file(name):
+    vae = pcf.load_pretrained(name)
+    assert vae.config == pcf.serialization.plain(preset("default").config, "config")
+    assert (files("pyro_pcflow.pretrained") / f"{name}.pt").stat().st_size < LARGEST
+
+
+def test_the_bound_of_bodies_is_the_documented_one(test_bodies):
+    """A change of a default that the file does not name would show here."""
+    vae = pcf.load_pretrained("body")
+    assert score(vae, test_bodies, noise=0.01)["nats_per_point"] == pytest.approx(BOUND, abs=0.01)
+
+
+def test_bodies_are_recognised(test_bodies):
+    vae = pcf.load_pretrained("body")
+    torch.manual_seed(0)
+    again = vae.reconstruct(test_bodies[:, 1024:], 1024)
+    trees = trees_of(test_bodies[:, :1024])
+    nearest = [int(chamfer(cloud, trees).argmin()) for cloud in again[:20]]
+    assert nearest == list(range(20))
+
+
+def test_an_unknown_name():
+    with pytest.raises(ValueError, match="no pretrained model 'cow'; there are body"):
+        pcf.load_pretrained("cow")
