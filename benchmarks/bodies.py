@@ -20,6 +20,7 @@ from scipy.spatial import cKDTree
 from torch import Tensor
 
 import pyro_pcflow as pcf
+from benchmarks.category import load_splits
 
 NUM_POINTS = 1024
 
@@ -52,13 +53,11 @@ def main() -> None:
     arguments = parser.parse_args()
     vae = pcf.load(arguments.model)
     assert isinstance(vae, pcf.PointCloudVAE)
-    with np.load(arguments.data) as file:
-        points, split = torch.from_numpy(file["points"]), file["split"]
-    train, test = (points[torch.from_numpy(split == name)][:, :NUM_POINTS] for name in ("train", "test"))
+    train, _, test = load_splits(arguments.data)
+    # The encoder sees other points of the surface than those that are compared with.
+    train, test, seen = train[:, :NUM_POINTS], test[:, :NUM_POINTS], test[:, NUM_POINTS:]
     torch.manual_seed(0)
 
-    # The encoder sees other points of the surface than those that are compared with.
-    seen = points[torch.from_numpy(split == "test")][:, NUM_POINTS:]
     again, trees = vae.reconstruct(seen, NUM_POINTS), trees_of(test)
     nearer = []
     for i, cloud in enumerate(again):

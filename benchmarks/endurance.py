@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 import pyro_pcflow as pcf
+from benchmarks.category import load_splits
 from benchmarks.density import NOISE
 
 EVERY = 100
@@ -56,9 +57,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=7200.0, help="most seconds (%(default)s)")
     parser.add_argument("--lr", type=float, default=8e-3, help="highest learning rate (%(default)s)")
     arguments = parser.parse_args()
-    with np.load(arguments.data) as file:
-        points, split = torch.from_numpy(file["points"]), file["split"]
-    train, validation = (points[torch.from_numpy(split == name)] for name in ("train", "val"))
+    train, validation, _ = load_splits(arguments.data)
     torch.manual_seed(0)
     model = Watched()
     result = pcf.fit(

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 import pyro_pcflow as pcf
+from benchmarks.category import load_splits
 from benchmarks.density import NOISE
 from benchmarks.vae import score
 
@@ -53,9 +54,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="run folder")
     parser.add_argument("--resume", action="store_true", help="go on with the run in the folder")
     arguments = parser.parse_args()
-    with np.load(arguments.data) as file:
-        points, split = torch.from_numpy(file["points"]), file["split"]
-    train, validation, test = (points[torch.from_numpy(split == name)] for name in ("train", "val", "test"))
+    train, validation, test = load_splits(arguments.data)
     noise = NOISE * pcf.data.half_side(train)
     torch.manual_seed(0)
     vae = pcf.PointCloudVAE(3)

@@ -21,11 +21,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 import pyro_pcflow as pcf
+from benchmarks.category import load_splits
 from benchmarks.pyro_vae import PyroCloudVAE
 from benchmarks.racing import race, reporter
 from pyro_pcflow.training.cloud_batches import CloudBatches, evaluation_batches
@@ -115,9 +115,7 @@ def count_parameters(module: nn.Module) -> int:
 
 def load_category(path: Path) -> Category:
     """Read a category file and bring it to standard units."""
-    with np.load(path) as file:
-        points, split = torch.from_numpy(file["points"]), file["split"]
-    train, validation, test = (points[torch.from_numpy(split == name)] for name in ("train", "val", "test"))
+    train, validation, test = load_splits(path)
     loc = train.mean((0, 1))
     scale = (train - loc).square().mean().sqrt()
     return Category(path.stem, *((part - loc) / scale for part in (train, validation, test)))
