@@ -88,6 +88,29 @@ def test_score(run, tmp_path):
 SMALL = ["--couplings", "2", "--hidden", "8", "--max-steps", "3", "--device", "cpu"]
 
 
+@pytest.mark.parametrize(
+    ("options", "lr"),
+    [
+        (["--model", "flow"], 1e-2),
+        ([], 8e-3),
+        (["--preset", "nice"], 1e-3),
+        (["--preset", "nice", "--lr", "0.5"], 0.5),
+    ],
+)
+def test_each_kind_has_its_learning_rate(options, lr, tmp_path, monkeypatch):
+    pcf.data.save_clouds(torch.randn(16, 120, 3), tmp_path / "kind.npz")
+    rates = []
+
+    def stop(*_, lr, **__):
+        rates.append(lr)
+        raise ValueError("enough")
+
+    monkeypatch.setattr(pcf.training, "fit", stop)
+    out = str(tmp_path / "run")
+    assert main(["train", str(tmp_path / "kind.npz"), "--num-points", "120", "--out", out, *options]) == 2
+    assert rates == [lr]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["kind.npz", "kind.npy"])
 def test_many_clouds_get_a_model_of_many(name, tmp_path, monkeypatch, capsys):
