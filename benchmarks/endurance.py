@@ -75,7 +75,7 @@ def main() -> None:
     for step in sorted({1, 5, 10, 50, 100, 150, len(resident)}):
         if step <= len(resident):
             print(f"  resident memory at step {EVERY * step}: {resident[step - 1]:.1f} MiB")
-    print(f"  from the lowest to the highest after step {EVERY}: {min(resident):.1f} to {max(resident):.1f} MiB")
+    print(f"  from the lowest to the highest from step {EVERY} on: {min(resident):.1f} to {max(resident):.1f} MiB")
 
 
 if __name__ == "__main__":
