@@ -21,6 +21,7 @@ from torch import Tensor
 import pyro_pcflow as pcf
 from benchmarks.category import load_splits
 from benchmarks.density import NOISE
+from benchmarks.vae import OUR_LEARNING_RATE
 
 EVERY = 100
 MEBIBYTE = 2**20
@@ -55,7 +56,7 @@ def main() -> None:
     parser.add_argument("data", type=Path, help="a category file with points and split")
     parser.add_argument("--steps", type=int, default=20_000, help="most steps (%(default)s)")
     parser.add_argument("--seconds", type=float, default=7200.0, help="most seconds (%(default)s)")
-    parser.add_argument("--lr", type=float, default=8e-3, help="highest learning rate (%(default)s)")
+    parser.add_argument("--lr", type=float, default=OUR_LEARNING_RATE, help="highest learning rate (%(default)s)")
     arguments = parser.parse_args()
     train, validation, _ = load_splits(arguments.data)
     torch.manual_seed(0)

@@ -22,9 +22,7 @@ import torch
 import pyro_pcflow as pcf
 from benchmarks.category import load_splits
 from benchmarks.density import NOISE
-from benchmarks.vae import score
-
-LEARNING_RATE = 8e-3
+from benchmarks.vae import OUR_LEARNING_RATE, score
 
 
 def draw_curve(history: list[dict[str, float]], path: Path) -> None:
@@ -49,7 +47,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="a category file with points and split")
     parser.add_argument("--seconds", type=float, default=700.0, help="training time (%(default)s)")
-    parser.add_argument("--lr", type=float, default=LEARNING_RATE, help="highest learning rate (%(default)s)")
+    parser.add_argument("--lr", type=float, default=OUR_LEARNING_RATE, help="highest learning rate (%(default)s)")
     parser.add_argument("--up", default="z", help="axis that stands upright in the pictures (%(default)s)")
     parser.add_argument("--out", type=Path, required=True, help="run folder")
     parser.add_argument("--resume", action="store_true", help="go on with the run in the folder")
