@@ -3,50 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
-from functools import partial
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pyro_pcflow.kernels.plain import ACTIVATIONS, Modulation, fourier_features, through
+from pyro_pcflow.kernels.program import Network, Parameters
 from pyro_pcflow.nn.precision import hidden_layers_in
 
 __all__ = ["ACTIVATIONS", "CONDITIONINGS", "Conditioner", "SeparateConditioners", "fourier_features"]
 
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "relu": F.relu,
-    "silu": F.silu,
-    "tanh": torch.tanh,
-    "gelu": F.gelu,
-    "leaky_relu": partial(F.leaky_relu, negative_slope=0.1),
-}
 CONDITIONINGS = ("film", "bias", "concat_squash")
-
-Modulation = tuple[Tensor | None, Tensor | None]
-
-
-def fourier_features(x: Tensor, num_frequencies: int) -> Tensor:
-    """Append sines and cosines of octave frequencies, which let a narrow network draw sharp detail.
-
-    Source: Mildenhall et al., NeRF: Representing Scenes as Neural Radiance Fields, ECCV 2020, section 5.1.
-
-    Args:
-        x: shape `(*batch, K)`.
-        num_frequencies: the frequencies are `1, 2, ..., 2 ** (num_frequencies - 1)` radians per unit.
-
-    Returns:
-        Shape `(*batch, K * (1 + 2 * num_frequencies))`.
-
-    Examples:
-        >>> fourier_features(torch.zeros(5, 2), num_frequencies=3).shape
-        torch.Size([5, 14])
-    """
-    if num_frequencies == 0:
-        return x
-    angles = torch.cat([x * 2.0**octave for octave in range(num_frequencies)], -1)
-    return torch.cat([x, angles.sin(), angles.cos()], -1)
 
 
 class Conditioner(nn.Module):
@@ -125,7 +95,7 @@ class Conditioner(nn.Module):
         self.residual = residual
         self.activation = activation
         self.num_frequencies = num_frequencies
-        self._skipped = _ends_of_pairs(hidden_dims) if residual else frozenset()
+        self._skips = _ends_of_pairs(hidden_dims, residual)
 
         widths = [input_dim * (1 + 2 * num_frequencies), *hidden_dims]
         # A context that shifts a hidden layer brings its own bias.
@@ -159,10 +129,38 @@ class Conditioner(nn.Module):
         Returns:
             One tensor of shape `(*batch, size)` for every output size.
         """
-        hidden, activation = fourier_features(kept, self.num_frequencies), ACTIVATIONS[self.activation]
+        hidden = fourier_features(kept, self.num_frequencies)
         with hidden_layers_in(self.hidden_dtype, kept.device):
-            hidden = _through(self.hidden, hidden, self._modulations(context), self._skipped, activation)
+            hidden = through(self.hidden, hidden, self._modulations(context), self._skips, self.activation)
         return self.output(hidden.to(kept.dtype)).split(self.output_dims, -1)
+
+    def lowered(self, context: Tensor | None = None) -> list[tuple[Network, Parameters]]:
+        """The network in numbers, for `pyro_pcflow.kernels`.
+
+        Args:
+            context: shape `(*context_batch, C)`; None if `C` is 0.
+
+        Returns:
+            The network and its parameters: scales and offsets of shape `(*context_batch, width)` where the context
+            acts, and `(width,)` elsewhere.
+        """
+        modulations = self._modulations(context)
+        network = Network(
+            hidden_dims=tuple(self.hidden_dims),
+            outputs=sum(self.output_dims),
+            activation=self.activation,
+            num_frequencies=self.num_frequencies,
+            scaled=tuple(scale is not None for scale, _ in modulations),
+            skips=self._skips,
+        )
+        layers: Any = self.hidden
+        offsets = [_offset(layer.bias, *modulation) for layer, modulation in zip(layers, modulations, strict=True)]
+        parameters = Parameters(
+            matrices=[layer.weight for layer in (*layers, self.output)],
+            scales=[*(scale for scale, _ in modulations), None],
+            offsets=[*offsets, self.output.bias],
+        )
+        return [(network, parameters)]
 
     def _modulations(self, context: Tensor | None) -> list[Modulation]:
         """The context's scale and shift of each hidden layer, once per cloud."""
@@ -217,6 +215,11 @@ class SeparateConditioners(nn.Module):
         """The outputs of every network in turn; arguments as for `Conditioner.forward`."""
         return tuple(output for network in self.networks for output in network(kept, context))
 
+    def lowered(self, context: Tensor | None = None) -> list[tuple[Network, Parameters]]:
+        """Every network in numbers, see `Conditioner.lowered`."""
+        networks: Any = self.networks
+        return [pair for network in networks for pair in network.lowered(context)]
+
 
 class _ContextNetwork(nn.Linear):
     """A linear map with hidden layers before it, or none."""
@@ -225,39 +228,29 @@ class _ContextNetwork(nn.Linear):
         super().__init__(sizes[-2], sizes[-1], bias=bias)
         self.hidden = nn.ModuleList(nn.Linear(*pair) for pair in pairwise(sizes[:-1]))
         self.activation = activation
-        self._skipped = _ends_of_pairs(sizes[1:-1]) if residual else frozenset()
+        self._skips = _ends_of_pairs(sizes[1:-1], residual)
 
     def forward(self, context: Tensor) -> Tensor:
-        modulations: list[Modulation] = [(None, None)] * len(self.hidden)
-        return super().forward(_through(self.hidden, context, modulations, self._skipped, ACTIVATIONS[self.activation]))
+        unmodulated: list[Modulation] = [(None, None)] * len(self.hidden)
+        return super().forward(through(self.hidden, context, unmodulated, self._skips, self.activation))
 
 
-def _through(
-    layers: nn.ModuleList,
-    x: Tensor,
-    modulations: list[Modulation],
-    skipped: frozenset[int],
-    activation: Callable[[Tensor], Tensor],
-) -> Tensor:
-    """Apply hidden layers, each with its modulation and activation, and the skip connections that end at `skipped`."""
-    before = x
-    for i, (layer, (scale, shift)) in enumerate(zip(layers, modulations, strict=True)):
-        hidden = layer(x)
-        if shift is not None:
-            hidden = hidden + shift if scale is None else torch.addcmul(shift, hidden, scale)
-        if i in skipped:
-            hidden = hidden + before
-        before, x = x, activation(hidden)
-    return x
+def _offset(bias: Tensor | None, scale: Tensor | None, shift: Tensor | None) -> Tensor:
+    """What is added to a hidden layer after its scale, where its bias is added before."""
+    if bias is None:
+        assert shift is not None  # a layer has no bias only where a shift brings one
+        return shift
+    if shift is None:
+        return bias
+    return bias + shift if scale is None else torch.addcmul(shift, bias, scale)
 
 
-def _ends_of_pairs(widths: Sequence[int]) -> frozenset[int]:
-    """The last of every two layers that are as wide as the layer before them; no layer is in two pairs."""
-    ends: set[int] = set()
+def _ends_of_pairs(widths: Sequence[int], residual: bool) -> tuple[bool, ...]:
+    """Whether a layer ends a pair that is as wide as the layer before the two; no layer is in two pairs."""
+    ends = [False] * len(widths)
     for i in range(2, len(widths)):
-        if widths[i - 2] == widths[i - 1] == widths[i] and i - 1 not in ends:
-            ends.add(i)
-    return frozenset(ends)
+        ends[i] = residual and widths[i - 2] == widths[i - 1] == widths[i] and not ends[i - 1]
+    return tuple(ends)
 
 
 def _check_context_options(context_dims: Sequence[int], context_layers: Sequence[int], layers: Sequence[int]) -> None:

@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pyro_pcflow.kernels.backends import in_function_transform
+from pyro_pcflow.kernels.plain import soft_bound
 from pyro_pcflow.transforms.one_pass import PointTransform, check_point_shape
-from pyro_pcflow.transforms.point_coupling import soft_bound
 
 __all__ = ["ActNorm", "act_norm"]
 
@@ -78,7 +79,7 @@ class ActNorm(PointTransform):
         return (y - self.loc) * torch.exp(-log_scale), -log_scale.sum().expand(y.shape[:-1])
 
     def _initialize_from_first(self, y: Tensor) -> None:
-        if torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is not None:
+        if torch.compiler.is_compiling() or in_function_transform():
             raise RuntimeError(
                 "an ActNorm takes its scale from the first data, which it cannot do inside torch.compile or "
                 "torch.func: call initialize(data), or score one batch, before compiling"

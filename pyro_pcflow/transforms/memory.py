@@ -10,6 +10,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from pyro_pcflow.kernels.backends import in_function_transform
+
 __all__ = ["Product", "is_traced"]
 
 Dependencies = Callable[[], list[Tensor]]
@@ -91,7 +93,7 @@ def is_traced(tensor: Tensor) -> bool:
     return (
         torch.compiler.is_compiling()
         or torch.jit.is_tracing()
-        or torch._C._functorch.peek_interpreter_stack() is not None
+        or in_function_transform()
         or (tensor.is_cuda and torch.cuda.is_current_stream_capturing())
     )
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pyro_pcflow.kernels.plain import keep, move, soft_bound
 from pyro_pcflow.nn.conditioner import Conditioner, SeparateConditioners
 from pyro_pcflow.transforms.masks import check_mask, coupling_masks
 from pyro_pcflow.transforms.one_pass import ConditionalPointTransform, PointTransform
@@ -21,18 +22,7 @@ __all__ = [
     "affine_point_coupling",
     "conditional_additive_point_coupling",
     "conditional_affine_point_coupling",
-    "soft_bound",
 ]
-
-
-def soft_bound(x: Tensor, limit: float) -> Tensor:
-    """Bound `x` smoothly to `(-limit, limit)`, with slope 1 at zero.
-
-    Args:
-        x: any shape.
-        limit: positive bound.
-    """
-    return limit * torch.tanh(x / limit)
 
 
 class _PointCoupling(nn.Module):
@@ -60,26 +50,14 @@ class _PointCoupling(nn.Module):
         return shift, soft_bound(log_scale, self.max_log_scale)
 
     def transform_and_log_det(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        kept, moved = self._split(x)
-        shift, log_scale = self._shift_and_log_scale(kept, context)
-        moved = (moved - shift) * torch.exp(-log_scale)
-        return self._merge(x, moved), -log_scale.sum(-1)
+        return self._move(x, context, inverse=False)
 
     def inverse_and_log_det(self, y: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        kept, moved = self._split(y)
-        shift, log_scale = self._shift_and_log_scale(kept, context)
-        moved = torch.addcmul(shift, moved, torch.exp(log_scale))
-        return self._merge(y, moved), log_scale.sum(-1)
+        return self._move(y, context, inverse=True)
 
-    def _split(self, points: Tensor) -> tuple[Tensor, Tensor]:
-        coordinates = points.unbind(-1)
-        kept = [x for x, keep in zip(coordinates, self.mask, strict=True) if keep]
-        moved = [x for x, keep in zip(coordinates, self.mask, strict=True) if not keep]
-        return torch.stack(kept, -1), torch.stack(moved, -1)
-
-    def _merge(self, points: Tensor, moved: Tensor) -> Tensor:
-        coordinates, moving = points.unbind(-1), iter(moved.unbind(-1))
-        return torch.stack([x if keep else next(moving) for x, keep in zip(coordinates, self.mask, strict=True)], -1)
+    def _move(self, points: Tensor, context: Tensor | None, inverse: bool) -> tuple[Tensor, Tensor]:
+        shift, log_scale = self._shift_and_log_scale(keep(self.mask, points), context)
+        return move(self.mask, points, shift, log_scale, inverse)
 
     def extra_repr(self) -> str:
         return f"mask={mask_repr(self.mask)}, max_log_scale={self.max_log_scale:.3g}"

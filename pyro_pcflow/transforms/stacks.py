@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import groupby
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from pyro_pcflow.kernels.backends import check_backend, choose
+from pyro_pcflow.kernels.operator import run
 from pyro_pcflow.transforms.actnorm import act_norm
+from pyro_pcflow.transforms.lowering import Groups, can_lower, lower
 from pyro_pcflow.transforms.lu import lu_linear
 from pyro_pcflow.transforms.masks import MASK_PATTERNS, check_mask, coupling_masks
 from pyro_pcflow.transforms.one_pass import ConditionalPointTransform, PointTransform
@@ -31,23 +35,50 @@ class _Stack(nn.Module):
     # Whether a backward pass evaluates each part once more instead of keeping its hidden layers, so that memory holds
     # the coordinates between the parts and the hidden layers of one.
     recompute = False
+    backend = "auto"  # see pyro_pcflow.kernels.set_backend
 
     def _set_up(self, parts: Sequence[nn.Module]) -> None:
         self.parts = nn.ModuleList(parts)
 
     def transform_and_log_det(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        total = x.new_zeros(x.shape[:-1])
-        for part in self.parts:
-            x, log_det = self._evaluate(part.transform_and_log_det, x, *_context_of(part, context))
-            total = total + log_det
-        return x, total
+        return self._walk(x, context, inverse=False)
 
     def inverse_and_log_det(self, y: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        total = y.new_zeros(y.shape[:-1])
-        for part in reversed(self.parts):
-            y, log_det = self._evaluate(part.inverse_and_log_det, y, *_context_of(part, context))
-            total = total + log_det
-        return y, total
+        return self._walk(y, context, inverse=True)
+
+    def _walk(self, points: Tensor, context: Tensor | None, inverse: bool) -> tuple[Tensor, Tensor]:
+        if context is not None:
+            points = points.expand(*torch.broadcast_shapes(points.shape[:-1], context.shape[:-1]), points.shape[-1])
+        groups = Groups(points.shape[:-1], None if context is None else context.shape[:-1])
+        backend = choose(self.backend, points, groups.count)
+        total = points.new_zeros(points.shape[:-1])
+        for lowerable, members in groupby(
+            reversed(self.parts) if inverse else self.parts, key=lambda part: backend != "plain" and can_lower(part)
+        ):
+            if lowerable:
+                points, log_det = self._run(list(members), points, groups, context, inverse, backend)
+                total = total + log_det
+                continue
+            for part in members:
+                method = part.inverse_and_log_det if inverse else part.transform_and_log_det
+                points, log_det = self._evaluate(method, points, *_context_of(part, context))
+                total = total + log_det
+        return points, total
+
+    def _run(
+        self,
+        couplings: list[nn.Module],
+        points: Tensor,
+        groups: Groups,
+        context: Tensor | None,
+        inverse: bool,
+        backend: str,
+    ) -> tuple[Tensor, Tensor]:
+        """Run couplings that follow each other by one of the fast ways."""
+        from_noise = couplings[::-1] if inverse else couplings
+        program, weights, offsets = lower(from_noise, groups.contexts(context), groups.count, points.shape[-1])
+        points, log_det = run(program, groups.gather(points), weights, offsets, inverse, backend)
+        return groups.scatter(points), groups.scatter(log_det)
 
     def _evaluate(self, method: Callable, *arguments: Tensor | None) -> tuple[Tensor, Tensor]:
         if self.recompute and torch.is_grad_enabled():
@@ -129,6 +160,7 @@ def coupling_stack(
     separate_networks: bool = False,
     act_norm_between: bool = False,
     mixing: bool = False,
+    backend: str = "auto",
 ) -> CouplingStack | ConditionalCouplingStack:
     """Make a stack of couplings whose masks take turns.
 
@@ -152,6 +184,7 @@ def coupling_stack(
             one for both.
         act_norm_between: put an `ActNorm` on the data's side of every coupling.
         mixing: put an `LULinear` on the data's side of every coupling but the last.
+        backend: how the stack is run, see `pyro_pcflow.kernels.set_backend`.
 
     Raises:
         ValueError: if a size or a name is out of range.
@@ -188,9 +221,9 @@ def coupling_stack(
             parts.append(lu_linear(point_dim, max_log_scale=limit))
         if act_norm_between:
             parts.append(act_norm(point_dim, max_log_scale=limit))
-    if context_dim == 0:
-        return CouplingStack(parts)
-    return ConditionalCouplingStack(parts, context_dim)
+    stack = CouplingStack(parts) if context_dim == 0 else ConditionalCouplingStack(parts, context_dim)
+    stack.backend = check_backend(backend)
+    return stack
 
 
 def _context_of(part: nn.Module, context: Tensor | None) -> tuple[Tensor | None, ...]:

@@ -54,7 +54,7 @@ def saved_bytes(flow, points, context, recompute):
 
 def test_memory_holds_coordinates_and_no_hidden_layers():
     """A layer more costs some numbers a point, not two hidden layers of 32 and what leads to them."""
-    few, many = (make(num_couplings)[0] for num_couplings in (4, 24))
+    few, many = (make(num_couplings, backend="plain")[0] for num_couplings in (4, 24))
     _, points, context = make()
     in_a_layer = [
         (saved_bytes(many, points, context, recompute) - saved_bytes(few, points, context, recompute)) / 20

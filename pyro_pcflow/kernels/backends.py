@@ -1,0 +1,146 @@
+"""Which ways to run a stack there are on this machine, and which one a stack takes."""
+
+from __future__ import annotations
+
+import logging
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+
+from pyro_pcflow.kernels import fused_cpu
+from pyro_pcflow.kernels.compiler import KernelUnavailableError, instruction_sets
+
+__all__ = ["BACKENDS", "Availability", "available", "check_backend", "choose", "in_function_transform", "set_backend"]
+
+logger = logging.getLogger(__name__)
+
+BACKENDS = ("auto", "plain", "tiled", "fused")
+# Below, a stack takes longer to describe than to evaluate.
+FEW_POINTS, FEW_IN_A_GROUP = 64, 4
+# A mask is one number for the compiled kernel.
+MOST_COORDINATES = 8
+# Whether the compiled kernel has been loaded.
+_loaded = False
+
+
+class Availability(NamedTuple):
+    """Whether a way to run a stack is there, and what it is, or why it is not."""
+
+    ok: bool
+    detail: str
+
+
+def available() -> dict[str, Availability]:
+    """Tell which ways to run a stack work on this machine, and why another one does not.
+
+    The fused kernel is compiled at its first use, and so it may be by this call. Within `torch.compile` it is taken
+    only if it has been used before, or this function been called.
+
+    Returns:
+        By name: `"plain"`, layer by layer in torch; `"tiled"`, tile by tile in torch; `"fused"`, compiled.
+
+    Examples:
+        >>> available()["plain"].ok
+        True
+    """
+    return {
+        "plain": Availability(True, "layer by layer: any data type, device and layer, and derivatives of any order"),
+        "tiled": Availability(True, "tile by tile, in torch: float32 and float64 on a CPU, in little memory"),
+        "fused": _fused(),
+    }
+
+
+def check_backend(name: str) -> str:
+    """Return the name, or raise a `ValueError` unless it is one of `BACKENDS`."""
+    if name not in BACKENDS:
+        raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {name!r}")
+    return name
+
+
+def set_backend(module: nn.Module, name: str) -> None:
+    """Set how all stacks within a module are run, `"auto"` by default.
+
+    Args:
+        module: a flow, a model, a stack.
+        name: `"auto"`, the fastest; or `"plain"`, `"tiled"` or `"fused"`, see `available`. Layers, data types and
+            transformations of torch that a kernel does not know are left to the plain way, and float64 by `"fused"` to
+            the tiled one.
+
+    Raises:
+        ValueError: if there is no such way.
+
+    Examples:
+        >>> import pyro_pcflow as pcf
+        >>> flow = pcf.PointCloudFlow(3)
+        >>> set_backend(flow, "plain")
+        >>> flow.transform.backend
+        'plain'
+    """
+    check_backend(name)
+    for part in module.modules():
+        if hasattr(part, "backend"):
+            setattr(part, "backend", name)  # noqa: B010 - a module's attributes have no type
+
+
+def choose(wanted: str, points: Tensor, groups: int) -> str:
+    """The way to run couplings: `"plain"`, `"tiled"` or `"fused"`.
+
+    Args:
+        wanted: one of `BACKENDS`.
+        points: as they come, shape `(*batch, D)`.
+        groups: how many contexts they have.
+
+    Raises:
+        ValueError: if the fused kernel is wanted and cannot be had.
+    """
+    if (
+        wanted == "plain"
+        or points.device.type != "cpu"
+        or points.dtype not in (torch.float32, torch.float64)
+        or points.shape[-1] > MOST_COORDINATES
+        or torch.jit.is_tracing()
+        or torch.is_autocast_enabled("cpu")
+    ):
+        return "plain"
+    if wanted == "tiled" or points.dtype == torch.float64:
+        return (
+            "plain" if wanted == "auto" or (not torch.compiler.is_compiling() and in_function_transform()) else "tiled"
+        )
+    if torch.compiler.is_compiling():
+        # torch.compile can neither look for a compiler nor decide anew for every number of points.
+        return "fused" if _loaded else "plain"
+    count = points.numel() // points.shape[-1]
+    few = count < FEW_POINTS or count < FEW_IN_A_GROUP * groups
+    if in_function_transform() or (wanted == "auto" and few):
+        return "plain"
+    fused = _fused()
+    if fused.ok:
+        return "fused"
+    if wanted == "fused":
+        raise ValueError(f"the backend 'fused' was asked for, but {fused.detail}; 'auto' takes what there is")
+    _say_once(fused.detail)
+    return "plain"
+
+
+def in_function_transform() -> bool:
+    """Whether a function transform of torch, such as vmap, or forward differentiation is at work."""
+    return torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0
+
+
+@lru_cache
+def _fused() -> Availability:
+    global _loaded
+    try:
+        fused_cpu.load()
+    except KernelUnavailableError as error:
+        return Availability(False, str(error))
+    _loaded = True
+    return Availability(True, f"compiled for {instruction_sets()[0]}: float32 on a CPU")
+
+
+@lru_cache
+def _say_once(reason: str) -> None:
+    logger.warning("stacks run layer by layer, without the fused kernel: %s", reason)

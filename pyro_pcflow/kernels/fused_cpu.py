@@ -1,0 +1,87 @@
+"""The kernel in C++: a whole stack, tile by tile, on all cores of a processor."""
+
+from __future__ import annotations
+
+import ctypes
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from pyro_pcflow.kernels.compiler import KernelUnavailableError, compiled, instruction_sets
+from pyro_pcflow.kernels.program import Program
+
+__all__ = ["backward", "forward", "load"]
+
+
+@lru_cache
+def load(instruction_set: str | None = None) -> ctypes.CDLL:
+    """The compiled kernel, for the best instruction set of this machine by default.
+
+    Raises:
+        KernelUnavailableError: if it cannot be compiled here, or the machine has no such instructions.
+    """
+    known = instruction_sets()
+    instruction_set = known[0] if instruction_set is None else instruction_set
+    if instruction_set not in known:
+        raise KernelUnavailableError(f"this machine has no {instruction_set} instructions, only {', '.join(known)}")
+    return compiled(instruction_set)
+
+
+def forward(
+    program: Program, points: Tensor, weights: Tensor, offsets: Tensor, inverse: bool, save: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """See `pyro_pcflow.kernels.operator.couplings`; float32 on a CPU."""
+    groups, count, _ = points.shape
+    out = torch.empty_like(points)
+    log_det = points.new_empty(groups, count)
+    saved = points.new_empty(program.moves if save else 0, groups, count)
+    if points.numel() > 0:
+        _call(
+            load().pcf_run,
+            program,
+            (points, inverse),
+            (points, weights, offsets, out, log_det, saved if save else None),
+        )
+    return out, log_det, saved
+
+
+def backward(
+    program: Program,
+    out: Tensor,
+    saved: Tensor,
+    weights: Tensor,
+    offsets: Tensor,
+    grad_out: Tensor,
+    grad_log_det: Tensor,
+    inverse: bool,
+    of_weights: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """See `pyro_pcflow.kernels.operator.couplings_backward`; float32 on a CPU."""
+    grad_points = torch.empty_like(out)
+    if out.numel() == 0:
+        return grad_points, torch.zeros_like(weights), torch.zeros_like(offsets)
+    grad_weights = weights.new_empty(weights.shape if of_weights else 0)
+    grad_offsets = torch.empty_like(offsets)
+    inputs = (out, saved, weights, offsets, grad_out, grad_log_det)
+    outputs = (grad_points, grad_weights if of_weights else None, grad_offsets)
+    _call(load().pcf_run_backward, program, (out, inverse), (*inputs, *outputs))
+    return grad_points, grad_weights, grad_offsets
+
+
+def _call(
+    function: ctypes._NamedFuncPointer, program: Program, shape: tuple, arrays: tuple[Tensor | None, ...]
+) -> None:
+    points, inverse = shape
+    code, limits = program.code(), program.limits()
+    status = function(
+        (ctypes.c_int32 * len(code))(*code),
+        (ctypes.c_float * len(limits))(*limits),
+        ctypes.c_int(inverse),
+        ctypes.c_int64(points.shape[0]),
+        ctypes.c_int64(points.shape[1]),
+        *[ctypes.c_void_p(None if x is None else x.data_ptr()) for x in arrays],
+        ctypes.c_int(torch.get_num_threads()),
+    )
+    if status != 0:
+        raise MemoryError(f"no memory for the fused kernel over points of shape {tuple(points.shape)}")

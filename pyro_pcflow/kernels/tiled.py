@@ -1,0 +1,248 @@
+"""A stack tile by tile in ordinary torch, without a graph: memory does not grow with its depth.
+
+A tile of points goes through all couplings. The backward pass starts from the result and the coordinates that each
+coupling overwrote, and evaluates hidden layers once more. Units are rows and points are columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pyro_pcflow.kernels.plain import ACTIVATIONS
+from pyro_pcflow.kernels.program import Coupling, Network, Parameters, Program
+
+__all__ = ["backward", "forward"]
+
+TILE = 2048  # points whose hidden layers a core keeps in its cache
+
+aten = torch.ops.aten
+NEEDS_VALUE = ("silu", "gelu")
+
+
+def forward(
+    program: Program, points: Tensor, weights: Tensor, offsets: Tensor, inverse: bool, save: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """See `pyro_pcflow.kernels.operator.couplings`."""
+    groups, count, _ = points.shape
+    out = torch.empty_like(points)
+    log_det = points.new_zeros(groups, count)
+    saved = points.new_empty(program.moves if save else 0, groups, count)
+    for tile in _tiles(groups, count):
+        x = points[tile].movedim(-1, 0).clone(memory_format=torch.contiguous_format)
+        logs = log_det[tile]
+        for coupling, parameters, place in _steps(program, weights, offsets[tile[0]], inverse):
+            if save:
+                saved[place][(slice(None), *tile)] = x[coupling.moved]
+            outputs = _outputs(coupling, parameters, x)[0]
+            _move(coupling, x, outputs, logs, inverse)
+        out[tile] = x.movedim(0, -1)
+    return out, log_det, saved
+
+
+def backward(
+    program: Program,
+    out: Tensor,
+    saved: Tensor,
+    weights: Tensor,
+    offsets: Tensor,
+    grad_out: Tensor,
+    grad_log_det: Tensor,
+    inverse: bool,
+    of_weights: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """See `pyro_pcflow.kernels.operator.couplings_backward`."""
+    grad_points = torch.empty_like(out)
+    grad_weights, grad_offsets = torch.zeros_like(weights), torch.zeros_like(offsets)
+    for tile in _tiles(*out.shape[:2]):
+        x = out[tile].movedim(-1, 0).clone(memory_format=torch.contiguous_format)
+        g = grad_out[tile].movedim(-1, 0).clone(memory_format=torch.contiguous_format)
+        steps = zip(
+            _steps(program, weights, offsets[tile[0]], inverse),
+            _steps(program, grad_weights, grad_offsets[tile[0]], inverse),
+            strict=True,
+        )
+        for (coupling, parameters, place), (_, gradients, _) in reversed(list(steps)):
+            x[coupling.moved] = saved[place][(slice(None), *tile)]
+            outputs, layers = _outputs(coupling, parameters, x)
+            grad_outputs = _move_back(coupling, x, outputs, g, grad_log_det[tile], inverse)
+            start = 0
+            for network, own, theirs, kept in zip(coupling.networks, parameters, gradients, layers, strict=True):
+                part = grad_outputs[start : start + network.outputs]
+                _differentiate(coupling, network, own, theirs, kept, part, g, of_weights)
+                start += network.outputs
+        grad_points[tile] = g.movedim(0, -1)
+    return grad_points, grad_weights if of_weights else weights.new_empty(0), grad_offsets
+
+
+def _tiles(groups: int, count: int) -> Iterator[tuple[slice, slice]]:
+    """Slices of groups and of points: of one group, or some whole groups."""
+    together = max(1, TILE // max(1, count))
+    for group in range(0, groups, together):
+        for point in range(0, count, TILE):
+            yield slice(group, group + together), slice(point, point + TILE)
+
+
+def _steps(
+    program: Program, weights: Tensor, offsets: Tensor, inverse: bool
+) -> list[tuple[Coupling, list[Parameters], slice]]:
+    """Couplings in their order, with their parameters and where the coordinates that they overwrite are saved."""
+    places, start = [], 0
+    for coupling in program.couplings:
+        places.append(slice(start, start + len(coupling.moved)))
+        start += len(coupling.moved)
+    steps = list(zip(program.couplings, program.split(weights, offsets), places, strict=True))
+    return steps[::-1] if inverse else steps
+
+
+@dataclass
+class _Layer:
+    """What the backward pass needs of a hidden layer: before its scale, before its activation, and after it."""
+
+    raw: Tensor | None
+    value: Tensor | None
+    activated: Tensor
+
+
+def _outputs(coupling: Coupling, parameters: Sequence[Parameters], x: Tensor) -> tuple[Tensor, list[list[_Layer]]]:
+    """The outputs of all networks of a coupling, shape `(outputs, g, n)`, and their hidden layers."""
+    outputs, layers = [], []
+    for network, own in zip(coupling.networks, parameters, strict=True):
+        kept = _hidden_layers(network, own, _features(x[coupling.kept], network.num_frequencies))
+        outputs.append(_linear(own.matrices[-1], kept[-1].activated, own.offsets[-1]))
+        layers.append(kept)
+    return outputs[0] if len(outputs) == 1 else torch.cat(outputs), layers
+
+
+def _features(kept: Tensor, num_frequencies: int) -> Tensor:
+    if num_frequencies == 0:
+        return kept
+    angles = torch.cat([kept * 2.0**octave for octave in range(num_frequencies)])
+    return torch.cat([kept, angles.sin(), angles.cos()])
+
+
+def _features_back(features: Tensor, gradient: Tensor, num_frequencies: int) -> Tensor:
+    rows = len(features) // (1 + 2 * num_frequencies)
+    total = gradient[:rows].clone()
+    for octave in range(num_frequencies):
+        sine, cosine = (rows * (1 + octave + shift) for shift in (0, num_frequencies))
+        total.addcmul_(gradient[sine : sine + rows], features[cosine : cosine + rows], value=2.0**octave)
+        total.addcmul_(gradient[cosine : cosine + rows], features[sine : sine + rows], value=-(2.0**octave))
+    return total
+
+
+def _hidden_layers(network: Network, own: Parameters, features: Tensor) -> list[_Layer]:
+    """The features as the first, and all hidden layers."""
+    layers = [_Layer(None, None, features)]
+    before = activated = features
+    for matrix, scale, offset, skip in zip(own.matrices, own.scales, own.offsets, network.skips, strict=False):
+        raw = None
+        if scale is None:
+            value = _linear(matrix, activated, offset)
+        else:
+            raw = _linear(matrix, activated, None)
+            value = torch.addcmul(_columns(offset), raw, _columns(scale))
+        if skip:
+            value += before
+        before = activated
+        activated = value.relu_() if network.activation == "relu" else ACTIVATIONS[network.activation](value)
+        layers.append(_Layer(raw, value if network.activation in NEEDS_VALUE else None, activated))
+    return layers
+
+
+def _through_activation(name: str, gradient: Tensor, layer: _Layer) -> Tensor:
+    """From the gradient of what an activation makes to that of what it is given."""
+    if name == "relu":
+        return aten.threshold_backward(gradient, layer.activated, 0)
+    if name == "leaky_relu":
+        return aten.leaky_relu_backward(gradient, layer.activated, 0.1, True)
+    if name == "tanh":
+        return aten.tanh_backward(gradient, layer.activated)
+    assert layer.value is not None  # kept for all of NEEDS_VALUE
+    return aten.silu_backward(gradient, layer.value) if name == "silu" else aten.gelu_backward(gradient, layer.value)
+
+
+def _columns(vectors: Tensor) -> Tensor:
+    """What groups have of their own, shape `(g, size)`, beside units of points, shape `(size, g, n)`."""
+    return vectors.mT.unsqueeze(-1)
+
+
+def _linear(matrix: Tensor, x: Tensor, offset: Tensor | None) -> Tensor:
+    flat = x.flatten(1)
+    shape = (len(matrix), *x.shape[1:])
+    if offset is None:
+        return torch.mm(matrix, flat).view(shape)
+    if len(offset) == 1:
+        return torch.addmm(offset.mT, matrix, flat).view(shape)
+    return torch.mm(matrix, flat).view(shape).add_(_columns(offset))
+
+
+def _move(coupling: Coupling, x: Tensor, outputs: Tensor, log_det: Tensor, inverse: bool) -> None:
+    moved = len(coupling.moved)
+    for row, shift, raw in zip(coupling.moved, outputs, outputs[moved:] if coupling.affine else outputs, strict=False):
+        if coupling.affine:
+            log_scale = raw.div(coupling.max_log_scale).tanh_().mul_(coupling.max_log_scale)
+        if not inverse:
+            x[row] -= shift
+        if coupling.affine:
+            log_scale = log_scale if inverse else log_scale.neg_()
+            log_det += log_scale
+            x[row] *= log_scale.exp_()
+        if inverse:
+            x[row] += shift
+
+
+def _move_back(
+    coupling: Coupling, x: Tensor, outputs: Tensor, g: Tensor, grad_log_det: Tensor, inverse: bool
+) -> Tensor:
+    """The gradient of the outputs; that of the moved coordinates is brought up to date in `g`."""
+    moved = coupling.moved
+    grad = g[moved]
+    if not coupling.affine:
+        return grad if inverse else -grad
+    tangent = outputs[len(moved) :].div(coupling.max_log_scale).tanh_()
+    scaled = (tangent * (coupling.max_log_scale if inverse else -coupling.max_log_scale)).exp_().mul_(grad)
+    g[moved] = scaled
+    if inverse:
+        grad_shift, grad_log_scale = grad, scaled * x[moved]
+        grad_log_scale += grad_log_det
+    else:
+        grad_shift, grad_log_scale = -scaled, (outputs[: len(moved)] - x[moved]).mul_(scaled)
+        grad_log_scale -= grad_log_det
+    return torch.cat([grad_shift, grad_log_scale.addcmul_(grad_log_scale, tangent.square_(), value=-1)])
+
+
+def _differentiate(
+    coupling: Coupling,
+    network: Network,
+    own: Parameters,
+    gradients: Parameters,
+    layers: list[_Layer],
+    grad_outputs: Tensor,
+    g: Tensor,
+    of_weights: bool,
+) -> None:
+    """Add the gradients of a network's parameters to `gradients`, and those of the kept coordinates to `g`."""
+    gradients.offsets[-1].add_(grad_outputs.sum(-1).mT)
+    gradient = grad_outputs
+    skipped: dict[int, Tensor] = {}
+    for i in reversed(range(len(own.matrices))):
+        if of_weights:
+            gradients.matrices[i].addmm_(gradient.flatten(1), layers[i].activated.flatten(1).mT)
+        below = torch.mm(own.matrices[i].mT, gradient.flatten(1)).view(layers[i].activated.shape)
+        if i == 0:
+            g[coupling.kept] += _features_back(layers[0].activated, below, network.num_frequencies)
+            return
+        if i in skipped:
+            below += skipped[i]
+        gradient = _through_activation(network.activation, below, layers[i])
+        gradients.offsets[i - 1].add_(gradient.sum(-1).mT)
+        if network.skips[i - 1]:
+            skipped[i - 2] = gradient
+        raw, scale, grad_scale = layers[i].raw, own.scales[i - 1], gradients.scales[i - 1]
+        if raw is not None and scale is not None and grad_scale is not None:
+            grad_scale.add_(raw.mul_(gradient).sum(-1).mT)
+            gradient = gradient * _columns(scale)

@@ -1,0 +1,49 @@
+"""The speed benchmark measures what it says."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from benchmarks import speed
+from benchmarks.speed_contenders import CONTENDERS, Case, Ours, Pyros
+
+SMALL = Case(clouds=2, points=80, context=4, couplings=2, hidden=16)
+
+
+@pytest.mark.parametrize("name", CONTENDERS)
+def test_contenders_are_flows_of_one_size(name):
+    for package in {"zuko": ["zuko"], "FrEIA": ["FrEIA"]}.get(name, []):
+        pytest.importorskip(package)
+    torch.manual_seed(0)
+    contender = CONTENDERS[name](SMALL)
+    context = torch.randn(2, 4)
+    points = contender.sample(context, 80)
+    assert points.shape == (2, 80, 3)
+    assert contender.log_prob(points.clone(), context).shape == (2, 80)
+    wanted = sum(parameter.numel() for parameter in Pyros(SMALL).module.parameters())
+    assert sum(parameter.numel() for parameter in contender.module.parameters()) == pytest.approx(wanted, rel=0.05)
+
+
+def test_a_table_has_every_contender():
+    names = ["pyro", "ours, plain"]
+    lines = speed.table(SMALL, names, speed.measure(SMALL, names, rounds=1))
+    assert [line.split(" | ")[0] for line in lines[-2:]] == ["| pyro", "| ours, plain"]
+    assert " 1.00 x" in lines[-2]
+
+
+def test_multiply_adds_are_those_of_the_couplings():
+    matrices = [
+        m for part in Ours(SMALL).flow.transform.parts for m in part.modules() if isinstance(m, torch.nn.Linear)
+    ]
+    products = sum(m.weight.numel() for m in matrices if m.in_features != SMALL.context)
+    assert SMALL.multiply_adds() == SMALL.clouds * SMALL.points * products
+
+
+@pytest.mark.slow
+def test_peak_memory_of_a_process_of_its_own():
+    case = Case(clouds=4, points=2048, context=8, couplings=4, hidden=64)
+    plain, tiled = (speed.peak_memory(name, case)["train"] for name in ("ours, plain", "ours, tiled"))
+    # Two hidden layers of four couplings, which the plain way keeps.
+    assert plain > 4 * 2 * 4 * 2048 * 64 * 4 / 2**20
+    assert tiled < plain / 2

@@ -1,0 +1,48 @@
+"""A stack under test, and how far one way to run it is from another."""
+
+from __future__ import annotations
+
+import torch
+
+from pyro_pcflow.transforms import coupling_stack
+
+
+def make(options, dtype=torch.float32):
+    options = dict(options)
+    torch.manual_seed(0)
+    stack = coupling_stack(options.pop("point_dim"), **options)
+    # The last layers of new networks are zero, which would hide all others.
+    with torch.no_grad():
+        for name, parameter in stack.named_parameters():
+            if "output" in name:
+                torch.nn.init.normal_(parameter, std=0.3 / parameter.shape[-1] ** 0.5)
+    return stack.to(dtype)
+
+
+def evaluate(stack, points, context, inverse):
+    """Value, log-determinant, and gradients of a sum that depends on all of them, by name."""
+    points = points.clone().requires_grad_()
+    named = {"points": points, **dict(stack.named_parameters())}
+    if context is not None:
+        context = context.clone().requires_grad_()
+        named["context"] = context
+    method = stack.inverse_and_log_det if inverse else stack.transform_and_log_det
+    value, log_det = method(points) if context is None else method(points, context)
+    loss = (value * torch.linspace(-1, 2, value.numel()).to(value).view(value.shape)).sum()
+    loss = loss + (log_det * torch.linspace(1, 3, log_det.numel()).to(value).view(log_det.shape)).sum()
+    gradients = torch.autograd.grad(loss, list(named.values()))
+    return value.detach(), log_det.detach(), dict(zip(named, gradients, strict=True))
+
+
+def errors(got, exact):
+    """The largest absolute error of a value, and the largest relative one of a gradient."""
+    value = max(
+        (a.double() - b).abs().max().item() if b.numel() else 0.0 for a, b in zip(got[:2], exact[:2], strict=True)
+    )
+    gradient = 0.0
+    for name, expected in exact[2].items():
+        assert got[2][name].shape == expected.shape, name
+        if expected.numel():
+            error = (got[2][name].double() - expected).norm() / expected.norm().clamp_min(1e-3)
+            gradient = max(gradient, error.item())
+    return value, gradient

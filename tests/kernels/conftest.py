@@ -1,0 +1,24 @@
+"""Which ways to run a stack this machine has: tests of one that is missing say why they are skipped."""
+
+from __future__ import annotations
+
+import functools
+
+import pytest
+
+from pyro_pcflow.kernels import compiler, fused_cpu
+
+INSTRUCTION_SETS = ["avx512", "avx2", "portable"]
+
+
+@pytest.fixture(params=["tiled", *(f"fused {name}" for name in INSTRUCTION_SETS)])
+def backend(request, monkeypatch):
+    """The name of a fast backend; the fused one for each of the instruction sets in turn."""
+    name, _, instruction_set = request.param.partition(" ")
+    if name == "fused":
+        try:
+            library = fused_cpu.load(instruction_set)
+        except compiler.KernelUnavailableError as error:
+            pytest.skip(str(error))
+        monkeypatch.setattr(fused_cpu, "load", functools.partial(lambda library: library, library))
+    return name

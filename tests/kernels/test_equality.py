@@ -1,0 +1,62 @@
+"""Every fast way to run a stack against the plain one in float64: values and gradients, over configurations."""
+
+from __future__ import annotations
+
+import copy
+
+import hypothesis.strategies as st
+import pytest
+import torch
+from comparison import errors, evaluate, make
+from hypothesis import HealthCheck, given, settings
+
+import pyro_pcflow as pcf
+from pyro_pcflow.kernels.plain import ACTIVATIONS
+from pyro_pcflow.nn.conditioner import CONDITIONINGS
+from pyro_pcflow.transforms.masks import MASK_PATTERNS
+
+WIDTHS = st.one_of(st.integers(1, 70), st.sampled_from([96, 128, 200, 512]))
+
+
+@st.composite
+def configurations(draw):
+    """Options of a stack, and the numbers of clouds and of points."""
+    depth = draw(st.integers(1, 4))
+    widths = draw(st.one_of(st.lists(WIDTHS, min_size=depth, max_size=depth), st.just([24] * depth)))
+    options = {
+        "point_dim": draw(st.integers(2, 8)),
+        "num_couplings": draw(st.integers(1, 3)),
+        "hidden_dims": widths,
+        "affine": draw(st.booleans()),
+        "masks": draw(st.sampled_from(MASK_PATTERNS)),
+        "residual": draw(st.booleans()),
+        "activation": draw(st.sampled_from(sorted(ACTIVATIONS))),
+        "num_frequencies": draw(st.integers(0, 3)),
+        "context_dim": draw(st.sampled_from([0, 5])),
+    }
+    if options["affine"]:
+        options["separate_networks"] = draw(st.booleans())
+    if options["context_dim"]:
+        options["conditioning"] = draw(st.sampled_from(CONDITIONINGS))
+        options["context_layers"] = draw(st.sampled_from([None, [0], [depth - 1]]))
+    return options, draw(st.integers(1, 4)), draw(st.one_of(st.integers(1, 9), st.integers(40, 130)))
+
+
+@pytest.mark.parametrize("inverse", [False, True])
+@settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(configuration=configurations())
+def test_values_and_gradients_are_those_of_the_plain_way(backend, inverse, configuration):
+    options, clouds, points = configuration
+    stack = make(options)
+    torch.manual_seed(1)
+    x = torch.randn(clouds, points, options["point_dim"])
+    context = torch.randn(clouds, 1, options["context_dim"]) if options["context_dim"] else None
+    exact_context = None if context is None else context.double()
+    exact = evaluate(copy.deepcopy(stack).double(), x.double(), exact_context, inverse)
+    pcf.kernels.set_backend(stack, "plain")
+    plain = errors(evaluate(stack, x, context, inverse), exact)
+    pcf.kernels.set_backend(stack, backend)
+    fast = errors(evaluate(stack, x, context, inverse), exact)
+    # A float32 has its own error; where the plain way has none to speak of, neither has the fast one.
+    assert fast[0] <= max(1e-5, 3 * plain[0])
+    assert fast[1] <= max(1e-5, 3 * plain[1])
