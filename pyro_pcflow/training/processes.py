@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 from typing import Any
 
@@ -88,4 +89,11 @@ def start_processes(device: str | torch.device) -> Processes:
     world, local = int(os.environ["WORLD_SIZE"]), int(os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"]))
     fabric = Fabric(accelerator=kind, devices=local, num_nodes=world // local, strategy="ddp")
     fabric.launch()
+    atexit.register(_leave)
     return Processes(fabric)
+
+
+def _leave() -> None:
+    # Lightning does so for GPUs alone; the threads of a group that is still there may abort a process that ends.
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()

@@ -9,6 +9,7 @@ import multiprocessing
 import pickle
 from pathlib import Path
 
+import pyro
 import pytest
 import torch
 from comparison import errors, evaluate, make
@@ -254,7 +255,16 @@ def _child(stack, x, context, queue):
     _score_in_child(stack, x, context, queue)
 
 
+@pytest.fixture
+def _validation():
+    """torch switches the validation of distributions off as it compiles."""
+    yield
+    pyro.enable_validation(True)
+    torch._dynamo.reset()
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("_validation")
 def test_compiled_by_torch(backend):
     stack, x, context = example(backend)
     expected = evaluate(stack, x, context, True)
