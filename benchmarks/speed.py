@@ -25,6 +25,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
+from matplotlib import pyplot as plt
 from torch import Tensor
 
 from benchmarks.speed_contenders import CONTENDERS, Case, Contender
@@ -39,6 +40,20 @@ CASES = [
     replace(MAIN, points=65536, clouds=1),
 ]
 TASKS = ("log_prob", "sample", "train")
+# What grows in the figure: an attribute of a case, its name, and its values.
+GROWTH = [
+    ("points", "points of one cloud", [replace(MAIN, clouds=1, points=4**k) for k in range(4, 9)]),
+    ("couplings", "couplings, 4 clouds of 2048 points", [replace(MAIN, clouds=4, couplings=2**k) for k in range(2, 7)]),
+    ("clouds", "clouds of 2048 points", [replace(MAIN, clouds=4**k) for k in range(4)]),
+]
+INKS = {
+    "pyro": "#c2607c",
+    "zuko": "#b8943a",
+    "FrEIA": "#9a6fb0",
+    "ours, plain": "#8fb0cf",
+    "ours, tiled": "#4f9a7e",
+    "ours, fused": "#1f4e79",
+}
 
 
 def tasks(contender: Contender, case: Case) -> dict[str, Callable[[], object]]:
@@ -89,10 +104,10 @@ def measure(case: Case, names: Sequence[str], rounds: int) -> dict[str, dict[str
     return {name: {task: statistics.median(runs) for task, runs in own.items()} for name, own in times.items()}
 
 
-def peak_memory(name: str, case: Case) -> dict[str, float]:
-    """Peak megabytes of a task, measured in processes of their own."""
+def peak_memory(name: str, case: Case, wanted: Sequence[str] = ("log_prob", "train")) -> dict[str, float]:
+    """Peak megabytes of tasks, measured in processes of their own."""
     result = {}
-    for task in ("log_prob", "train"):
+    for task in wanted:
         request = json.dumps({"name": name, "case": asdict(case), "task": task})
         command = [sys.executable, "-m", "benchmarks.speed", "--peak", request]
         result[task] = float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
@@ -132,6 +147,33 @@ def table(case: Case, names: Sequence[str], times: dict[str, dict[str, float]]) 
     return lines
 
 
+def draw_growth(names: Sequence[str], rounds: int, path: Path) -> None:
+    """Draw time and peak memory of a training step against the points, the couplings and the clouds."""
+    figure, axes = plt.subplots(2, len(GROWTH), figsize=(10, 6), sharey="row", layout="constrained")
+    for (attribute, label, cases), (above, below) in zip(GROWTH, axes.T, strict=True):
+        sizes = [getattr(case, attribute) for case in cases]
+        times = [measure(case, names, rounds) for case in cases]
+        for name in names:
+            ink = {"color": INKS[name], "marker": "o", "markersize": 4}
+            milliseconds = [1e3 * by_name[name]["train"] for by_name in times]
+            megabytes = [peak_memory(name, case, ["train"])["train"] for case in cases]
+            above.loglog(sizes, milliseconds, label=name, **ink)
+            below.loglog(sizes, megabytes, **ink)
+            for size, time_spent, memory in zip(sizes, milliseconds, megabytes, strict=True):
+                print(f"{attribute} {size}, {name}: {time_spent:.1f} ms, {memory:.1f} MB", flush=True)
+        below.set_xlabel(label)
+        for ax in (above, below):
+            ax.set_xticks(sizes, [f"{size}" for size in sizes])
+            ax.minorticks_off()
+            ax.spines[["top", "right"]].set_visible(False)
+            ax.grid(alpha=0.25)
+    axes[0, 0].set_ylabel("training step, ms")
+    axes[1, 0].set_ylabel("peak memory of a training step, MB")
+    axes[0, 0].legend(frameon=False)
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+
+
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -139,6 +181,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9, help="timed rounds (%(default)s)")
     parser.add_argument("--cases", type=int, default=len(CASES), help="how many of the sizes, the main one first")
     parser.add_argument("--no-memory", action="store_true", help="leave out peak memory")
+    parser.add_argument("--figure", type=Path, help="draw how time and memory of a training step grow, too")
     parser.add_argument("--peak", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.peak:
@@ -159,6 +202,8 @@ def main() -> None:
                 peak = peak_memory(name, case)
                 print(f"| {name} | {peak['log_prob']:.0f} | {peak['train']:.0f} |", flush=True)
             print()
+    if arguments.figure:
+        draw_growth(arguments.contenders, arguments.rounds, arguments.figure)
 
 
 if __name__ == "__main__":

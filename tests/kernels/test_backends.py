@@ -51,21 +51,25 @@ def count_runs(monkeypatch, name):
     return calls
 
 
-def test_a_trained_model_as_exactly_as_float32_can(backend):
+@pytest.mark.parametrize("inverse", [False, True])
+def test_a_trained_model_as_exactly_as_float32_can(backend, inverse):
     """On the weights of the model of bodies: to 1e-5, or to what float32 allows where the plain way has no more."""
     vae = pcf.load_pretrained("body").requires_grad_(True)
     stack = vae.decoder.transform
     torch.manual_seed(0)
     context = vae.prior_of().sample((4,)).unsqueeze(1)
-    points = vae.decode(context.squeeze(1), 333).sample()
-    for inverse, x in ((False, torch.randn(4, 333, 3)), (True, points)):
-        exact = evaluate(copy.deepcopy(stack).double(), x.double(), context.double(), inverse)
-        pcf.kernels.set_backend(stack, "plain")
-        plain = errors(evaluate(stack, x, context, inverse), exact)
-        pcf.kernels.set_backend(stack, backend)
-        value, gradient = errors(evaluate(stack, x, context, inverse), exact)
-        assert value < max(1e-5, 2 * plain[0])
-        assert gradient < max(1e-5, 2 * plain[1])
+    points = vae.decode(context.squeeze(1), 333).sample() if inverse else torch.randn(4, 333, 3)
+    exact = evaluate(copy.deepcopy(stack).double(), points.double(), context.double(), inverse)
+    results = {}
+    for name in ("plain", backend):
+        pcf.kernels.set_backend(stack, name)
+        results[name] = evaluate(stack, points, context, inverse)
+    plain, fast = (errors(results[name], exact) for name in ("plain", backend))
+    # The worst of a thousand points is a matter of luck, their mean is not.
+    assert fast[0] < max(1e-5, 3 * plain[0])
+    assert fast[1] < max(1e-5, 2 * plain[1])
+    for got, reference, expected in zip(results[backend][:2], results["plain"][:2], exact[:2], strict=True):
+        assert (got - expected).abs().mean() < 1.2 * (reference - expected).abs().mean()
 
 
 @pytest.mark.parametrize("shape", [(0, 10, 3), (4, 0, 3), (4, 1, 3), (2, 3, 50, 3)])
