@@ -1,7 +1,8 @@
 """A stack tile by tile in ordinary torch, without a graph: memory does not grow with its depth.
 
 A tile of points goes through all couplings. The backward pass starts from the result and the coordinates that each
-coupling overwrote, and evaluates hidden layers once more. Units are rows and points are columns.
+coupling overwrote, and evaluates hidden layers once more. A coordinate is a row of points, and so is an output of a
+network; within, points are rows and units are columns, as matrix products of torch are fastest.
 """
 
 from __future__ import annotations
@@ -10,9 +11,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from pyro_pcflow.kernels.plain import ACTIVATIONS
+from pyro_pcflow.kernels.plain import ACTIVATIONS, fourier_features
 from pyro_pcflow.kernels.program import Coupling, Network, Parameters, Program
 
 __all__ = ["backward", "forward"]
@@ -108,29 +110,25 @@ class _Layer:
 
 
 def _outputs(coupling: Coupling, parameters: Sequence[Parameters], x: Tensor) -> tuple[Tensor, list[list[_Layer]]]:
-    """The outputs of all networks of a coupling, shape `(outputs, g, n)`, and their hidden layers."""
+    """The outputs of all networks of a coupling, shape `(outputs, g, n)`, and their hidden layers `(g, n, units)`."""
     outputs, layers = [], []
+    kept = x[coupling.kept].movedim(0, -1)
     for network, own in zip(coupling.networks, parameters, strict=True):
-        kept = _hidden_layers(network, own, _features(x[coupling.kept], network.num_frequencies))
-        outputs.append(_linear(own.matrices[-1], kept[-1].activated, own.offsets[-1]))
-        layers.append(kept)
-    return outputs[0] if len(outputs) == 1 else torch.cat(outputs), layers
-
-
-def _features(kept: Tensor, num_frequencies: int) -> Tensor:
-    if num_frequencies == 0:
-        return kept
-    angles = torch.cat([kept * 2.0**octave for octave in range(num_frequencies)])
-    return torch.cat([kept, angles.sin(), angles.cos()])
+        hidden = _hidden_layers(network, own, fourier_features(kept, network.num_frequencies))
+        outputs.append(_linear(own.matrices[-1], hidden[-1].activated, own.offsets[-1]).movedim(-1, 0))
+        layers.append(hidden)
+    return torch.cat(outputs), layers
 
 
 def _features_back(features: Tensor, gradient: Tensor, num_frequencies: int) -> Tensor:
-    rows = len(features) // (1 + 2 * num_frequencies)
-    total = gradient[:rows].clone()
+    """The gradient of what `fourier_features` are of, shape `(kept, g, n)`."""
+    of_feature, gradients = features.movedim(-1, 0), gradient.movedim(-1, 0)
+    rows = len(of_feature) // (1 + 2 * num_frequencies)
+    total = gradients[:rows].clone()
     for octave in range(num_frequencies):
         sine, cosine = (rows * (1 + octave + shift) for shift in (0, num_frequencies))
-        total.addcmul_(gradient[sine : sine + rows], features[cosine : cosine + rows], value=2.0**octave)
-        total.addcmul_(gradient[cosine : cosine + rows], features[sine : sine + rows], value=-(2.0**octave))
+        total.addcmul_(gradients[sine : sine + rows], of_feature[cosine : cosine + rows], value=2.0**octave)
+        total.addcmul_(gradients[cosine : cosine + rows], of_feature[sine : sine + rows], value=-(2.0**octave))
     return total
 
 
@@ -143,8 +141,8 @@ def _hidden_layers(network: Network, own: Parameters, features: Tensor) -> list[
         if scale is None:
             value = _linear(matrix, activated, offset)
         else:
-            raw = _linear(matrix, activated, None)
-            value = torch.addcmul(_columns(offset), raw, _columns(scale))
+            raw = activated @ matrix.mT
+            value = torch.addcmul(offset.unsqueeze(1), raw, scale.unsqueeze(1))
         if skip:
             value += before
         before = activated
@@ -165,19 +163,10 @@ def _through_activation(name: str, gradient: Tensor, layer: _Layer) -> Tensor:
     return aten.silu_backward(gradient, layer.value) if name == "silu" else aten.gelu_backward(gradient, layer.value)
 
 
-def _columns(vectors: Tensor) -> Tensor:
-    """What groups have of their own, shape `(g, size)`, beside units of points, shape `(size, g, n)`."""
-    return vectors.mT.unsqueeze(-1)
-
-
-def _linear(matrix: Tensor, x: Tensor, offset: Tensor | None) -> Tensor:
-    flat = x.flatten(1)
-    shape = (len(matrix), *x.shape[1:])
-    if offset is None:
-        return torch.mm(matrix, flat).view(shape)
+def _linear(matrix: Tensor, x: Tensor, offset: Tensor) -> Tensor:
     if len(offset) == 1:
-        return torch.addmm(offset.mT, matrix, flat).view(shape)
-    return torch.mm(matrix, flat).view(shape).add_(_columns(offset))
+        return F.linear(x, matrix, offset[0])
+    return F.linear(x, matrix).add_(offset.unsqueeze(1))
 
 
 def _move(coupling: Coupling, x: Tensor, outputs: Tensor, log_det: Tensor, inverse: bool) -> None:
@@ -226,23 +215,23 @@ def _differentiate(
     of_weights: bool,
 ) -> None:
     """Add the gradients of a network's parameters to `gradients`, and those of the kept coordinates to `g`."""
-    gradients.offsets[-1].add_(grad_outputs.sum(-1).mT)
-    gradient = grad_outputs
+    gradient = grad_outputs.movedim(0, -1)
+    gradients.offsets[-1].add_(gradient.sum(1))
     skipped: dict[int, Tensor] = {}
     for i in reversed(range(len(own.matrices))):
         if of_weights:
-            gradients.matrices[i].addmm_(gradient.flatten(1), layers[i].activated.flatten(1).mT)
-        below = torch.mm(own.matrices[i].mT, gradient.flatten(1)).view(layers[i].activated.shape)
+            gradients.matrices[i].addmm_(gradient.flatten(0, 1).mT, layers[i].activated.flatten(0, 1))
+        below = gradient @ own.matrices[i]
         if i == 0:
             g[coupling.kept] += _features_back(layers[0].activated, below, network.num_frequencies)
             return
         if i in skipped:
             below += skipped[i]
         gradient = _through_activation(network.activation, below, layers[i])
-        gradients.offsets[i - 1].add_(gradient.sum(-1).mT)
+        gradients.offsets[i - 1].add_(gradient.sum(1))
         if network.skips[i - 1]:
             skipped[i - 2] = gradient
         raw, scale, grad_scale = layers[i].raw, own.scales[i - 1], gradients.scales[i - 1]
         if raw is not None and scale is not None and grad_scale is not None:
-            grad_scale.add_(raw.mul_(gradient).sum(-1).mT)
-            gradient = gradient * _columns(scale)
+            grad_scale.add_(raw.mul_(gradient).sum(1))
+            gradient = gradient * scale.unsqueeze(1)
