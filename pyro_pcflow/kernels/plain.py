@@ -11,14 +11,15 @@ from torch import Tensor
 
 from pyro_pcflow.kernels.program import Coupling, Network, Parameters, Program
 
-__all__ = ["ACTIVATIONS", "Modulation", "evaluate", "fourier_features", "keep", "move", "soft_bound", "through"]
+__all__ = ["ACTIVATIONS", "LEAK", "Modulation", "evaluate", "fourier_features", "keep", "move", "soft_bound", "through"]
 
+LEAK = 0.1  # the slope of a leaky ReLU below zero
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
     "silu": F.silu,
     "tanh": torch.tanh,
     "gelu": F.gelu,
-    "leaky_relu": partial(F.leaky_relu, negative_slope=0.1),
+    "leaky_relu": partial(F.leaky_relu, negative_slope=LEAK),
 }
 
 Modulation = tuple[Tensor | None, Tensor | None]

@@ -7,19 +7,20 @@ network; within, points are rows and units are columns, as matrix products of to
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from pyro_pcflow.kernels.plain import ACTIVATIONS, fourier_features
+from pyro_pcflow.kernels.plain import LEAK, fourier_features
 from pyro_pcflow.kernels.program import Coupling, Network, Parameters, Program
 
 __all__ = ["backward", "forward"]
 
-TILE = 2048  # points whose hidden layers a core keeps in its cache
+TILE = 16384  # points: fewer cost calls, and more cost memory
+FEW = 8  # inputs: a matrix product with so few is bound by memory
 
 aten = torch.ops.aten
 NEEDS_VALUE = ("silu", "gelu")
@@ -33,13 +34,14 @@ def forward(
     out = torch.empty_like(points)
     log_det = points.new_zeros(groups, count)
     saved = points.new_empty(program.moves if save else 0, groups, count)
+    workspace = _Workspace(points)
     for tile in _tiles(groups, count):
         x = points[tile].movedim(-1, 0).clone(memory_format=torch.contiguous_format)
         logs = log_det[tile]
         for coupling, parameters, place in _steps(program, weights, offsets[tile[0]], inverse):
             if save:
                 saved[place][(slice(None), *tile)] = x[coupling.moved]
-            outputs = _outputs(coupling, parameters, x)[0]
+            outputs = _outputs(coupling, parameters, x, workspace)[0]
             _move(coupling, x, outputs, logs, inverse)
         out[tile] = x.movedim(0, -1)
     return out, log_det, saved
@@ -59,6 +61,7 @@ def backward(
     """See `pyro_pcflow.kernels.operator.couplings_backward`."""
     grad_points = torch.empty_like(out)
     grad_weights, grad_offsets = torch.zeros_like(weights), torch.zeros_like(offsets)
+    workspace = _Workspace(out)
     for tile in _tiles(*out.shape[:2]):
         x = out[tile].movedim(-1, 0).clone(memory_format=torch.contiguous_format)
         g = grad_out[tile].movedim(-1, 0).clone(memory_format=torch.contiguous_format)
@@ -69,12 +72,12 @@ def backward(
         )
         for (coupling, parameters, place), (_, gradients, _) in reversed(list(steps)):
             x[coupling.moved] = saved[place][(slice(None), *tile)]
-            outputs, layers = _outputs(coupling, parameters, x)
+            outputs, layers = _outputs(coupling, parameters, x, workspace)
             grad_outputs = _move_back(coupling, x, outputs, g, grad_log_det[tile], inverse)
             start = 0
             for network, own, theirs, kept in zip(coupling.networks, parameters, gradients, layers, strict=True):
                 part = grad_outputs[start : start + network.outputs]
-                _differentiate(coupling, network, own, theirs, kept, part, g, of_weights)
+                _differentiate(coupling, network, own, theirs, kept, part, g, of_weights, workspace)
                 start += network.outputs
         grad_points[tile] = g.movedim(0, -1)
     return grad_points, grad_weights if of_weights else weights.new_empty(0), grad_offsets
@@ -100,6 +103,29 @@ def _steps(
     return steps[::-1] if inverse else steps
 
 
+class _Workspace:
+    """Memory that every coupling leaves to the next: a fresh page costs more than the product that fills it."""
+
+    def __init__(self, like: Tensor) -> None:
+        self._like = like
+        self._buffers: list[Tensor] = []
+        self._next = 0
+
+    def restart(self) -> None:
+        """Give all memory back."""
+        self._next = 0
+
+    def take(self, *shape: int) -> Tensor:
+        """A tensor of any content."""
+        size = math.prod(shape)
+        if self._next == len(self._buffers):
+            self._buffers.append(self._like.new_empty(size))
+        elif self._buffers[self._next].numel() < size:
+            self._buffers[self._next] = self._like.new_empty(size)
+        self._next += 1
+        return self._buffers[self._next - 1][:size].view(shape)
+
+
 @dataclass
 class _Layer:
     """What the backward pass needs of a hidden layer: before its scale, before its activation, and after it."""
@@ -109,13 +135,16 @@ class _Layer:
     activated: Tensor
 
 
-def _outputs(coupling: Coupling, parameters: Sequence[Parameters], x: Tensor) -> tuple[Tensor, list[list[_Layer]]]:
+def _outputs(
+    coupling: Coupling, parameters: Sequence[Parameters], x: Tensor, workspace: _Workspace
+) -> tuple[Tensor, list[list[_Layer]]]:
     """The outputs of all networks of a coupling, shape `(outputs, g, n)`, and their hidden layers `(g, n, units)`."""
     outputs, layers = [], []
     kept = x[coupling.kept].movedim(0, -1)
+    workspace.restart()
     for network, own in zip(coupling.networks, parameters, strict=True):
-        hidden = _hidden_layers(network, own, fourier_features(kept, network.num_frequencies))
-        outputs.append(_linear(own.matrices[-1], hidden[-1].activated, own.offsets[-1]).movedim(-1, 0))
+        hidden = _hidden_layers(network, own, fourier_features(kept, network.num_frequencies), workspace)
+        outputs.append(_linear(own.matrices[-1], hidden[-1].activated, own.offsets[-1], workspace).movedim(-1, 0))
         layers.append(hidden)
     return torch.cat(outputs), layers
 
@@ -132,41 +161,60 @@ def _features_back(features: Tensor, gradient: Tensor, num_frequencies: int) -> 
     return total
 
 
-def _hidden_layers(network: Network, own: Parameters, features: Tensor) -> list[_Layer]:
+def _hidden_layers(network: Network, own: Parameters, features: Tensor, workspace: _Workspace) -> list[_Layer]:
     """The features as the first, and all hidden layers."""
     layers = [_Layer(None, None, features)]
     before = activated = features
     for matrix, scale, offset, skip in zip(own.matrices, own.scales, own.offsets, network.skips, strict=False):
         raw = None
         if scale is None:
-            value = _linear(matrix, activated, offset)
+            value = _linear(matrix, activated, offset, workspace)
         else:
-            raw = activated @ matrix.mT
-            value = torch.addcmul(offset.unsqueeze(1), raw, scale.unsqueeze(1))
+            raw = _product(activated, matrix.mT, workspace)
+            value = torch.addcmul(offset.unsqueeze(1), raw, scale.unsqueeze(1), out=workspace.take(*raw.shape))
         if skip:
             value += before
         before = activated
-        activated = value.relu_() if network.activation == "relu" else ACTIVATIONS[network.activation](value)
-        layers.append(_Layer(raw, value if network.activation in NEEDS_VALUE else None, activated))
+        keep_value = network.activation in NEEDS_VALUE
+        activated = workspace.take(*value.shape) if keep_value else value
+        _activate(network.activation, value, activated)
+        layers.append(_Layer(raw, value if keep_value else None, activated))
     return layers
 
 
-def _through_activation(name: str, gradient: Tensor, layer: _Layer) -> Tensor:
-    """From the gradient of what an activation makes to that of what it is given."""
+def _activate(name: str, value: Tensor, out: Tensor) -> None:
     if name == "relu":
-        return aten.threshold_backward(gradient, layer.activated, 0)
-    if name == "leaky_relu":
-        return aten.leaky_relu_backward(gradient, layer.activated, 0.1, True)
-    if name == "tanh":
-        return aten.tanh_backward(gradient, layer.activated)
-    assert layer.value is not None  # kept for all of NEEDS_VALUE
-    return aten.silu_backward(gradient, layer.value) if name == "silu" else aten.gelu_backward(gradient, layer.value)
+        torch.clamp_min(value, 0, out=out)
+    elif name == "leaky_relu":
+        aten.leaky_relu.out(value, LEAK, out=out)
+    else:
+        {"tanh": aten.tanh, "silu": aten.silu, "gelu": aten.gelu}[name].out(value, out=out)
 
 
-def _linear(matrix: Tensor, x: Tensor, offset: Tensor) -> Tensor:
-    if len(offset) == 1:
-        return F.linear(x, matrix, offset[0])
-    return F.linear(x, matrix).add_(offset.unsqueeze(1))
+def _through_activation(name: str, gradient: Tensor, layer: _Layer) -> None:
+    """Turn the gradient of what an activation makes into that of what it is given."""
+    if name == "relu":
+        aten.threshold_backward.grad_input(gradient, layer.activated, 0, grad_input=gradient)
+    elif name == "leaky_relu":
+        aten.leaky_relu_backward.grad_input(gradient, layer.activated, LEAK, True, grad_input=gradient)
+    elif name == "tanh":
+        aten.tanh_backward.grad_input(gradient, layer.activated, grad_input=gradient)
+    else:
+        backward = {"silu": aten.silu_backward, "gelu": aten.gelu_backward}[name]
+        backward.grad_input(gradient, layer.value, grad_input=gradient)
+
+
+def _product(x: Tensor, matrix: Tensor, workspace: _Workspace) -> Tensor:
+    shape = (*x.shape[:-1], matrix.shape[-1])
+    return torch.mm(x.flatten(0, 1), matrix, out=workspace.take(math.prod(shape[:-1]), shape[-1])).view(shape)
+
+
+def _linear(matrix: Tensor, x: Tensor, offset: Tensor, workspace: _Workspace) -> Tensor:
+    if len(offset) == 1 and matrix.shape[1] <= FEW:
+        with_one = torch.cat([x, x.new_ones(*x.shape[:-1], 1)], -1)
+        return _product(with_one, torch.cat([matrix, offset.mT], -1).mT, workspace)
+    # A product to which the offset is added from the start writes it first, which takes longer.
+    return _product(x, matrix.mT, workspace).add_(offset.unsqueeze(1))
 
 
 def _move(coupling: Coupling, x: Tensor, outputs: Tensor, log_det: Tensor, inverse: bool) -> None:
@@ -213,25 +261,27 @@ def _differentiate(
     grad_outputs: Tensor,
     g: Tensor,
     of_weights: bool,
+    workspace: _Workspace,
 ) -> None:
     """Add the gradients of a network's parameters to `gradients`, and those of the kept coordinates to `g`."""
-    gradient = grad_outputs.movedim(0, -1)
+    gradient = grad_outputs.movedim(0, -1).contiguous()
     gradients.offsets[-1].add_(gradient.sum(1))
     skipped: dict[int, Tensor] = {}
     for i in reversed(range(len(own.matrices))):
         if of_weights:
             gradients.matrices[i].addmm_(gradient.flatten(0, 1).mT, layers[i].activated.flatten(0, 1))
-        below = gradient @ own.matrices[i]
+        below = _product(gradient, own.matrices[i], workspace)
         if i == 0:
             g[coupling.kept] += _features_back(layers[0].activated, below, network.num_frequencies)
             return
         if i in skipped:
             below += skipped[i]
-        gradient = _through_activation(network.activation, below, layers[i])
+        gradient = below
+        _through_activation(network.activation, gradient, layers[i])
         gradients.offsets[i - 1].add_(gradient.sum(1))
         if network.skips[i - 1]:
             skipped[i - 2] = gradient
         raw, scale, grad_scale = layers[i].raw, own.scales[i - 1], gradients.scales[i - 1]
         if raw is not None and scale is not None and grad_scale is not None:
             grad_scale.add_(raw.mul_(gradient).sum(1))
-            gradient = gradient * scale.unsqueeze(1)
+            gradient = torch.mul(gradient, scale.unsqueeze(1), out=raw)
