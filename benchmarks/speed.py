@@ -33,6 +33,7 @@ from benchmarks.speed_contenders import CONTENDERS, Case, Contender
 MAIN = Case()
 CASES = [
     MAIN,
+    replace(MAIN, kept=2),
     replace(MAIN, hidden=64),
     replace(MAIN, hidden=256),
     replace(MAIN, couplings=32),

@@ -17,25 +17,27 @@ import pyro_pcflow as pcf
 
 @dataclass(frozen=True)
 class Case:
-    """A size: clouds, points of each, size of a context, couplings and width of their two hidden layers."""
+    """A size: clouds, points of each, size of a context, couplings, width of two hidden layers, kept coordinates."""
 
     clouds: int = 16
     points: int = 2048
     context: int = 128
     couplings: int = 12
     hidden: int = 128
+    kept: int = 1
 
     def multiply_adds(self) -> int:
         """Multiplications of weights that all points need in one pass; what a context alone decides is left out."""
-        kept, outputs = 1, 4
-        return self.clouds * self.points * self.couplings * self.hidden * (kept + self.hidden + outputs)
+        outputs = 2 * (3 - self.kept)
+        return self.clouds * self.points * self.couplings * self.hidden * (self.kept + self.hidden + outputs)
 
     def __str__(self) -> str:
-        return f"B={self.clouds} N={self.points} C={self.context} L={self.couplings} H={self.hidden}"
+        size = f"B={self.clouds} N={self.points} C={self.context} L={self.couplings} H={self.hidden}"
+        return f"{size}, couplings keep {self.kept} of 3 coordinates"
 
 
 class Contender(ABC):
-    """A conditional flow over points in three dimensions: each coupling keeps one coordinate and moves two."""
+    """A conditional flow over points in three dimensions."""
 
     module: nn.Module
 
@@ -58,7 +60,7 @@ class Ours(Contender):
             case.context,
             case.couplings,
             (case.hidden, case.hidden),
-            masks="keep_one",
+            masks="keep_one" if case.kept == 1 else "move_one",
             context_layers=[0],
             num_frequencies=0,
         )
@@ -78,7 +80,7 @@ class Pyros(Contender):
     def __init__(self, case: Case) -> None:
         hidden = [case.hidden, case.hidden]
         self.couplings: Any = nn.ModuleList(
-            conditional_affine_coupling(3, case.context, hidden, split_dim=1) for _ in range(case.couplings)
+            conditional_affine_coupling(3, case.context, hidden, split_dim=case.kept) for _ in range(case.couplings)
         )
         self.module = self.couplings
         self.turn = permute(3, torch.arange(3).roll(1))
@@ -99,7 +101,7 @@ class Pyros(Contender):
 
 
 class Zukos(Contender):
-    """zuko's affine couplings."""
+    """zuko's affine couplings, which keep one coordinate and two in turn."""
 
     def __init__(self, case: Case) -> None:
         import zuko
@@ -135,7 +137,11 @@ class FrEIAs(Contender):
         for layer in range(case.couplings):
             self.flow.append(PermuteRandom, seed=layer)
             self.flow.append(
-                AffineCouplingOneSided, cond=0, cond_shape=(case.context,), subnet_constructor=subnet, split_len=1
+                AffineCouplingOneSided,
+                cond=0,
+                cond_shape=(case.context,),
+                subnet_constructor=subnet,
+                split_len=case.kept,
             )
 
     def _run(self, points: Tensor, context: Tensor, rev: bool) -> tuple[Tensor, Tensor]:

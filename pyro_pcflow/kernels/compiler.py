@@ -21,7 +21,7 @@ __all__ = ["CACHE", "KernelUnavailableError", "compiled", "find_compiler", "inst
 
 logger = logging.getLogger(__name__)
 
-SOURCE = Path(__file__).with_name("fused.cpp")
+SOURCES = Path(__file__).with_name("cpp")
 # Where compiled kernels are kept, if not in the user's folder for caches.
 CACHE = "PYRO_PCFLOW_CACHE"
 # Values that are not numbers must stay so: no fast mathematics, except that no floating-point trap is expected.
@@ -75,9 +75,9 @@ def compiled(instruction_set: str) -> ctypes.CDLL:
     Raises:
         KernelUnavailableError: if there is no compiler, it fails, or there is no place for the result.
     """
-    source = SOURCE.read_bytes()
+    sources = [path.read_bytes() for path in sorted(SOURCES.iterdir())]
     flags = [*FLAGS, *INSTRUCTION_SETS[instruction_set]]
-    key = hashlib.sha256(b"\0".join([source, *map(str.encode, flags), platform.machine().encode()])).hexdigest()[:16]
+    key = hashlib.sha256(b"\0".join([*sources, *map(str.encode, flags), platform.machine().encode()])).hexdigest()[:16]
     name = f"fused-{instruction_set}-{key}.so"
     try:
         folder = cache_folder()
@@ -100,7 +100,9 @@ def _compile(flags: list[str], path: Path) -> None:
     start = time.perf_counter()
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".compiling-") as folder:
         made = Path(folder) / path.name
-        result = subprocess.run([*command, *flags, str(SOURCE), "-o", str(made)], capture_output=True, text=True)
+        result = subprocess.run(
+            [*command, *flags, str(SOURCES / "fused.cpp"), "-o", str(made)], capture_output=True, text=True
+        )
         if result.returncode != 0:
             lines = result.stderr.strip().splitlines() or ["no message"]
             raise KernelUnavailableError(f"{command[0]} failed with status {result.returncode}: {lines[0]}")
