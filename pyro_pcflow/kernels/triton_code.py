@@ -17,7 +17,7 @@ COUPLING = tl.constexpr(layout.COUPLING)
 NETWORK = tl.constexpr(layout.NETWORK)
 LAYER = tl.constexpr(layout.LAYER)
 # Columns of a matrix that a product takes at a time.
-DEPTH = tl.constexpr(32)
+DEPTH = tl.constexpr(16)
 
 
 @triton.jit
@@ -252,16 +252,18 @@ def _add_outer_product(
     g, width, values, inputs, to, fresh, ROWS: tl.constexpr, COLUMNS: tl.constexpr, TILE: tl.constexpr
 ):
     """Add `g` of shape `(width, TILE)` times the transposed values of shape `(inputs, TILE)`."""
-    t = tl.arange(0, TILE)
     for start in range(0, width, ROWS):
         row = start + tl.arange(0, ROWS)
-        left = tl.load(g + row[:, None] * TILE + t[None, :], mask=(row < width)[:, None], other=0.0)
         for first in range(0, inputs, COLUMNS):
             column = first + tl.arange(0, COLUMNS)
-            right = tl.load(values + column[None, :] * TILE + t[:, None], mask=(column < inputs)[None, :], other=0.0)
-            v = tl.dot(left, right, input_precision="ieee")
+            total = tl.zeros((ROWS, COLUMNS), tl.float32)
+            for point in range(0, TILE, DEPTH):
+                t = point + tl.arange(0, DEPTH)
+                left = tl.load(g + row[:, None] * TILE + t[None, :], mask=(row < width)[:, None], other=0.0)
+                right = tl.load(values + column[None, :] * TILE + t[:, None], mask=(column < inputs)[None, :], other=0.0)
+                total = tl.dot(left, right, total, input_precision="ieee")
             mask = (row < width)[:, None] & (column < inputs)[None, :]
-            _add(to + row[:, None] * inputs + column[None, :], v, mask, fresh)
+            _add(to + row[:, None] * inputs + column[None, :], total, mask, fresh)
 
 
 @triton.jit
@@ -292,9 +294,9 @@ def _differentiate(
     offset, place = tl.load(layer + 4), tl.load(layer + 5)
     # The row of the scratch matrix where the gradient of a layer's outputs starts.
     g = 3 * rows + OUTPUTS + tl.load(network + 2)
-    row = tl.arange(0, OUTPUTS)
-    of_outputs = tl.load(scratch + (g + row)[:, None] * TILE + t, mask=(row < width)[:, None], other=0.0)
-    _add(offset_parts + offset + row, tl.sum(of_outputs, 1), row < width, fresh_offsets)
+    output = tl.arange(0, OUTPUTS)
+    of_outputs = tl.load(scratch + (g + output)[:, None] * TILE + t, mask=(output < width)[:, None], other=0.0)
+    _add(offset_parts + offset + output, tl.sum(of_outputs, 1), output < width, fresh_offsets)
     if of_weights != 0:
         _add_outer_product(
             scratch + g * TILE,
