@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import platform
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -10,14 +11,14 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
-from pyro_pcflow.kernels import fused_cpu
+from pyro_pcflow.kernels import fused_cpu, fused_gpu
 from pyro_pcflow.kernels.compiler import KernelUnavailableError, instruction_sets
 
 __all__ = ["BACKENDS", "Availability", "available", "check_backend", "choose", "in_function_transform", "set_backend"]
 
 logger = logging.getLogger(__name__)
 
-BACKENDS = ("auto", "plain", "tiled", "fused")
+BACKENDS = ("auto", "plain", "tiled", "fused", "triton")
 # Below, a stack takes longer to describe than to evaluate.
 FEW_POINTS, FEW_IN_A_GROUP = 64, 4
 # A mask is one number for the compiled kernel.
@@ -40,7 +41,8 @@ def available() -> dict[str, Availability]:
     only if it has been used before, or this function been called.
 
     Returns:
-        By name: `"plain"`, layer by layer in torch; `"tiled"`, tile by tile in torch; `"fused"`, compiled.
+        By name: `"plain"`, layer by layer in torch; `"tiled"`, tile by tile in torch; `"fused"`, compiled; `"triton"`,
+        compiled for a GPU.
 
     Examples:
         >>> available()["plain"].ok
@@ -50,6 +52,7 @@ def available() -> dict[str, Availability]:
         "plain": Availability(True, "layer by layer: any data type, device and layer, and derivatives of any order"),
         "tiled": Availability(True, "tile by tile, in torch: float32 and float64 on a CPU, in little memory"),
         "fused": _fused(),
+        "triton": _triton(),
     }
 
 
@@ -65,9 +68,9 @@ def set_backend(module: nn.Module, name: str) -> None:
 
     Args:
         module: a flow, a model, a stack.
-        name: `"auto"`, the fastest; or `"plain"`, `"tiled"` or `"fused"`, see `available`. Layers, data types and
-            transformations of torch that a kernel does not know are left to the plain way, and float64 by `"fused"` to
-            the tiled one.
+        name: `"auto"`, the fastest; or `"plain"`, `"tiled"`, `"fused"` or `"triton"`, see `available`. Layers, data
+            types and transformations of torch that a kernel does not know are left to the plain way, and float64 by
+            `"fused"` to the tiled one.
 
     Raises:
         ValueError: if there is no such way.
@@ -86,7 +89,7 @@ def set_backend(module: nn.Module, name: str) -> None:
 
 
 def choose(wanted: str, points: Tensor, groups: int) -> str:
-    """The way to run couplings: `"plain"`, `"tiled"` or `"fused"`.
+    """The way to run couplings: `"plain"`, `"tiled"`, `"fused"` or `"triton"`.
 
     Args:
         wanted: one of `BACKENDS`.
@@ -94,17 +97,19 @@ def choose(wanted: str, points: Tensor, groups: int) -> str:
         groups: how many contexts they have.
 
     Raises:
-        ValueError: if the fused kernel is wanted and cannot be had.
+        ValueError: if a compiled kernel is wanted and cannot be had.
     """
     if (
         wanted == "plain"
-        or points.device.type != "cpu"
+        or points.device.type not in ("cpu", "cuda")
         or points.dtype not in (torch.float32, torch.float64)
         or points.shape[-1] > MOST_COORDINATES
         or torch.jit.is_tracing()
-        or torch.is_autocast_enabled("cpu")
+        or torch.is_autocast_enabled(points.device.type)
     ):
         return "plain"
+    if wanted == "triton" or points.device.type == "cuda":
+        return _choose_on_gpu(wanted, points, groups)
     if wanted == "tiled" or points.dtype == torch.float64:
         return (
             "plain" if wanted == "auto" or (not torch.compiler.is_compiling() and in_function_transform()) else "tiled"
@@ -125,6 +130,26 @@ def choose(wanted: str, points: Tensor, groups: int) -> str:
     return "plain"
 
 
+def _choose_on_gpu(wanted: str, points: Tensor, groups: int) -> str:
+    if wanted not in ("auto", "triton") or points.dtype == torch.float64:
+        return "plain"
+    triton = _triton()
+    if triton.ok and points.device.type == "cpu" and not fused_gpu.INTERPRETED:
+        triton = Availability(False, "the points are on a CPU")
+    if torch.compiler.is_compiling():
+        return "triton" if triton.ok else "plain"
+    # What a group has of its own is written down for all layers at once: too much for every point.
+    few = points.numel() // points.shape[-1] < FEW_IN_A_GROUP * groups
+    if in_function_transform() or (wanted == "auto" and few):
+        return "plain"
+    if triton.ok:
+        return "triton"
+    if wanted == "triton":
+        raise ValueError(f"the backend 'triton' was asked for, but {triton.detail}; 'auto' takes what there is")
+    _say_once(triton.detail)
+    return "plain"
+
+
 def in_function_transform() -> bool:
     """Whether a function transform of torch, such as vmap, or forward differentiation is at work."""
     return torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0
@@ -139,6 +164,16 @@ def _fused() -> Availability:
         return Availability(False, str(error))
     _loaded = True
     return Availability(True, f"compiled for {instruction_sets()[0]}: float32 on a CPU")
+
+
+def _triton() -> Availability:
+    if not fused_gpu.TRITON:
+        return Availability(False, f"Triton, which CUDA builds of torch bring, is not installed ({platform.system()})")
+    if fused_gpu.INTERPRETED:
+        return Availability(True, "interpreted, for tests: float32, slowly")
+    if torch.version.cuda is None or not torch.cuda.is_available():
+        return Availability(False, "torch sees no CUDA device")
+    return Availability(True, "one kernel in Triton: float32 on a CUDA device")
 
 
 @lru_cache

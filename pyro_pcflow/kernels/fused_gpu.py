@@ -23,6 +23,9 @@ INTERPRETED = TRITON and os.environ.get("TRITON_INTERPRET") == "1"
 TILES = (64, 32, 16)  # points
 BLOCKS = (16, 32, 64)  # rows of a matrix that a product takes at a time
 PROGRAMS_PER_PROCESSOR, PROGRAMS_PER_PROCESSOR_BACK = 4, 2
+# Fewer warps run out of registers in a backward pass.
+OPTIONS = {"num_warps": 4, "num_stages": 2, "enable_fp_fusion": True}
+OPTIONS_BACK = {**OPTIONS, "num_warps": 8}
 # Each program of a backward pass sums gradients of the weights by itself: these sums, added up in a fixed order, are the
 # same bits again, which atomic additions are not. So many numbers may they be, half a GiB, on however many processors.
 MOST_PARTS = 2**27
@@ -55,6 +58,7 @@ def forward(
             inverse=int(inverse),
             save=int(save),
             **_numbers(program, plan, grid, points, offsets),
+            **OPTIONS,
         )
     return out, log_det, saved
 
@@ -100,9 +104,10 @@ def backward(
             inverse=int(inverse),
             of_weights=int(of_weights),
             **_numbers(program, plan, grid, out, offsets),
+            **OPTIONS_BACK,
         )
         _kernels().add_parts[(groups, -(-own // block))](
-            offset_parts, grad_offsets, own, grid.per_group, grid.per_program, BLOCK=block
+            offset_parts, grad_offsets, own, grid.per_group, grid.per_program, BLOCK=block, **OPTIONS
         )
     return grad_points, weight_parts.sum(0), grad_offsets
 
