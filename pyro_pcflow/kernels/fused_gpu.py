@@ -26,8 +26,8 @@ PROGRAMS_PER_PROCESSOR, PROGRAMS_PER_PROCESSOR_BACK = 4, 2
 # Fewer warps run out of registers in a backward pass.
 OPTIONS = {"num_warps": 4, "num_stages": 2, "enable_fp_fusion": True}
 OPTIONS_BACK = {**OPTIONS, "num_warps": 8}
-# Each program of a backward pass sums gradients of the weights by itself: these sums, added up in a fixed order, are the
-# same bits again, which atomic additions are not. So many numbers may they be, half a GiB, on however many processors.
+# Each program of a backward pass sums gradients of the weights by itself: these sums, added up in a fixed order, give
+# the same bits again, which atomic additions do not. So many numbers may they be, half a GiB, on any processor.
 MOST_PARTS = 2**27
 
 
@@ -45,7 +45,7 @@ def forward(
     grid = _Grid.of(points, PROGRAMS_PER_PROCESSOR)
     scratch = points.new_empty(grid.programs, plan.rows + OUTPUTS, grid.tile)
     with _on(points.device):
-        _kernels().run[(grid.programs,)](
+        _forward_kernels().run[(grid.programs,)](
             points,
             weights,
             offsets,
@@ -87,7 +87,7 @@ def backward(
     offset_parts = out.new_empty(grid.programs + groups - 1, own)
     block = 256
     with _on(out.device):
-        _kernels().run_back[(grid.programs,)](
+        _backward_kernels().run_back[(grid.programs,)](
             out,
             saved,
             weights,
@@ -106,7 +106,7 @@ def backward(
             **_numbers(program, plan, grid, out, offsets),
             **OPTIONS_BACK,
         )
-        _kernels().add_parts[(groups, -(-own // block))](
+        _backward_kernels().add_parts[(groups, -(-own // block))](
             offset_parts, grad_offsets, own, grid.per_group, grid.per_program, BLOCK=block, **OPTIONS
         )
     return grad_points, weight_parts.sum(0), grad_offsets
@@ -160,8 +160,16 @@ def _on(device: torch.device) -> contextlib.AbstractContextManager:
     return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
 
 
-def _kernels() -> Any:
-    # Here, for Triton takes long to import and is not everywhere.
-    from pyro_pcflow.kernels import triton_code
+# Triton takes long to import and is not everywhere.
 
-    return triton_code
+
+def _forward_kernels() -> Any:
+    from pyro_pcflow.kernels import triton_forward
+
+    return triton_forward
+
+
+def _backward_kernels() -> Any:
+    from pyro_pcflow.kernels import triton_backward
+
+    return triton_backward

@@ -370,7 +370,7 @@ def test_without_a_compiler_it_works_and_says_so_once(no_compiler, caplog):
 
 
 def test_unknown_backends_are_told():
-    with pytest.raises(ValueError, match="auto, plain, tiled, fused, got 'cuda'"):
+    with pytest.raises(ValueError, match="auto, plain, tiled, fused, triton, got 'cuda'"):
         coupling_stack(3, backend="cuda")
     with pytest.raises(ValueError, match="got 'fast'"):
         pcf.kernels.set_backend(pcf.PointCloudFlow(3), "fast")

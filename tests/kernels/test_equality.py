@@ -46,7 +46,9 @@ def configurations(draw):
 
 
 @pytest.mark.parametrize("inverse", [False, True])
-@settings(max_examples=EXAMPLES, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=EXAMPLES, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(configuration=configurations())
 def test_values_and_gradients_are_those_of_the_plain_way(backend, inverse, configuration):
     options, clouds, points = configuration

@@ -135,10 +135,11 @@ def test_compiles_for_gpus_and_fits_into_them(capability, tile, tmp_path, monkey
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from pyro_pcflow.kernels import triton_code
+    from pyro_pcflow.kernels import triton_backward, triton_forward
 
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    for kernel, options in ((triton_code.run, fused_gpu.OPTIONS), (triton_code.run_back, fused_gpu.OPTIONS_BACK)):
+    both = ((triton_forward.run, fused_gpu.OPTIONS), (triton_backward.run_back, fused_gpu.OPTIONS_BACK))
+    for kernel, options in both:
         constants = {"TILE": tile, "ROWS": fused_gpu.BLOCKS[-1]}
         signature = dict.fromkeys(kernel.arg_names, "*fp32") | {"table": "*i32"}
         signature |= dict.fromkeys(kernel.arg_names[kernel.arg_names.index("scratch") + 1 :], "i32")
@@ -188,7 +189,7 @@ def test_without_triton_it_says_so_once(monkeypatch, caplog):
         for _ in range(3):
             assert backends.choose("auto", Pretended(4, 100, 3), 4) == "plain"
     assert len(caplog.records) == 1
-    with pytest.raises(ValueError, match="'triton' was asked for, but Triton.* is not installed"):
+    with pytest.raises(ValueError, match=r"'triton' was asked for, but Triton.* is not installed"):
         backends.choose("triton", Pretended(4, 100, 3), 4)
     backends._say_once.cache_clear()
 
