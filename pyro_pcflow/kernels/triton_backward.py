@@ -89,7 +89,7 @@ def _differentiate(
 ):
     """The gradient of a network's kept coordinates; those of its weights and offsets are added to the parts.
 
-    Slopes and values before a scale, see `_evaluate`, are overwritten by gradients.
+    Slopes and values before a scale, see `evaluate`, are overwritten by gradients.
     """
     t = tl.arange(0, TILE)[None, :]
     depth = tl.load(network + 3)
