@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import platform
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -10,16 +11,18 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
-from pyro_pcflow.kernels import fused_cpu
+from pyro_pcflow.kernels import fused_cpu, fused_gpu
 from pyro_pcflow.kernels.compiler import KernelUnavailableError, instruction_sets
 
 __all__ = ["BACKENDS", "Availability", "available", "check_backend", "choose", "in_function_transform", "set_backend"]
 
 logger = logging.getLogger(__name__)
 
-BACKENDS = ("auto", "plain", "tiled", "fused")
+BACKENDS = ("auto", "plain", "tiled", "fused", "triton")
 # Below, a stack takes longer to describe than to evaluate.
 FEW_POINTS, FEW_IN_A_GROUP = 64, 4
+# Below, tiles in torch are no faster than layers.
+FEW_IN_TILES = 1000
 # A mask is one number for the compiled kernel.
 MOST_COORDINATES = 8
 # Whether the compiled kernel has been loaded.
@@ -40,7 +43,8 @@ def available() -> dict[str, Availability]:
     only if it has been used before, or this function been called.
 
     Returns:
-        By name: `"plain"`, layer by layer in torch; `"tiled"`, tile by tile in torch; `"fused"`, compiled.
+        By name: `"plain"`, layer by layer in torch; `"tiled"`, tile by tile in torch; `"fused"`, compiled; `"triton"`,
+        compiled for a GPU.
 
     Examples:
         >>> available()["plain"].ok
@@ -50,6 +54,7 @@ def available() -> dict[str, Availability]:
         "plain": Availability(True, "layer by layer: any data type, device and layer, and derivatives of any order"),
         "tiled": Availability(True, "tile by tile, in torch: float32 and float64 on a CPU, in little memory"),
         "fused": _fused(),
+        "triton": _triton(),
     }
 
 
@@ -65,9 +70,9 @@ def set_backend(module: nn.Module, name: str) -> None:
 
     Args:
         module: a flow, a model, a stack.
-        name: `"auto"`, the fastest; or `"plain"`, `"tiled"` or `"fused"`, see `available`. Layers, data types and
-            transformations of torch that a kernel does not know are left to the plain way, and float64 by `"fused"` to
-            the tiled one.
+        name: `"auto"`, the fastest; or `"plain"`, `"tiled"`, `"fused"` or `"triton"`, see `available`. Layers, data
+            types and transformations of torch that a kernel does not know are left to the plain way, and float64 by
+            `"fused"` to the tiled one.
 
     Raises:
         ValueError: if there is no such way.
@@ -86,7 +91,7 @@ def set_backend(module: nn.Module, name: str) -> None:
 
 
 def choose(wanted: str, points: Tensor, groups: int) -> str:
-    """The way to run couplings: `"plain"`, `"tiled"` or `"fused"`.
+    """The way to run couplings: `"plain"`, `"tiled"`, `"fused"` or `"triton"`.
 
     Args:
         wanted: one of `BACKENDS`.
@@ -94,35 +99,59 @@ def choose(wanted: str, points: Tensor, groups: int) -> str:
         groups: how many contexts they have.
 
     Raises:
-        ValueError: if the fused kernel is wanted and cannot be had.
+        ValueError: if a compiled kernel is wanted and cannot be had.
     """
     if (
         wanted == "plain"
-        or points.device.type != "cpu"
+        or points.device.type not in ("cpu", "cuda")
         or points.dtype not in (torch.float32, torch.float64)
         or points.shape[-1] > MOST_COORDINATES
         or torch.jit.is_tracing()
-        or torch.is_autocast_enabled("cpu")
+        or torch.is_autocast_enabled(points.device.type)
     ):
         return "plain"
-    if wanted == "tiled" or points.dtype == torch.float64:
-        return (
-            "plain" if wanted == "auto" or (not torch.compiler.is_compiling() and in_function_transform()) else "tiled"
-        )
+    on_gpu = wanted == "triton" or points.device.type == "cuda"
     if torch.compiler.is_compiling():
         # torch.compile can neither look for a compiler nor decide anew for every number of points.
-        return "fused" if _loaded else "plain"
+        return _compiled_by_torch(wanted, points, on_gpu)
     count = points.numel() // points.shape[-1]
-    few = count < FEW_POINTS or count < FEW_IN_A_GROUP * groups
+    # What a group has of its own is written down for all layers at once: too much for every point.
+    few = count < FEW_IN_A_GROUP * groups or (count < FEW_POINTS and not on_gpu)
     if in_function_transform() or (wanted == "auto" and few):
         return "plain"
+    if on_gpu:
+        return _choose_on_gpu(wanted, points)
+    in_torch = "plain" if wanted == "auto" and count < FEW_IN_TILES else "tiled"
+    if wanted == "tiled" or points.dtype == torch.float64:
+        return in_torch
     fused = _fused()
     if fused.ok:
         return "fused"
     if wanted == "fused":
         raise ValueError(f"the backend 'fused' was asked for, but {fused.detail}; 'auto' takes what there is")
-    _say_once(fused.detail)
+    _say_once("in torch", fused.detail)
+    return in_torch
+
+
+def _choose_on_gpu(wanted: str, points: Tensor) -> str:
+    if wanted not in ("auto", "triton") or points.dtype == torch.float64:
+        return "plain"
+    triton = _triton_for(points)
+    if triton.ok:
+        return "triton"
+    if wanted == "triton":
+        raise ValueError(f"the backend 'triton' was asked for, but {triton.detail}; 'auto' takes what there is")
+    _say_once("layer by layer in torch", triton.detail)
     return "plain"
+
+
+def _compiled_by_torch(wanted: str, points: Tensor, on_gpu: bool) -> str:
+    if on_gpu:
+        fits = wanted in ("auto", "triton") and points.dtype == torch.float32 and _triton_for(points).ok
+        return "triton" if fits else "plain"
+    if wanted == "tiled" or (wanted == "fused" and points.dtype == torch.float64):
+        return "tiled"
+    return "fused" if _loaded and points.dtype == torch.float32 else "plain"
 
 
 def in_function_transform() -> bool:
@@ -141,6 +170,23 @@ def _fused() -> Availability:
     return Availability(True, f"compiled for {instruction_sets()[0]}: float32 on a CPU")
 
 
+def _triton() -> Availability:
+    if not fused_gpu.TRITON:
+        return Availability(False, f"Triton, which CUDA builds of torch bring, is not installed ({platform.system()})")
+    if fused_gpu.INTERPRETED:
+        return Availability(True, "interpreted, for tests: float32, slowly")
+    if torch.version.cuda is None or not torch.cuda.is_available():
+        return Availability(False, "torch sees no CUDA device")
+    return Availability(True, "one kernel in Triton: float32 on a CUDA device")
+
+
+def _triton_for(points: Tensor) -> Availability:
+    triton = _triton()
+    if triton.ok and points.device.type == "cpu" and not fused_gpu.INTERPRETED:
+        return Availability(False, "the points are on a CPU")
+    return triton
+
+
 @lru_cache
-def _say_once(reason: str) -> None:
-    logger.warning("stacks run layer by layer, without the fused kernel: %s", reason)
+def _say_once(way: str, reason: str) -> None:
+    logger.warning("stacks run %s, without a compiled kernel: %s", way, reason)

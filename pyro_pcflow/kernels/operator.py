@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_pcflow.kernels import fused_cpu, tiled
+from pyro_pcflow.kernels import fused_cpu, fused_gpu, tiled
 from pyro_pcflow.kernels.plain import evaluate
 from pyro_pcflow.kernels.program import Program, decode
 
@@ -27,6 +27,7 @@ class Runner:
 RUNNERS = {
     "tiled": Runner(tiled.forward, tiled.backward),
     "fused": Runner(fused_cpu.forward, fused_cpu.backward),
+    "triton": Runner(fused_gpu.forward, fused_gpu.backward),
 }
 
 

@@ -6,12 +6,14 @@ import functools
 
 import pytest
 
-from pyro_pcflow.kernels import compiler, fused_cpu
+from pyro_pcflow.kernels import compiler, fused_cpu, fused_gpu
 
 INSTRUCTION_SETS = ["avx512", "avx2", "portable"]
+BACKENDS = ["tiled", *(f"fused {name}" for name in INSTRUCTION_SETS)]
 
 
-@pytest.fixture(params=["tiled", *(f"fused {name}" for name in INSTRUCTION_SETS)])
+# In Triton's interpreter everything else is as ever; see test_fused_gpu.py, which starts it.
+@pytest.fixture(params=["triton"] if fused_gpu.INTERPRETED else BACKENDS)
 def backend(request, monkeypatch):
     """The name of a fast backend; the fused one for each of the instruction sets in turn."""
     name, _, instruction_set = request.param.partition(" ")

@@ -329,13 +329,15 @@ def test_memory_is_flat_over_many_calls(backend):
 
 
 def test_auto_takes_the_fastest(monkeypatch):
-    x = torch.randn(4, 100, 3)
-    assert backends.choose("auto", x, 4) == ("fused" if pcf.kernels.available()["fused"].ok else "plain")
-    assert backends.choose("auto", x.double(), 4) == "plain"
+    x = torch.randn(4, 250, 3)
+    assert backends.choose("auto", x, 4) == ("fused" if pcf.kernels.available()["fused"].ok else "tiled")
+    assert backends.choose("auto", x.double(), 4) == "tiled"
     assert backends.choose("fused", x.double(), 4) == "tiled"
     assert backends.choose("auto", x.half(), 4) == "plain"
+    assert backends.choose("auto", x[:, :249].double(), 4) == "plain"
+    assert backends.choose("tiled", x[:, :249], 4) == "tiled"
     assert backends.choose("auto", x[:, :3], 4) == "plain"
-    assert backends.choose("auto", x, 400) == "plain"
+    assert backends.choose("auto", x, 1000) == "plain"
     assert backends.choose("plain", x, 4) == "plain"
 
 
@@ -370,7 +372,7 @@ def test_without_a_compiler_it_works_and_says_so_once(no_compiler, caplog):
 
 
 def test_unknown_backends_are_told():
-    with pytest.raises(ValueError, match="auto, plain, tiled, fused, got 'cuda'"):
+    with pytest.raises(ValueError, match="auto, plain, tiled, fused, triton, got 'cuda'"):
         coupling_stack(3, backend="cuda")
     with pytest.raises(ValueError, match="got 'fast'"):
         pcf.kernels.set_backend(pcf.PointCloudFlow(3), "fast")

@@ -1,0 +1,175 @@
+"""The kernel in Triton: a whole stack in one launch, tile by tile, on all processors of a GPU."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyro_pcflow.kernels.layout import OUTPUTS, Layout, layout
+from pyro_pcflow.kernels.program import Program
+
+__all__ = ["INTERPRETED", "TRITON", "backward", "forward"]
+
+TRITON = importlib.util.find_spec("triton") is not None
+# Triton's own switch, for tests: kernels run as Python, on tensors of a CPU.
+INTERPRETED = TRITON and os.environ.get("TRITON_INTERPRET") == "1"
+
+TILES = (64, 32, 16)  # points
+BLOCKS = (16, 32, 64)  # rows of a matrix that a product takes at a time
+PROGRAMS_PER_PROCESSOR, PROGRAMS_PER_PROCESSOR_BACK = 4, 2
+# Fewer warps run out of registers in a backward pass.
+OPTIONS = {"num_warps": 4, "num_stages": 2, "enable_fp_fusion": True}
+OPTIONS_BACK = {**OPTIONS, "num_warps": 8}
+# Each program of a backward pass sums gradients of the weights by itself: these sums, added up in a fixed order, give
+# the same bits again, which atomic additions do not. So many numbers may they be, half a GiB, on any processor.
+MOST_PARTS = 2**27
+
+
+def forward(
+    program: Program, points: Tensor, weights: Tensor, offsets: Tensor, inverse: bool, save: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """See `pyro_pcflow.kernels.operator.couplings`; float32 on a GPU."""
+    groups, count, _ = points.shape
+    out = torch.empty_like(points)
+    log_det = points.new_empty(groups, count)
+    saved = points.new_empty(program.moves if save else 0, groups, count)
+    if points.numel() == 0:
+        return out, log_det, saved
+    plan = layout(program, points.device)
+    grid = _Grid.of(points, PROGRAMS_PER_PROCESSOR)
+    scratch = points.new_empty(grid.programs, plan.rows + OUTPUTS, grid.tile)
+    with _on(points.device):
+        _forward_kernels().run[(grid.programs,)](
+            points,
+            weights,
+            offsets,
+            plan.table,
+            plan.limits,
+            out,
+            log_det,
+            saved,
+            scratch,
+            inverse=int(inverse),
+            save=int(save),
+            **_numbers(program, plan, grid, points, offsets),
+            **OPTIONS,
+        )
+    return out, log_det, saved
+
+
+def backward(
+    program: Program,
+    out: Tensor,
+    saved: Tensor,
+    weights: Tensor,
+    offsets: Tensor,
+    grad_out: Tensor,
+    grad_log_det: Tensor,
+    inverse: bool,
+    of_weights: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """See `pyro_pcflow.kernels.operator.couplings_backward`; float32 on a GPU."""
+    grad_points, grad_offsets = torch.empty_like(out), torch.zeros_like(offsets)
+    size = len(weights) if of_weights else 0
+    if out.numel() == 0:
+        return grad_points, weights.new_zeros(size), grad_offsets
+    plan = layout(program, out.device)
+    grid = _Grid.of(out, PROGRAMS_PER_PROCESSOR_BACK, MOST_PARTS // max(size, 1))
+    scratch = out.new_empty(grid.programs, 3 * plan.rows + 2 * OUTPUTS, grid.tile)
+    weight_parts = out.new_empty(grid.programs, size)
+    groups, own = offsets.shape
+    offset_parts = out.new_empty(grid.programs + groups - 1, own)
+    block = 256
+    with _on(out.device):
+        _backward_kernels().run_back[(grid.programs,)](
+            out,
+            saved,
+            weights,
+            offsets,
+            grad_out,
+            grad_log_det,
+            plan.table,
+            plan.limits,
+            grad_points,
+            weight_parts,
+            offset_parts,
+            scratch,
+            weights_size=size,
+            inverse=int(inverse),
+            of_weights=int(of_weights),
+            **_numbers(program, plan, grid, out, offsets),
+            **OPTIONS_BACK,
+        )
+        _backward_kernels().add_parts[(groups, -(-own // block))](
+            offset_parts, grad_offsets, own, grid.per_group, grid.per_program, BLOCK=block, **OPTIONS
+        )
+    return grad_points, weight_parts.sum(0), grad_offsets
+
+
+@dataclass(frozen=True)
+class _Grid:
+    """How points are cut: each program takes tiles that follow each other, and a tile has points of one group."""
+
+    tile: int
+    per_group: int
+    tiles: int
+    per_program: int
+    programs: int
+
+    @classmethod
+    def of(cls, points: Tensor, programs_per_processor: int, most: int | None = None) -> _Grid:
+        groups, count, _ = points.shape
+        processors = _processors(points.device)
+        # The largest tile that leaves no processor without one.
+        tile = next((size for size in TILES if groups * -(-count // size) >= processors), TILES[-1])
+        per_group = -(-count // tile)
+        tiles = groups * per_group
+        programs = processors * programs_per_processor
+        per_program = -(-tiles // (programs if most is None else max(1, min(programs, most))))
+        return cls(tile, per_group, tiles, per_program, -(-tiles // per_program))
+
+
+def _numbers(program: Program, plan: Layout, grid: _Grid, points: Tensor, offsets: Tensor) -> dict[str, int]:
+    return {
+        "couplings": len(program.couplings),
+        "point_dim": points.shape[2],
+        "points_per_group": points.shape[1],
+        "total": points.shape[0] * points.shape[1],
+        "own_size": offsets.shape[1],
+        "rows": plan.rows,
+        "tiles": grid.tiles,
+        "per_group": grid.per_group,
+        "per_program": grid.per_program,
+        "ROWS": next((block for block in BLOCKS if plan.widest <= block), BLOCKS[-1]),
+        "TILE": grid.tile,
+    }
+
+
+def _processors(device: torch.device) -> int:
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 2
+
+
+def _on(device: torch.device) -> contextlib.AbstractContextManager:
+    """Triton launches on the current device, whichever its arguments are on."""
+    return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
+
+
+# Triton takes long to import and is not everywhere.
+
+
+def _forward_kernels() -> Any:
+    from pyro_pcflow.kernels import triton_forward
+
+    return triton_forward
+
+
+def _backward_kernels() -> Any:
+    from pyro_pcflow.kernels import triton_backward
+
+    return triton_backward

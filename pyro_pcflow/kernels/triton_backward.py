@@ -1,0 +1,260 @@
+"""The kernels in Triton of a backward pass; see `triton_forward`.
+
+The pass starts from the result and the coordinates that each coupling overwrote, and evaluates hidden layers once more.
+"""
+
+import triton
+import triton.language as tl
+
+from pyro_pcflow.kernels.triton_forward import (
+    COORDINATES,
+    COUPLING,
+    DEPTH,
+    LAYER,
+    NETWORK,
+    NUMBERS,
+    OUTPUTS,
+    evaluate,
+    movement,
+    product_of,
+    tile_of,
+)
+
+
+@triton.jit
+def _add(to, value, mask, fresh):
+    """Add to a sum that only this program knows, or start it."""
+    if fresh:
+        tl.store(to, value, mask=mask)
+    else:
+        tl.store(to, tl.load(to, mask=mask, other=0.0) + value, mask=mask)
+
+
+@triton.jit
+def _features_back(coupling, frequencies, features, gradients, TILE: tl.constexpr):
+    """The gradient of the coordinates through their features, zero where they are moved."""
+    d = tl.arange(0, COORDINATES)
+    mask = ((tl.load(coupling) >> d) & 1)[:, None] != 0
+    count = tl.load(coupling + 2)
+    place = tl.load(coupling + 8 + d)[:, None] * TILE + tl.arange(0, TILE)[None, :]
+    total = tl.load(gradients + place, mask=mask, other=0.0)
+    scale = 1.0
+    for octave in range(frequencies):
+        sine = place + count * (1 + octave) * TILE
+        cosine = place + count * (1 + frequencies + octave) * TILE
+        of_sine = tl.load(gradients + sine, mask=mask, other=0.0) * tl.load(features + cosine, mask=mask, other=0.0)
+        of_cosine = tl.load(gradients + cosine, mask=mask, other=0.0) * tl.load(features + sine, mask=mask, other=0.0)
+        total += scale * (of_sine - of_cosine)
+        scale = 2.0 * scale
+    return total
+
+
+@triton.jit
+def _add_outer_product(
+    g, width, values, inputs, to, fresh, ROWS: tl.constexpr, COLUMNS: tl.constexpr, TILE: tl.constexpr
+):
+    """Add `g` of shape `(width, TILE)` times the transposed values of shape `(inputs, TILE)`."""
+    for start in range(0, width, ROWS):
+        row = start + tl.arange(0, ROWS)
+        for first in range(0, inputs, COLUMNS):
+            column = first + tl.arange(0, COLUMNS)
+            total = tl.zeros((ROWS, COLUMNS), tl.float32)
+            for point in range(0, TILE, DEPTH):
+                t = point + tl.arange(0, DEPTH)
+                left = tl.load(g + row[:, None] * TILE + t[None, :], mask=(row < width)[:, None], other=0.0)
+                right = tl.load(
+                    values + column[None, :] * TILE + t[:, None], mask=(column < inputs)[None, :], other=0.0
+                )
+                total = tl.dot(left, right, total, input_precision="ieee")
+            mask = (row < width)[:, None] & (column < inputs)[None, :]
+            _add(to + row[:, None] * inputs + column[None, :], total, mask, fresh)
+
+
+@triton.jit
+def _differentiate(
+    table,
+    coupling,
+    network,
+    weights,
+    own,
+    scratch,
+    rows,
+    weight_parts,
+    offset_parts,
+    of_weights,
+    fresh_weights,
+    fresh_offsets,
+    ROWS: tl.constexpr,
+    TILE: tl.constexpr,
+):
+    """The gradient of a network's kept coordinates; those of its weights and offsets are added to the parts.
+
+    Slopes and values before a scale, see `evaluate`, are overwritten by gradients.
+    """
+    t = tl.arange(0, TILE)[None, :]
+    depth = tl.load(network + 3)
+    layer = table + tl.load(network + 4) + (depth - 1) * LAYER
+    inputs, width, weight = tl.load(layer), tl.load(layer + 1), tl.load(layer + 2)
+    offset, place = tl.load(layer + 4), tl.load(layer + 5)
+    # The row of the scratch matrix where the gradient of a layer's outputs starts.
+    g = 3 * rows + OUTPUTS + tl.load(network + 2)
+    output = tl.arange(0, OUTPUTS)
+    of_outputs = tl.load(scratch + (g + output)[:, None] * TILE + t, mask=(output < width)[:, None], other=0.0)
+    _add(offset_parts + offset + output, tl.sum(of_outputs, 1), output < width, fresh_offsets)
+    if of_weights != 0:
+        _add_outer_product(
+            scratch + g * TILE,
+            width,
+            scratch + place * TILE,
+            inputs,
+            weight_parts + weight,
+            fresh_weights,
+            OUTPUTS,
+            ROWS,
+            TILE,
+        )
+    for _layer in range(depth - 1):
+        # Through the matrix of `layer` to what the layer below it puts out.
+        below = layer - LAYER
+        scale, offset, skipped = tl.load(below + 3), tl.load(below + 4), tl.load(layer + 7)
+        skipped_rows = tl.where(skipped >= 0, inputs, 0)
+        for start in range(0, inputs, ROWS):
+            v = product_of(weights + weight, inputs, width, 1, inputs, scratch + g * TILE, start, ROWS, TILE)
+            row = start + tl.arange(0, ROWS)
+            inside = row < inputs
+            mask = inside[:, None]
+            # A skip connection that ends two layers above has left its gradient in the place of that layer's slopes.
+            above = (rows + skipped + row)[:, None] * TILE + t
+            v += tl.load(scratch + above, mask=(row < skipped_rows)[:, None], other=0.0)
+            at = (rows + place + row)[:, None] * TILE + t
+            v *= tl.load(scratch + at, mask=mask, other=0.0)
+            tl.store(scratch + at, v, mask=mask)
+            _add(offset_parts + offset + row, tl.sum(v, 1), inside, fresh_offsets)
+            if scale >= 0:
+                before = tl.load(scratch + rows * TILE + at, mask=mask, other=0.0)
+                _add(offset_parts + scale + row, tl.sum(v * before, 1), inside, fresh_offsets)
+                factor = tl.load(own + scale + row, mask=inside, other=0.0)
+                tl.store(scratch + rows * TILE + at, v * factor[:, None], mask=mask)
+        g = place + tl.where(scale >= 0, 2 * rows, rows)
+        layer = below
+        inputs, width, weight = tl.load(layer), tl.load(layer + 1), tl.load(layer + 2)
+        place = tl.load(layer + 5)
+        tl.debug_barrier()
+        if of_weights != 0:
+            _add_outer_product(
+                scratch + g * TILE,
+                width,
+                scratch + place * TILE,
+                inputs,
+                weight_parts + weight,
+                fresh_weights,
+                ROWS,
+                ROWS,
+                TILE,
+            )
+    # Nothing has a slope here, and its place takes the gradient of the features.
+    for start in range(0, inputs, ROWS):
+        v = product_of(weights + weight, inputs, width, 1, inputs, scratch + g * TILE, start, ROWS, TILE)
+        row = start + tl.arange(0, ROWS)
+        tl.store(scratch + (rows + place + row)[:, None] * TILE + t, v, mask=(row < inputs)[:, None])
+    tl.debug_barrier()
+    features = scratch + place * TILE
+    return _features_back(coupling, tl.load(network), features, features + rows * TILE, TILE)
+
+
+@triton.jit(do_not_specialize=[*NUMBERS, "weights_size", "of_weights"])
+def run_back(
+    out,
+    saved,
+    weights,
+    offsets,
+    grad_out,
+    grad_log_det,
+    table,
+    limits,
+    grad_points,
+    weight_parts,
+    offset_parts,
+    scratch,
+    couplings,
+    point_dim,
+    points_per_group,
+    total,
+    own_size,
+    weights_size,
+    rows,
+    tiles,
+    per_group,
+    per_program,
+    inverse,
+    of_weights,
+    ROWS: tl.constexpr,
+    TILE: tl.constexpr,
+):
+    """The gradient of the points of this program, and its parts of those of the weights and of its groups' offsets."""
+    program = tl.program_id(0)
+    scratch += program.to(tl.int64) * (3 * rows + 2 * OUTPUTS) * TILE
+    weight_parts += program.to(tl.int64) * weights_size
+    for tile in range(program * per_program, tl.minimum((program + 1) * per_program, tiles)):
+        group, point, inside, places, there = tile_of(tile, per_group, points_per_group, point_dim, TILE)
+        own = offsets + group * own_size
+        # Either number grows from one pair to the next, so each pair has a row of its own.
+        own_parts = offset_parts + (program + group) * own_size
+        fresh_weights = tile == program * per_program
+        fresh_offsets = fresh_weights | (tile % per_group == 0)
+        x = tl.load(out + places, mask=there, other=0.0)
+        g = tl.load(grad_out + places, mask=there, other=0.0)
+        of_log_det = tl.load(grad_log_det + point, mask=inside, other=0.0)[None, :]
+        for i in range(couplings):
+            index = tl.where(inverse != 0, i, couplings - 1 - i)
+            coupling = table + index * COUPLING
+            d = tl.arange(0, COORDINATES)
+            moves = ((((tl.load(coupling) >> d) & 1) == 0) & (d < point_dim))[:, None] & there
+            first = (tl.load(coupling + 4) + tl.load(coupling + 8 + d)).to(tl.int64)
+            x = tl.where(moves, tl.load(saved + first[:, None] * total + point[None, :], mask=moves, other=0.0), x)
+            tl.debug_barrier()
+            evaluate(table, coupling, weights, own, x, scratch, rows, True, ROWS, TILE)
+            outputs = scratch + 3 * rows * TILE
+            limit = tl.load(limits + index)
+            moved, scaled, place, shift, tangent = movement(coupling, limit, outputs, point_dim, TILE)
+            scale = tl.exp(tl.where(inverse != 0, limit * tangent, -limit * tangent))
+            product = g * scale
+            of_shift = tl.where(inverse != 0, g, -product)
+            of_log_scale = tl.where(inverse != 0, product * x + of_log_det, -product * (x - shift) - of_log_det)
+            of_outputs = outputs + OUTPUTS * TILE + place
+            tl.store(of_outputs, of_shift, mask=moved)
+            of_raw = of_log_scale * (1.0 - tangent * tangent)
+            tl.store(of_outputs + tl.load(coupling + 3) * TILE, of_raw, mask=scaled)
+            g = product
+            tl.debug_barrier()
+            network = table + tl.load(coupling + 5)
+            for _network in range(tl.load(coupling + 6)):
+                g += _differentiate(
+                    table,
+                    coupling,
+                    network,
+                    weights,
+                    own,
+                    scratch,
+                    rows,
+                    weight_parts,
+                    own_parts,
+                    of_weights,
+                    fresh_weights,
+                    fresh_offsets,
+                    ROWS,
+                    TILE,
+                )
+                network += NETWORK
+        tl.store(grad_points + places, g, mask=there)
+
+
+@triton.jit(do_not_specialize=["own_size", "per_group", "per_program"])
+def add_parts(parts, to, own_size, per_group, per_program, BLOCK: tl.constexpr):
+    """Add up the parts of a group's gradient in a fixed order, whichever programs they come from."""
+    group = tl.program_id(0).to(tl.int64)
+    column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    total = tl.zeros((BLOCK,), tl.float32)
+    for program in range(group * per_group // per_program, ((group + 1) * per_group - 1) // per_program + 1):
+        total += tl.load(parts + (program + group) * own_size + column, mask=column < own_size, other=0.0)
+    tl.store(to + group * own_size + column, total, mask=column < own_size)
