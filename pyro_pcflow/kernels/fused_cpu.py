@@ -60,7 +60,7 @@ def backward(
     """See `pyro_pcflow.kernels.operator.couplings_backward`; float32 on a CPU."""
     grad_points = torch.empty_like(out)
     if out.numel() == 0:
-        return grad_points, torch.zeros_like(weights), torch.zeros_like(offsets)
+        return grad_points, weights.new_zeros(weights.shape if of_weights else 0), torch.zeros_like(offsets)
     grad_weights = weights.new_empty(weights.shape if of_weights else 0)
     grad_offsets = torch.empty_like(offsets)
     inputs = (out, saved, weights, offsets, grad_out, grad_log_det)
