@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -11,17 +13,19 @@ from benchmarks.speed_contenders import CONTENDERS, Case, Ours, Pyros
 SMALL = Case(clouds=2, points=80, context=4, couplings=2, hidden=16)
 
 
+@pytest.mark.parametrize("kept", [1, 2])
 @pytest.mark.parametrize("name", CONTENDERS)
-def test_contenders_are_flows_of_one_size(name):
+def test_contenders_are_flows_of_one_size(name, kept):
     for package in {"zuko": ["zuko"], "FrEIA": ["FrEIA"]}.get(name, []):
         pytest.importorskip(package)
     torch.manual_seed(0)
-    contender = CONTENDERS[name](SMALL)
+    case = replace(SMALL, kept=kept)
+    contender = CONTENDERS[name](case)
     context = torch.randn(2, 4)
     points = contender.sample(context, 80)
     assert points.shape == (2, 80, 3)
     assert contender.log_prob(points.clone(), context).shape == (2, 80)
-    wanted = sum(parameter.numel() for parameter in Pyros(SMALL).module.parameters())
+    wanted = sum(parameter.numel() for parameter in Pyros(case).module.parameters())
     assert sum(parameter.numel() for parameter in contender.module.parameters()) == pytest.approx(wanted, rel=0.05)
 
 
@@ -32,12 +36,19 @@ def test_a_table_has_every_contender():
     assert " 1.00 x" in lines[-2]
 
 
-def test_multiply_adds_are_those_of_the_couplings():
-    matrices = [
-        m for part in Ours(SMALL).flow.transform.parts for m in part.modules() if isinstance(m, torch.nn.Linear)
-    ]
+@pytest.mark.parametrize("kept", [1, 2])
+def test_multiply_adds_are_those_of_the_couplings(kept):
+    case = replace(SMALL, kept=kept)
+    matrices = [m for part in Ours(case).flow.transform.parts for m in part.modules() if isinstance(m, torch.nn.Linear)]
     products = sum(m.weight.numel() for m in matrices if m.in_features != SMALL.context)
-    assert SMALL.multiply_adds() == SMALL.clouds * SMALL.points * products
+    assert case.multiply_adds() == case.clouds * case.points * products
+
+
+def test_a_figure_of_growth(monkeypatch, tmp_path):
+    monkeypatch.setattr(speed, "GROWTH", [("points", "points", [replace(SMALL, points=n) for n in (64, 128)])] * 3)
+    monkeypatch.setattr(speed, "peak_memory", lambda name, case, wanted: {"train": float(case.points)})
+    speed.draw_growth(["pyro", "ours, plain"], 1, tmp_path / "growth.png")
+    assert (tmp_path / "growth.png").read_bytes()[1:4] == b"PNG"
 
 
 @pytest.mark.slow

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 
+import pyro_pcflow as pcf
 from pyro_pcflow.transforms import coupling_stack
 
 
@@ -46,3 +49,15 @@ def errors(got, exact):
             error = (got[2][name].double() - expected).norm() / expected.norm().clamp_min(1e-3)
             gradient = max(gradient, error.item())
     return value, gradient
+
+
+def assert_as_exact_as_plain(stack, points, context, inverse, backend):
+    """Values and gradients of a backend against float64: to 1e-5, or to what float32 allows, as the plain way shows."""
+    exact_context = None if context is None else context.double()
+    exact = evaluate(copy.deepcopy(stack).double(), points.double(), exact_context, inverse)
+    pcf.kernels.set_backend(stack, "plain")
+    plain = errors(evaluate(stack, points, context, inverse), exact)
+    pcf.kernels.set_backend(stack, backend)
+    fast = errors(evaluate(stack, points, context, inverse), exact)
+    assert fast[0] <= max(1e-5, 3 * plain[0])
+    assert fast[1] <= max(1e-5, 3 * plain[1])

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import copy
-
 import hypothesis.strategies as st
 import pytest
 import torch
-from comparison import errors, evaluate, make
+from comparison import assert_as_exact_as_plain, make
 from hypothesis import HealthCheck, given, settings
 
-import pyro_pcflow as pcf
 from pyro_pcflow.kernels import fused_gpu
 from pyro_pcflow.kernels.plain import ACTIVATIONS
 from pyro_pcflow.nn.conditioner import CONDITIONINGS
@@ -56,12 +53,4 @@ def test_values_and_gradients_are_those_of_the_plain_way(backend, inverse, confi
     torch.manual_seed(1)
     x = torch.randn(clouds, points, options["point_dim"])
     context = torch.randn(clouds, 1, options["context_dim"]) if options["context_dim"] else None
-    exact_context = None if context is None else context.double()
-    exact = evaluate(copy.deepcopy(stack).double(), x.double(), exact_context, inverse)
-    pcf.kernels.set_backend(stack, "plain")
-    plain = errors(evaluate(stack, x, context, inverse), exact)
-    pcf.kernels.set_backend(stack, backend)
-    fast = errors(evaluate(stack, x, context, inverse), exact)
-    # A float32 has its own error; where the plain way has none to speak of, neither has the fast one.
-    assert fast[0] <= max(1e-5, 3 * plain[0])
-    assert fast[1] <= max(1e-5, 3 * plain[1])
+    assert_as_exact_as_plain(stack, x, context, inverse, backend)

@@ -7,7 +7,7 @@ import copy
 import hypothesis.strategies as st
 import pytest
 import torch
-from comparison import errors, evaluate, make
+from comparison import assert_as_exact_as_plain, make
 from hypothesis import HealthCheck, given, settings
 
 import pyro_pcflow as pcf
@@ -41,18 +41,6 @@ def configurations(draw):
     return options, draw(st.integers(1, 4)), inner + draw(st.integers(0, 250))
 
 
-def check(stack, points, context, inverse, backend):
-    """Values and gradients against float64, and how far the plain way is from that."""
-    exact_context = None if context is None else context.double()
-    exact = evaluate(copy.deepcopy(stack).double(), points.double(), exact_context, inverse)
-    pcf.kernels.set_backend(stack, "plain")
-    plain = errors(evaluate(stack, points, context, inverse), exact)
-    pcf.kernels.set_backend(stack, backend)
-    fast = errors(evaluate(stack, points, context, inverse), exact)
-    assert fast[0] <= max(1e-5, 3 * plain[0])
-    assert fast[1] <= max(1e-5, 3 * plain[1])
-
-
 @pytest.mark.parametrize("inverse", [False, True])
 @settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(configuration=configurations())
@@ -62,7 +50,7 @@ def test_values_and_gradients(backend, inverse, configuration):
     torch.manual_seed(1)
     x = torch.randn(clouds, points, options["point_dim"])
     context = torch.randn(clouds, 1, options["context_dim"]) if options["context_dim"] else None
-    check(stack, x, context, inverse, backend)
+    assert_as_exact_as_plain(stack, x, context, inverse, backend)
 
 
 def simple(activation="relu", **options):
@@ -91,13 +79,13 @@ def test_units_that_all_switch_at_one_place(backend, activation, weight, bias):
         first.weight.fill_(weight)
         first.bias.fill_(bias)
     torch.manual_seed(1)
-    check(stack, torch.randn(2, 60, 3), None, True, backend)
+    assert_as_exact_as_plain(stack, torch.randn(2, 60, 3), None, True, backend)
 
 
 @pytest.mark.parametrize("spread", [0.0, 1e-6, 1e3])
 def test_points_that_are_close_or_far(backend, spread):
     torch.manual_seed(1)
-    check(simple(), 0.3 + spread * torch.randn(2, 60, 3), None, True, backend)
+    assert_as_exact_as_plain(simple(), 0.3 + spread * torch.randn(2, 60, 3), None, True, backend)
 
 
 def test_points_at_the_knots(backend):
@@ -133,4 +121,4 @@ def test_many_chunks_of_one_cloud(backend):
     """Threads share the gradients of one cloud, and each adds up several tables."""
     stack = simple(num_couplings=3, context_dim=5, conditioning="film")
     torch.manual_seed(1)
-    check(stack, torch.randn(1, 7000, 3), torch.randn(1, 1, 5), True, backend)
+    assert_as_exact_as_plain(stack, torch.randn(1, 7000, 3), torch.randn(1, 1, 5), True, backend)
