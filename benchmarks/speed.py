@@ -1,13 +1,14 @@
 """How fast flows of one size are, by several libraries, in one process and in turn.
 
-    python -m benchmarks.speed                          # the tables of docs/benchmarks.md
-    python -m benchmarks.speed --figure speed.png       # how time and memory grow, too
+    python -m benchmarks.speed --rounds 3               # the tables of docs/benchmarks.md
+    python -m benchmarks.speed --figure growth.png      # how time and memory grow, too
     python -m benchmarks.speed --rounds 2 --cases 1     # a smoke run
 
 A training step is a loss and its gradients, without the optimizer, which is the same for all. Times are medians over
 rounds in which all contenders take turns; ratios are to Pyro's own couplings. The roofline is the matrix product of
-torch, measured in the same rounds; a pass counts the products that all points need, a training step three times as
-many. Peak memory is that of a process of its own for each contender, above what it has before its first step.
+torch, measured in the same rounds; a pass counts the products that all points need, even those that a kernel saves, and
+a training step three times as many. Peak memory is that of a process of its own for each contender, above what it has
+before its first step.
 """
 
 from __future__ import annotations
