@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 from functools import lru_cache
 
 import torch
@@ -12,6 +13,27 @@ from pyro_pcflow.kernels.compiler import KernelUnavailableError, compiled, instr
 from pyro_pcflow.kernels.program import Program
 
 __all__ = ["backward", "forward", "load"]
+
+# A forked process has none of its parent's threads, for which a team of OpenMP would wait without end.
+_forked = False
+
+
+def _mark_forked() -> None:
+    global _forked
+    _forked = True
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_mark_forked)
+
+
+@lru_cache
+def _team() -> ctypes.c_void_p:
+    """What runs a function on torch's own threads, or null: see `cpp/threads.h`."""
+    try:
+        return ctypes.cast(ctypes.CDLL(None).GOMP_parallel, ctypes.c_void_p)
+    except AttributeError:  # torch was built without OpenMP, or with one that has other names
+        return ctypes.c_void_p(None)
 
 
 @lru_cache
@@ -82,6 +104,7 @@ def _call(
         ctypes.c_int64(points.shape[1]),
         *[ctypes.c_void_p(None if x is None else x.data_ptr()) for x in arrays],
         ctypes.c_int(torch.get_num_threads()),
+        ctypes.c_void_p(None) if _forked else _team(),
     )
     if status != 0:
         raise MemoryError(f"no memory for the fused kernel over points of shape {tuple(points.shape)}")

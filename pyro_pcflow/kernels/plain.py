@@ -25,7 +25,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 Modulation = tuple[Tensor | None, Tensor | None]
 
 
-def fourier_features(x: Tensor, num_frequencies: int) -> Tensor:
+def fourier_features(x: Tensor, num_frequencies: int, dim: int = -1) -> Tensor:
     """Append sines and cosines of octave frequencies, which let a narrow network draw sharp detail.
 
     Source: Mildenhall et al., NeRF: Representing Scenes as Neural Radiance Fields, ECCV 2020, section 5.1.
@@ -33,6 +33,7 @@ def fourier_features(x: Tensor, num_frequencies: int) -> Tensor:
     Args:
         x: shape `(*batch, K)`.
         num_frequencies: the frequencies are `1, 2, ..., 2 ** (num_frequencies - 1)` radians per unit.
+        dim: where the coordinates are, if not in the last dimension.
 
     Returns:
         Shape `(*batch, K * (1 + 2 * num_frequencies))`.
@@ -43,8 +44,8 @@ def fourier_features(x: Tensor, num_frequencies: int) -> Tensor:
     """
     if num_frequencies == 0:
         return x
-    angles = torch.cat([x * 2.0**octave for octave in range(num_frequencies)], -1)
-    return torch.cat([x, angles.sin(), angles.cos()], -1)
+    angles = torch.cat([x * 2.0**octave for octave in range(num_frequencies)], dim)
+    return torch.cat([x, angles.sin(), angles.cos()], dim)
 
 
 def soft_bound(x: Tensor, limit: float) -> Tensor:

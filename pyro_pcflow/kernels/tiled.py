@@ -19,8 +19,9 @@ from pyro_pcflow.kernels.program import Coupling, Network, Parameters, Program
 
 __all__ = ["backward", "forward"]
 
-TILE = 16384  # points: fewer cost calls, and more cost memory
-FEW = 8  # inputs: a matrix product with so few is bound by memory
+TILE = 4096  # points: fewer cost calls, and more leave the cache
+FEW = 12  # inputs: a matrix product with so few is bound by memory
+FEW_GROUPS = 4  # in a tile: a product sums them faster than a pass
 
 aten = torch.ops.aten
 NEEDS_VALUE = ("silu", "gelu")
@@ -30,20 +31,22 @@ def forward(
     program: Program, points: Tensor, weights: Tensor, offsets: Tensor, inverse: bool, save: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """See `pyro_pcflow.kernels.operator.couplings`."""
-    groups, count, _ = points.shape
     out = torch.empty_like(points)
-    log_det = points.new_zeros(groups, count)
-    saved = points.new_empty(program.moves if save else 0, groups, count)
+    log_det = points.new_zeros(points.shape[:-1])
+    saved = points.new_empty(program.moves if save else 0, *points.shape[:-1])
     workspace = _Workspace(points)
-    for tile in _tiles(groups, count):
-        x = points[tile].movedim(-1, 0).clone(memory_format=torch.contiguous_format)
-        logs = log_det[tile]
-        for coupling, parameters, place in _steps(program, weights, offsets[tile[0]], inverse):
+    steps = _steps(program, weights, offsets, inverse)
+    for tile in _tiles(points):
+        x = tile.rows(points)
+        logs = torch.zeros_like(x[0])
+        for coupling, networks, place in steps:
             if save:
-                saved[place][(slice(None), *tile)] = x[coupling.moved]
-            outputs = _outputs(coupling, parameters, x, workspace)[0]
+                for row, of_row in zip(coupling.moved, saved[place], strict=True):
+                    tile.write(of_row, x[row])
+            outputs = _evaluate(coupling, networks, tile, x, workspace)[0]
             _move(coupling, x, outputs, logs, inverse)
-        out[tile] = x.movedim(0, -1)
+        tile.write(out, torch.stack(x, -1))
+        tile.write(log_det, logs)
     return out, log_det, saved
 
 
@@ -62,33 +65,60 @@ def backward(
     grad_points = torch.empty_like(out)
     grad_weights, grad_offsets = torch.zeros_like(weights), torch.zeros_like(offsets)
     workspace = _Workspace(out)
-    for tile in _tiles(*out.shape[:2]):
-        x = out[tile].movedim(-1, 0).clone(memory_format=torch.contiguous_format)
-        g = grad_out[tile].movedim(-1, 0).clone(memory_format=torch.contiguous_format)
-        steps = zip(
-            _steps(program, weights, offsets[tile[0]], inverse),
-            _steps(program, grad_weights, grad_offsets[tile[0]], inverse),
-            strict=True,
-        )
-        for (coupling, parameters, place), (_, gradients, _) in reversed(list(steps)):
-            x[coupling.moved] = saved[place][(slice(None), *tile)]
-            outputs, layers = _outputs(coupling, parameters, x, workspace)
-            grad_outputs = _move_back(coupling, x, outputs, g, grad_log_det[tile], inverse)
-            start = 0
-            for network, own, theirs, kept in zip(coupling.networks, parameters, gradients, layers, strict=True):
-                part = grad_outputs[start : start + network.outputs]
-                _differentiate(coupling, network, own, theirs, kept, part, g, of_weights, workspace)
-                start += network.outputs
-        grad_points[tile] = g.movedim(0, -1)
+    steps = zip(
+        _steps(program, weights, offsets, inverse),
+        _steps(program, grad_weights, grad_offsets, inverse),
+        strict=True,
+    )
+    backwards = list(steps)[::-1]
+    for tile in _tiles(out):
+        x, g = tile.rows(out), tile.rows(grad_out)
+        of_log_det = grad_log_det[tile.slices].reshape(-1)
+        for (coupling, networks, place), (_, gradients, _) in backwards:
+            for row, of_row in zip(coupling.moved, saved[place], strict=True):
+                x[row] = of_row[tile.slices].reshape(-1)
+            outputs, layers = _evaluate(coupling, networks, tile, x, workspace)
+            grad_outputs = _move_back(coupling, x, outputs, g, of_log_det, inverse)
+            parts = grad_outputs.split([network.outputs for network in coupling.networks])
+            for network, own, theirs, kept, part in zip(
+                coupling.networks, networks, gradients, layers, parts, strict=True
+            ):
+                below = _differentiate(network, own, theirs, kept, part, tile, of_weights, workspace)
+                for row, gradient in zip(coupling.kept, below, strict=True):
+                    g[row] = g[row] + gradient
+        tile.write(grad_points, torch.stack(g, -1))
     return grad_points, grad_weights if of_weights else weights.new_empty(0), grad_offsets
 
 
-def _tiles(groups: int, count: int) -> Iterator[tuple[slice, slice]]:
-    """Slices of groups and of points: of one group, or some whole groups."""
+class _Tile:
+    """Points that go through all couplings together: of one group, or some whole groups."""
+
+    def __init__(self, groups: slice, points: slice, like: Tensor) -> None:
+        self.slices = groups, points
+        self.groups, self.points, _ = like[self.slices].shape
+        # A row for each group, which says with ones where its points are.
+        self.members = torch.eye(self.groups, dtype=like.dtype).repeat_interleave(self.points, 1)
+
+    def rows(self, points: Tensor) -> list[Tensor]:
+        """The coordinates of its points, each of shape `(rows,)`."""
+        return list(points[self.slices].flatten(0, 1).mT.contiguous())
+
+    def write(self, to: Tensor, values: Tensor) -> None:
+        """Put what belongs to its points into a tensor of all."""
+        of_tile = to[self.slices]
+        of_tile.copy_(values.view(of_tile.shape))
+
+    def by_group(self, values: Tensor) -> Tensor:
+        """From rows of points to groups of rows, for what a group has of its own."""
+        return values.view(self.groups, self.points, values.shape[-1])
+
+
+def _tiles(points: Tensor) -> Iterator[_Tile]:
+    groups, count, _ = points.shape
     together = max(1, TILE // max(1, count))
     for group in range(0, groups, together):
         for point in range(0, count, TILE):
-            yield slice(group, group + together), slice(point, point + TILE)
+            yield _Tile(slice(group, group + together), slice(point, point + TILE), points)
 
 
 def _steps(
@@ -125,6 +155,10 @@ class _Workspace:
         self._next += 1
         return self._buffers[self._next - 1][:size].view(shape)
 
+    def product(self, a: Tensor, b: Tensor) -> Tensor:
+        """The matrix product."""
+        return torch.mm(a, b, out=self.take(a.shape[0], b.shape[1]))
+
 
 @dataclass
 class _Layer:
@@ -135,43 +169,45 @@ class _Layer:
     activated: Tensor
 
 
-def _outputs(
-    coupling: Coupling, parameters: Sequence[Parameters], x: Tensor, workspace: _Workspace
+def _evaluate(
+    coupling: Coupling, networks: Sequence[Parameters], tile: _Tile, x: list[Tensor], workspace: _Workspace
 ) -> tuple[Tensor, list[list[_Layer]]]:
-    """The outputs of all networks of a coupling, shape `(outputs, g, n)`, and their hidden layers `(g, n, units)`."""
-    outputs, layers = [], []
-    kept = x[coupling.kept].movedim(0, -1)
+    """The outputs of all networks of a coupling, shape `(outputs, rows)`, and their hidden layers `(rows, units)`."""
     workspace.restart()
-    for network, own in zip(coupling.networks, parameters, strict=True):
-        hidden = _hidden_layers(network, own, fourier_features(kept, network.num_frequencies), workspace)
-        outputs.append(_linear(own.matrices[-1], hidden[-1].activated, own.offsets[-1], workspace).movedim(-1, 0))
+    outputs, layers = [], []
+    kept = torch.stack([x[row] for row in coupling.kept])
+    for network, own in zip(coupling.networks, networks, strict=True):
+        features = fourier_features(kept, network.num_frequencies, dim=0)
+        hidden = _hidden_layers(network, own, features, tile, workspace)
+        # Rows of points, so that a coordinate's outputs lie side by side.
+        last = workspace.product(own.matrices[-1], hidden[-1].activated.mT)
+        last.view(-1, tile.groups, tile.points).add_(own.offsets[-1][tile.slices[0]].mT.unsqueeze(-1))
+        outputs.append(last)
         layers.append(hidden)
-    return torch.cat(outputs), layers
+    return outputs[0] if len(outputs) == 1 else torch.cat(outputs), layers
 
 
-def _features_back(features: Tensor, gradient: Tensor, num_frequencies: int) -> Tensor:
-    """The gradient of what `fourier_features` are of, shape `(kept, g, n)`."""
-    of_feature, gradients = features.movedim(-1, 0), gradient.movedim(-1, 0)
-    rows = len(of_feature) // (1 + 2 * num_frequencies)
-    total = gradients[:rows].clone()
-    for octave in range(num_frequencies):
-        sine, cosine = (rows * (1 + octave + shift) for shift in (0, num_frequencies))
-        total.addcmul_(gradients[sine : sine + rows], of_feature[cosine : cosine + rows], value=2.0**octave)
-        total.addcmul_(gradients[cosine : cosine + rows], of_feature[sine : sine + rows], value=-(2.0**octave))
-    return total
-
-
-def _hidden_layers(network: Network, own: Parameters, features: Tensor, workspace: _Workspace) -> list[_Layer]:
+def _hidden_layers(
+    network: Network, own: Parameters, features: Tensor, tile: _Tile, workspace: _Workspace
+) -> list[_Layer]:
     """The features as the first, and all hidden layers."""
-    layers = [_Layer(None, None, features)]
-    before = activated = features
+    layers = [_Layer(None, None, features.mT)]
+    before = activated = features.mT
     for matrix, scale, offset, skip in zip(own.matrices, own.scales, own.offsets, network.skips, strict=False):
         raw = None
-        if scale is None:
-            value = _linear(matrix, activated, offset, workspace)
+        offset = offset[tile.slices[0]]
+        if scale is None and activated is layers[0].activated and len(features) + tile.groups <= FEW:
+            # Another input or two cost less than another pass over the units.
+            value = workspace.product(torch.cat([features, tile.members]).mT, torch.cat([matrix.mT, offset]))
+        elif scale is None:
+            # A product to which the offset is added from the start writes it first, which takes longer.
+            value = workspace.product(activated, matrix.mT)
+            tile.by_group(value).add_(offset.unsqueeze(1))
         else:
-            raw = _product(activated, matrix.mT, workspace)
-            value = torch.addcmul(offset.unsqueeze(1), raw, scale.unsqueeze(1), out=workspace.take(*raw.shape))
+            raw = workspace.product(activated, matrix.mT)
+            value = workspace.take(*raw.shape)
+            factor = scale[tile.slices[0]].unsqueeze(1)
+            torch.addcmul(offset.unsqueeze(1), tile.by_group(raw), factor, out=tile.by_group(value))
         if skip:
             value += before
         before = activated
@@ -204,84 +240,93 @@ def _through_activation(name: str, gradient: Tensor, layer: _Layer) -> None:
         backward.grad_input(gradient, layer.value, grad_input=gradient)
 
 
-def _product(x: Tensor, matrix: Tensor, workspace: _Workspace) -> Tensor:
-    shape = (*x.shape[:-1], matrix.shape[-1])
-    return torch.mm(x.flatten(0, 1), matrix, out=workspace.take(math.prod(shape[:-1]), shape[-1])).view(shape)
-
-
-def _linear(matrix: Tensor, x: Tensor, offset: Tensor, workspace: _Workspace) -> Tensor:
-    if len(offset) == 1 and matrix.shape[1] <= FEW:
-        with_one = torch.cat([x, x.new_ones(*x.shape[:-1], 1)], -1)
-        return _product(with_one, torch.cat([matrix, offset.mT], -1).mT, workspace)
-    # A product to which the offset is added from the start writes it first, which takes longer.
-    return _product(x, matrix.mT, workspace).add_(offset.unsqueeze(1))
-
-
-def _move(coupling: Coupling, x: Tensor, outputs: Tensor, log_det: Tensor, inverse: bool) -> None:
-    moved = len(coupling.moved)
-    for row, shift, raw in zip(coupling.moved, outputs, outputs[moved:] if coupling.affine else outputs, strict=False):
-        if coupling.affine:
-            log_scale = raw.div(coupling.max_log_scale).tanh_().mul_(coupling.max_log_scale)
+def _move(coupling: Coupling, x: list[Tensor], outputs: Tensor, log_det: Tensor, inverse: bool) -> None:
+    shifts, scales = outputs[: len(coupling.moved)], None
+    if coupling.affine:
+        limit = coupling.max_log_scale
+        log_scale = outputs[len(coupling.moved) :].div_(limit).tanh_().mul_(limit if inverse else -limit)
+        for change in log_scale:
+            log_det += change
+        scales = log_scale.exp_()
+    for i, row in enumerate(coupling.moved):
         if not inverse:
-            x[row] -= shift
-        if coupling.affine:
-            log_scale = log_scale if inverse else log_scale.neg_()
-            log_det += log_scale
-            x[row] *= log_scale.exp_()
+            x[row] = x[row] - shifts[i]
+        if scales is not None:
+            x[row] = x[row] * scales[i]
         if inverse:
-            x[row] += shift
+            x[row] = x[row] + shifts[i]
 
 
 def _move_back(
-    coupling: Coupling, x: Tensor, outputs: Tensor, g: Tensor, grad_log_det: Tensor, inverse: bool
+    coupling: Coupling, x: list[Tensor], outputs: Tensor, g: list[Tensor], grad_log_det: Tensor, inverse: bool
 ) -> Tensor:
     """The gradient of the outputs; that of the moved coordinates is brought up to date in `g`."""
     moved = coupling.moved
-    grad = g[moved]
+    grad = torch.stack([g[row] for row in moved])
     if not coupling.affine:
-        return grad if inverse else -grad
-    tangent = outputs[len(moved) :].div(coupling.max_log_scale).tanh_()
+        return grad if inverse else grad.neg_()
+    tangent = outputs[len(moved) :].div_(coupling.max_log_scale).tanh_()
     scaled = (tangent * (coupling.max_log_scale if inverse else -coupling.max_log_scale)).exp_().mul_(grad)
-    g[moved] = scaled
+    for row, new in zip(moved, scaled, strict=True):
+        g[row] = new
+    before = torch.stack([x[row] for row in moved])
     if inverse:
-        grad_shift, grad_log_scale = grad, scaled * x[moved]
-        grad_log_scale += grad_log_det
+        grad_shift, grad_log_scale = grad, before.mul_(scaled).add_(grad_log_det)
     else:
-        grad_shift, grad_log_scale = -scaled, (outputs[: len(moved)] - x[moved]).mul_(scaled)
-        grad_log_scale -= grad_log_det
+        grad_shift, grad_log_scale = -scaled, (outputs[: len(moved)] - before).mul_(scaled).sub_(grad_log_det)
     return torch.cat([grad_shift, grad_log_scale.addcmul_(grad_log_scale, tangent.square_(), value=-1)])
 
 
 def _differentiate(
-    coupling: Coupling,
     network: Network,
     own: Parameters,
     gradients: Parameters,
     layers: list[_Layer],
     grad_outputs: Tensor,
-    g: Tensor,
+    tile: _Tile,
     of_weights: bool,
     workspace: _Workspace,
-) -> None:
-    """Add the gradients of a network's parameters to `gradients`, and those of the kept coordinates to `g`."""
-    gradient = grad_outputs.movedim(0, -1).contiguous()
-    gradients.offsets[-1].add_(gradient.sum(1))
+) -> Tensor:
+    """Add the gradients of a network's parameters to `gradients`; returns that of the kept coordinates, in rows."""
+    groups = tile.slices[0]
+    gradient = grad_outputs.mT
     skipped: dict[int, Tensor] = {}
     for i in reversed(range(len(own.matrices))):
+        raw, scale, grad_scale = layers[i + 1].raw if i + 1 < len(layers) else None, own.scales[i], gradients.scales[i]
+        gradients.offsets[i][groups] += _sum_of_groups(gradient, tile)
+        if raw is not None and scale is not None and grad_scale is not None:
+            factor = scale[groups].unsqueeze(1)
+            grad_scale[groups] += tile.by_group(raw.mul_(gradient)).sum(1)
+            torch.mul(tile.by_group(gradient), factor, out=tile.by_group(raw))
+            gradient = raw
         if of_weights:
-            gradients.matrices[i].addmm_(gradient.flatten(0, 1).mT, layers[i].activated.flatten(0, 1))
-        below = _product(gradient, own.matrices[i], workspace)
+            gradients.matrices[i].addmm_(gradient.mT, layers[i].activated)
         if i == 0:
-            g[coupling.kept] += _features_back(layers[0].activated, below, network.num_frequencies)
-            return
+            of_features = workspace.product(own.matrices[0].mT, gradient.mT)
+            return _through_features(layers[0].activated.mT, of_features, network.num_frequencies)
+        below = workspace.product(gradient, own.matrices[i])
         if i in skipped:
             below += skipped[i]
         gradient = below
         _through_activation(network.activation, gradient, layers[i])
-        gradients.offsets[i - 1].add_(gradient.sum(1))
         if network.skips[i - 1]:
             skipped[i - 2] = gradient
-        raw, scale, grad_scale = layers[i].raw, own.scales[i - 1], gradients.scales[i - 1]
-        if raw is not None and scale is not None and grad_scale is not None:
-            grad_scale.add_(raw.mul_(gradient).sum(1))
-            gradient = torch.mul(gradient, scale.unsqueeze(1), out=raw)
+    raise AssertionError("a network has at least one layer")
+
+
+def _sum_of_groups(values: Tensor, tile: _Tile) -> Tensor:
+    """The sums of rows of points over each group, shape `(groups, columns)`."""
+    if tile.groups <= FEW_GROUPS:  # beyond, a product costs more than another pass
+        return tile.members @ values
+    return tile.by_group(values).sum(1)
+
+
+def _through_features(features: Tensor, gradient: Tensor, num_frequencies: int) -> Tensor:
+    """The gradient of what `fourier_features` are of, shape `(kept, rows)`."""
+    rows = len(features) // (1 + 2 * num_frequencies)
+    total = gradient[:rows]
+    for octave in range(num_frequencies):
+        sine, cosine = (rows * (1 + octave + shift) for shift in (0, num_frequencies))
+        total.addcmul_(gradient[sine : sine + rows], features[cosine : cosine + rows], value=2.0**octave)
+        total.addcmul_(gradient[cosine : cosine + rows], features[sine : sine + rows], value=-(2.0**octave))
+    return total

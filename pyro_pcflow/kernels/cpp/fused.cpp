@@ -12,12 +12,11 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
-#include <exception>
 #include <memory>
-#include <thread>
 #include <vector>
 
 #include "networks.h"
+#include "threads.h"
 
 namespace {
 
@@ -65,21 +64,6 @@ void read_points(const float* from, int dims, const Tile& tile, float* rows) {
 void write_points(const float* rows, int dims, const Tile& tile, float* to) {
   for (int d = 0; d < dims; ++d)
     for (int t = 0; t < tile.count; ++t) to[(tile.first + t) * dims + d] = rows[d * TILE + t];
-}
-
-// Run a function of the thread's number on each of some threads, of which the caller is the first.
-template <class Work>
-void on_threads(int threads, Work&& work) {
-  std::vector<std::thread> others;
-  std::exception_ptr failure;
-  try {
-    for (int i = 1; i < threads; ++i) others.emplace_back([&work, i] { work(i); });
-  } catch (...) {
-    failure = std::current_exception();
-  }
-  if (!failure) work(0);
-  for (auto& other : others) other.join();
-  if (failure) std::rethrow_exception(failure);
 }
 
 // All weights in the orders that threads want them, in memory of the arena.
@@ -132,7 +116,7 @@ void fill_tables(const Coupling& coupling, const Weights& weights, const float* 
 }
 
 void run(const Program& program, bool inverse, int64_t groups, int64_t points_per_group, const float* points,
-         const float* weights, const float* offsets, float* out, float* log_det, float* saved, int threads) {
+         const float* weights, const float* offsets, float* out, float* log_det, float* saved, int threads, Team team) {
   Arena packed(packed_size(program, false));
   Weights shared = pack_weights(packed, program, weights, false, inverse);
   Chunks chunks(groups, points_per_group, threads);
@@ -142,7 +126,7 @@ void run(const Program& program, bool inverse, int64_t groups, int64_t points_pe
   std::vector<std::unique_ptr<Arena>> arenas;
   for (int i = 0; i < threads; ++i)
     arenas.push_back(std::make_unique<Arena>(Scratch::size(program, chunks.tiles(), false)));
-  on_threads(threads, [&](int thread) {
+  on_threads(team, threads, [&](int thread) {
     Scratch scratch(*arenas[thread], program, chunks.tiles(), false);
     for (int64_t i = next++; i < chunks.count; i = next++) {
       Chunk chunk = chunks[i];
@@ -214,7 +198,7 @@ void write_weight_gradients(const Program& program, const std::vector<Scratch>& 
 void run_backward(const Program& program, bool inverse, int64_t groups, int64_t points_per_group, const float* out,
                   const float* saved, const float* weights, const float* offsets, const float* grad_out,
                   const float* grad_log_det, float* grad_points, float* grad_weights, float* grad_offsets,
-                  int threads) {
+                  int threads, Team team) {
   Arena packed(packed_size(program, true));
   Weights shared = pack_weights(packed, program, weights, true, inverse);
   Chunks chunks(groups, points_per_group, threads);
@@ -230,7 +214,7 @@ void run_backward(const Program& program, bool inverse, int64_t groups, int64_t 
   std::vector<std::vector<int64_t>> shared_groups(threads);
   for (auto& of_thread : shared_groups) of_thread.reserve(2);
 
-  on_threads(threads, [&](int thread) {
+  on_threads(team, threads, [&](int thread) {
     // A fixed share for each thread, so that sums are added in the same order each time.
     int64_t begin = chunks.count * thread / threads, end = chunks.count * (thread + 1) / threads;
     Scratch& scratch = scratches[thread];
@@ -296,11 +280,11 @@ extern "C" {
 // memory.
 int pcf_run(const int32_t* code, const float* limits, int inverse, int64_t groups, int64_t points_per_group,
             const float* points, const float* weights, const float* offsets, float* out, float* log_det, float* saved,
-            int threads) {
+            int threads, Team team) {
   return guarded([&] {
     Program program(code, limits, points_per_group);
     run(program, inverse != 0, groups, points_per_group, points, weights, offsets, out, log_det, saved,
-        useful_threads(threads, groups, points_per_group));
+        useful_threads(threads, groups, points_per_group), team);
   });
 }
 
@@ -308,12 +292,12 @@ int pcf_run(const int32_t* code, const float* limits, int inverse, int64_t group
 int pcf_run_backward(const int32_t* code, const float* limits, int inverse, int64_t groups, int64_t points_per_group,
                      const float* out, const float* saved, const float* weights, const float* offsets,
                      const float* grad_out, const float* grad_log_det, float* grad_points, float* grad_weights,
-                     float* grad_offsets, int threads) {
+                     float* grad_offsets, int threads, Team team) {
   return guarded([&] {
     Program program(code, limits, points_per_group);
     run_backward(program, inverse != 0, groups, points_per_group, out, saved, weights, offsets, grad_out, grad_log_det,
                  grad_points, grad_weights, grad_offsets,
-                 useful_threads(threads, groups, points_per_group));
+                 useful_threads(threads, groups, points_per_group), team);
   });
 }
 
