@@ -74,7 +74,9 @@ def main() -> None:
     pairwise(samples[:2], references[:2])  # loads what is loaded once
     before = peak_mb()
     print(
-        "| Chamfer matrix | pairs | seconds | core seconds | ms a pair | peak MB |\n| --- | --- | --- | --- | --- | --- |"
+        "| Chamfer matrix | pairs | seconds | core seconds | ms a pair | peak MB |",
+        "| --- | --- | --- | --- | --- | --- |",
+        sep="\n",
     )
     total = 0.0
     sets = {

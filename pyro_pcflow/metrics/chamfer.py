@@ -54,24 +54,20 @@ def chamfer(
 
     With `d(p, Y) = min over q in Y of |p - q|`, means over the points of the cloud, and `u` the data's unit:
 
-    ==================  =================================================  ======  ====================================
-    convention          formula                                            unit    papers
-    ==================  =================================================  ======  ====================================
-    `"squared_sum"`     `mean d(x, Y)^2 + mean d(y, X)^2`                  `u^2`   PointFlow (Yang et al. 2019), PVD
-                                                                                   (Zhou et al. 2021)
-    `"squared_mean"`    half of that                                       `u^2`
-    `"squared_max"`     `max(mean d(x, Y)^2, mean d(y, X)^2)`              `u^2`
-    `"squared_total"`   `sum d(x, Y)^2 + sum d(y, X)^2`                    `u^2`   Fan, Su and Guibas 2017
-    `"distance_sum"`    `mean d(x, Y) + mean d(y, X)`                      `u`     PCN (Yuan et al. 2018)
-    `"distance_mean"`   half of that                                       `u`     Occupancy Networks (Mescheder et al.
-                                                                                   2019), there "Chamfer-L1"
-    `"distance_max"`    `max(mean d(x, Y), mean d(y, X))`                  `u`     FoldingNet (Yang et al. 2018)
-    ==================  =================================================  ======  ====================================
+    | convention | formula | unit | papers |
+    | --- | --- | --- | --- |
+    | `"squared_sum"` | `mean d(x, Y)^2 + mean d(y, X)^2` | `u^2` | PointFlow (Yang et al. 2019), PVD, LION |
+    | `"squared_mean"` | half of that | `u^2` | |
+    | `"squared_max"` | `max(mean d(x, Y)^2, mean d(y, X)^2)` | `u^2` | |
+    | `"squared_total"` | `sum d(x, Y)^2 + sum d(y, X)^2` | `u^2` | Fan, Su and Guibas 2017 |
+    | `"distance_sum"` | `mean d(x, Y) + mean d(y, X)` | `u` | PCN (Yuan et al. 2018) |
+    | `"distance_mean"` | half of that | `u` | Occupancy Networks (Mescheder et al. 2019): "Chamfer-L1" |
+    | `"distance_max"` | `max(mean d(x, Y), mean d(y, X))` | `u` | FoldingNet (Yang et al. 2018) |
 
-    It is symmetric, and zero only for equal sets of points. It is not a metric, and it counts no repeated points. The
-    nearest points are exact, found in float64 on a CPU, and distances come from differences of coordinates, so that
-    points far from the origin keep their digits. Differentiable almost everywhere: the gradient holds the nearest
-    neighbours fixed.
+    It is symmetric, and zero only for equal sets of points, however often each point is repeated; the triangle
+    inequality does not hold. The nearest points are exact, found in float64 on a CPU, and distances come from differences of
+    coordinates, so that points far from the origin keep their digits. Differentiable almost everywhere: the gradient
+    holds the nearest neighbours fixed.
 
     Args:
         x: (*batch, N, D) of float32 or float64.
