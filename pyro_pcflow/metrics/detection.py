@@ -133,9 +133,9 @@ def out_of_distribution_auroc(
     """How well the likelihood of a model tells clouds of another kind from those of its own kind.
 
     A raw likelihood is often higher for strangers that are simple (Nalisnick et al., Do deep generative models
-    know what they don't know?, ICLR 2019). Serra et al. (Input complexity and out-of-distribution detection with likelihood-based
-    generative models, ICLR 2020) subtract what a general coder needs: the score is `-log p(x) - L(x)`. With
-    `gaussian_complexity` as `L` it is also a likelihood ratio as that of Ren et al. (Likelihood ratios for
+    know what they don't know?, ICLR 2019). Serra et al. (Input complexity and out-of-distribution detection with
+    likelihood-based generative models, ICLR 2020) subtract what a general coder needs: the score is
+    `-log p(x) - L(x)`. With `gaussian_complexity` as `L` it is also a likelihood ratio as that of Ren et al. (Likelihood ratios for
     out-of-distribution detection, NeurIPS 2019), where the background model is a Gaussian fitted to the cloud itself.
 
     Args:
