@@ -45,18 +45,15 @@ def approximate_emd(
 
     The result is `1/N sum_ij match_ij c(x_i, y_j)`, with a cost `c` by variant:
 
-    ==============  ===============  ======
-    variant         `c(p, q)`        unit
-    ==============  ===============  ======
-    `"pointflow"`   `|p - q|`        `u`
-    `"pvd"`         `|p - q|^2`      `u^2`
-    `"lion"`        the same         `u^2`
-    ==============  ===============  ======
+    | variant | cost | unit |
+    | --- | --- | --- |
+    | `"pointflow"` | Euclidean, `c(p, q) = norm(p - q)` | `u` |
+    | `"pvd"`, `"lion"` | squared, `c(p, q) = norm(p - q)^2` | `u^2` |
 
     It is larger than `emd`, on clouds of surfaces often by tens of percent; it is not symmetric; it is not zero between
-    a cloud and itself; and as the levels are fixed, it depends on the unit of the data: the papers have clouds of about
-    unit standard deviation. Figures compare only with figures of the same variant in the same normalisation. The
-    papers take the first cloud in the order in which they are given to their code.
+    a cloud and itself; and as the levels are fixed, it does not scale with the unit of the data. Figures compare only
+    with figures of the same variant, in the same normalisation and the same order: between sets, PVD's evaluation
+    takes a reference for x and a sample for y.
 
     The published code is in float32 on GPUs; here the arithmetic has the dtype of the clouds, on any device.
     Differentiable as there: the gradient holds the matching fixed.

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,49 +15,31 @@ from pyro_pcflow.metrics.pairs import CloudPairs, check_choice, pair_clouds
 __all__ = ["CHAMFER_CONVENTIONS", "FScore", "chamfer", "f_score", "hausdorff"]
 
 
-def mean_squared(distances: Tensor, mask: Tensor) -> Tensor:
-    """Mean of squares over the points that are there, (B, N) to (B,)."""
-    return total_squared(distances, mask) / mask.sum(-1)
+@dataclass(frozen=True)
+class Convention:
+    """What is made of the distances to the nearest point, of one way and then of both ways.
+
+    Args:
+        power: 1 for distances, 2 for their squares.
+        one_way: how the points of a cloud are reduced to a number.
+        join: how the numbers of both ways are.
+    """
+
+    power: Literal[1, 2]
+    one_way: Literal["mean", "total", "max"]
+    join: Literal["sum", "mean", "max"]
 
 
-def total_squared(distances: Tensor, mask: Tensor) -> Tensor:
-    """Sum of squares over the points that are there, (B, N) to (B,)."""
-    return torch.where(mask, distances.square(), 0.0).sum(-1)
-
-
-def mean_distance(distances: Tensor, mask: Tensor) -> Tensor:
-    """Mean over the points that are there, (B, N) to (B,)."""
-    return torch.where(mask, distances, 0.0).sum(-1) / mask.sum(-1)
-
-
-def largest(distances: Tensor, mask: Tensor) -> Tensor:
-    """Maximum over the points that are there, (B, N) to (B,)."""
-    return torch.where(mask, distances, 0.0).amax(-1)
-
-
-def add(there: Tensor, back: Tensor) -> Tensor:
-    """The sum of both ways."""
-    return there + back
-
-
-def halve(there: Tensor, back: Tensor) -> Tensor:
-    """The mean of both ways."""
-    return (there + back) / 2
-
-
-Convention = tuple[Callable[[Tensor, Tensor], Tensor], Callable[[Tensor, Tensor], Tensor]]
-
-# What is made of the distances of one way, and then of both ways.
-CHAMFER_CONVENTIONS: dict[str, Convention] = {
-    "squared_sum": (mean_squared, add),
-    "squared_mean": (mean_squared, halve),
-    "squared_max": (mean_squared, torch.maximum),
-    "squared_total": (total_squared, add),
-    "distance_sum": (mean_distance, add),
-    "distance_mean": (mean_distance, halve),
-    "distance_max": (mean_distance, torch.maximum),
+CHAMFER_CONVENTIONS = {
+    "squared_sum": Convention(2, "mean", "sum"),
+    "squared_mean": Convention(2, "mean", "mean"),
+    "squared_max": Convention(2, "mean", "max"),
+    "squared_total": Convention(2, "total", "sum"),
+    "distance_sum": Convention(1, "mean", "sum"),
+    "distance_mean": Convention(1, "mean", "mean"),
+    "distance_max": Convention(1, "mean", "max"),
 }
-HAUSDORFF: Convention = (largest, torch.maximum)
+HAUSDORFF = Convention(1, "max", "max")
 
 
 def chamfer(
@@ -72,24 +54,20 @@ def chamfer(
 
     With `d(p, Y) = min over q in Y of |p - q|`, means over the points of the cloud, and `u` the data's unit:
 
-    ==================  =================================================  ======  ====================================
-    convention          formula                                            unit    papers
-    ==================  =================================================  ======  ====================================
-    `"squared_sum"`     `mean d(x, Y)^2 + mean d(y, X)^2`                  `u^2`   PointFlow (Yang et al. 2019), PVD
-                                                                                   (Zhou et al. 2021)
-    `"squared_mean"`    half of that                                       `u^2`
-    `"squared_max"`     `max(mean d(x, Y)^2, mean d(y, X)^2)`              `u^2`
-    `"squared_total"`   `sum d(x, Y)^2 + sum d(y, X)^2`                    `u^2`   Fan, Su and Guibas 2017
-    `"distance_sum"`    `mean d(x, Y) + mean d(y, X)`                      `u`     PCN (Yuan et al. 2018)
-    `"distance_mean"`   half of that                                       `u`     Occupancy Networks (Mescheder et al.
-                                                                                   2019), there "Chamfer-L1"
-    `"distance_max"`    `max(mean d(x, Y), mean d(y, X))`                  `u`     FoldingNet (Yang et al. 2018)
-    ==================  =================================================  ======  ====================================
+    | convention | formula | unit | papers |
+    | --- | --- | --- | --- |
+    | `"squared_sum"` | `mean d(x, Y)^2 + mean d(y, X)^2` | `u^2` | PointFlow (Yang et al. 2019), PVD, LION |
+    | `"squared_mean"` | half of that | `u^2` | |
+    | `"squared_max"` | `max(mean d(x, Y)^2, mean d(y, X)^2)` | `u^2` | |
+    | `"squared_total"` | `sum d(x, Y)^2 + sum d(y, X)^2` | `u^2` | Fan, Su and Guibas 2017 |
+    | `"distance_sum"` | `mean d(x, Y) + mean d(y, X)` | `u` | PCN (Yuan et al. 2018) |
+    | `"distance_mean"` | half of that | `u` | Occupancy Networks (Mescheder et al. 2019): "Chamfer-L1" |
+    | `"distance_max"` | `max(mean d(x, Y), mean d(y, X))` | `u` | FoldingNet (Yang et al. 2018) |
 
-    It is symmetric, and zero only for equal sets of points. It is not a metric, and it counts no repeated points. The
-    nearest points are exact, found in float64 on a CPU, and distances come from differences of coordinates, so that
-    points far from the origin keep their digits. Differentiable almost everywhere: the gradient holds the nearest
-    neighbours fixed.
+    It is symmetric, and zero only for equal sets of points, however often each point is repeated; the triangle
+    inequality does not hold. The nearest points are exact, found in float64 on a CPU, and distances come from differences of
+    coordinates, so that points far from the origin keep their digits. Differentiable almost everywhere: the gradient
+    holds the nearest neighbours fixed.
 
     Args:
         x: (*batch, N, D) of float32 or float64.
@@ -189,7 +167,8 @@ def f_score(
     pairs = pair_clouds(x, y, x_mask, y_mask)
     with torch.no_grad():
         near_x, near_y = ((distances < threshold).to(x.dtype) for distances in both_ways(pairs))
-        precision, recall = mean_distance(near_x, pairs.x_mask), mean_distance(near_y, pairs.y_mask)
+        share = CHAMFER_CONVENTIONS["distance_mean"]
+        precision, recall = _one_way(near_x, pairs.x_mask, share), _one_way(near_y, pairs.y_mask, share)
         both = precision + recall
         harmonic = torch.where(both > 0, 2 * precision * recall / torch.where(both > 0, both, 1.0), 0.0)
         return FScore(pairs.finish(precision), pairs.finish(recall), pairs.finish(harmonic))
@@ -205,8 +184,17 @@ def both_ways(pairs: CloudPairs) -> tuple[Tensor, Tensor]:
 
 def combine(pairs: CloudPairs, there: Tensor, back: Tensor, convention: Convention) -> Tensor:
     """Reduce distances of both ways to one number a pair, (B,)."""
-    one_way, join = convention
-    return join(one_way(there, pairs.x_mask), one_way(back, pairs.y_mask))
+    x, y = _one_way(there, pairs.x_mask, convention), _one_way(back, pairs.y_mask, convention)
+    if convention.join == "max":
+        return torch.maximum(x, y)
+    return x + y if convention.join == "sum" else (x + y) / 2
+
+
+def _one_way(distances: Tensor, mask: Tensor, convention: Convention) -> Tensor:
+    values = torch.where(mask, distances**convention.power, 0.0)
+    if convention.one_way == "max":
+        return values.amax(-1)
+    return values.sum(-1) if convention.one_way == "total" else values.sum(-1) / mask.sum(-1)
 
 
 def _distances(points: Tensor, others: Tensor, others_mask: Tensor) -> Tensor:

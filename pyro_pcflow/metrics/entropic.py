@@ -93,14 +93,17 @@ def _transport(pairs: CloudPairs, some: slice, epsilon: float, iterations: int, 
     log_a, log_b = _log_weights(pairs.x_mask[some], x.dtype), _log_weights(pairs.y_mask[some], x.dtype)
     if not debiased:
         costs = cost_matrix(x, y, cost)
-        f, g = _potentials(costs, log_a, log_b, epsilon, iterations)
-        plan = ((f.unsqueeze(-1) + g.unsqueeze(-2) - costs) / epsilon + log_a.unsqueeze(-1) + log_b.unsqueeze(-2)).exp()
+        f, g = _potentials(costs / epsilon, log_a, log_b, iterations)
+        plan = (f.unsqueeze(-1) + g.unsqueeze(-2) - costs / epsilon).exp()
         return (plan * costs).sum((-1, -2))
 
     def value(one: Tensor, other: Tensor, log_one: Tensor, log_other: Tensor) -> Tensor:
-        # After an update of g the plan has unit mass, so the dual is <a, f> + <b, g> without a further term.
-        f, g = _potentials(cost_matrix(one, other, cost), log_one, log_other, epsilon, iterations)
-        return (log_one.exp() * f).sum(-1) + (log_other.exp() * g).sum(-1)
+        f, g = _potentials(cost_matrix(one, other, cost) / epsilon, log_one, log_other, iterations)
+        # After an update of g the plan has unit mass, so the dual is <a, f> + <b, g> without a further term. The
+        # logarithms of the weights are in f and g, and minus infinity where a mask leaves a point out.
+        left = torch.where(log_one.isfinite(), log_one.exp() * (f - log_one), 0.0).sum(-1)
+        right = torch.where(log_other.isfinite(), log_other.exp() * (g - log_other), 0.0).sum(-1)
+        return epsilon * (left + right)
 
     return value(x, y, log_a, log_b) - (value(x, x, log_a, log_a) + value(y, y, log_b, log_b)) / 2
 
@@ -109,10 +112,10 @@ def _log_weights(mask: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.where(mask, -mask.sum(-1, keepdim=True).to(dtype).log(), -torch.inf)
 
 
-def _potentials(costs: Tensor, log_a: Tensor, log_b: Tensor, epsilon: float, iterations: int) -> tuple[Tensor, Tensor]:
-    g = torch.zeros_like(log_b)
-    f = torch.zeros_like(log_a)
+def _potentials(scaled: Tensor, log_a: Tensor, log_b: Tensor, iterations: int) -> tuple[Tensor, Tensor]:
+    """`f / epsilon + log a` and `g / epsilon + log b`, from costs divided by epsilon."""
+    g = log_b
     for _ in range(iterations):
-        f = -epsilon * ((g.unsqueeze(-2) - costs) / epsilon + log_b.unsqueeze(-2)).logsumexp(-1)
-        g = -epsilon * ((f.unsqueeze(-1) - costs) / epsilon + log_a.unsqueeze(-1)).logsumexp(-2)
+        f = log_a - (g.unsqueeze(-2) - scaled).logsumexp(-1)
+        g = log_b - (f.unsqueeze(-1) - scaled).logsumexp(-2)
     return f, g

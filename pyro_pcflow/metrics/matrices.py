@@ -84,8 +84,8 @@ def pairwise(
     """The distances between all clouds of two sets, or between all clouds of one set.
 
     With y, row i and column j hold `distance(x[i], y[j])`. Without y they hold `distance(x[i], x[j])`; Chamfer,
-    Hausdorff and exact EMD are symmetric, so that only half is computed and the diagonal is zero; of the other distances,
-    which are not symmetric, every entry is computed, the diagonal too.
+    Hausdorff and exact EMD are symmetric, so that only half is computed and the diagonal is zero; of the others, which
+    are not symmetric, every entry is computed, the diagonal too.
 
     Chamfer and Hausdorff distances on a CPU come from k-d trees in float64, whatever the dtype of the clouds. No
     gradients are recorded.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import torch
 from scipy.spatial import cKDTree
@@ -12,6 +10,8 @@ from torch import Tensor
 from pyro_pcflow.metrics.chamfer import Convention
 
 __all__ = ["NearestRows", "find_invalid"]
+
+Clouds = tuple[np.ndarray, np.ndarray]
 
 
 def find_invalid(clouds: Tensor, mask: Tensor) -> Tensor:
@@ -61,11 +61,12 @@ class NearestRows:
         budget: float,
         threads: int,
     ) -> None:
-        self.rows, self.columns = rows, columns
-        self.one_way, self.join = convention
+        # NumPy throughout: on arrays as small as these, torch's threads cost more than the trees where cores are busy.
+        self.rows, self.columns = ((clouds.numpy(), mask.numpy()) for clouds, mask in (rows, columns))
+        self.convention = convention
         self.threads = threads
         # A valid cloud alone takes part: a tree refuses a NaN.
-        self.valid_rows, self.valid_columns = ~find_invalid(*rows), ~find_invalid(*columns)
+        self.valid_rows, self.valid_columns = (~find_invalid(*both).numpy() for both in (rows, columns))
         points, dim = max(rows[0].shape[1], columns[0].shape[1]), rows[0].shape[2]
         # A query's copies of the points and its mask, distances and indices, squares of them, and a tree.
         one = points * (4 * 8 * dim + 64)
@@ -75,32 +76,37 @@ class NearestRows:
 
     def __call__(self, some: slice, first: int) -> Tensor:
         """Distances of shape (rows, R - first); NaN where a cloud is not valid."""
-        rows = [row for row in range(some.start, some.stop) if self.valid_rows[row]]
-        columns = [column for column in range(first, len(self.valid_columns)) if self.valid_columns[column]]
-        result = torch.full((some.stop - some.start, len(self.valid_columns) - first), torch.nan, dtype=torch.float64)
-        if not rows or not columns:
-            return result
-        back = torch.stack([self._all_to_one(self.columns, columns, self.rows, row) for row in rows])
-        there = torch.stack([self._all_to_one(self.rows, rows, self.columns, column) for column in columns], 1)
-        places = torch.tensor(rows) - some.start, torch.tensor(columns) - first
-        result[places[0].unsqueeze(1), places[1]] = self.join(there, back)
-        return result
+        rows = some.start + np.flatnonzero(self.valid_rows[some])
+        columns = first + np.flatnonzero(self.valid_columns[first:])
+        result = np.full((some.stop - some.start, len(self.valid_columns) - first), np.nan)
+        if len(rows) and len(columns):
+            back = np.stack([self._all_to_one(self.columns, columns, self.rows, row) for row in rows.tolist()])
+            there = np.stack(
+                [self._all_to_one(self.rows, rows, self.columns, column) for column in columns.tolist()], 1
+            )
+            result[np.ix_(rows - some.start, columns - first)] = self._join(there, back)
+        return torch.from_numpy(result)
 
-    def _all_to_one(
-        self, clouds: tuple[Tensor, Tensor], chosen: list[int], others: tuple[Tensor, Tensor], other: int
-    ) -> Tensor:
+    def _join(self, there: np.ndarray, back: np.ndarray) -> np.ndarray:
+        if self.convention.join == "max":
+            return np.maximum(there, back)
+        return there + back if self.convention.join == "sum" else (there + back) / 2
+
+    def _all_to_one(self, clouds: Clouds, chosen: np.ndarray, others: Clouds, other: int) -> np.ndarray:
         """How far the points of the chosen clouds are from one other cloud, reduced by cloud, (len(chosen),)."""
-        tree = cKDTree(others[0][other][others[1][other]].double().numpy())
-        values = [torch.empty(0, dtype=torch.float64)]
-        for part in _runs(chosen, self.room):
-            points, mask = clouds[0][part], clouds[1][part]
-            distances = torch.zeros(mask.shape, dtype=torch.float64)
-            found, _ = tree.query(points[mask].double().numpy(), workers=self.threads)
-            distances[mask] = torch.from_numpy(np.asarray(found))
-            values.append(self.one_way(distances, mask))
-        return torch.cat(values)
+        tree = cKDTree(others[0][other][others[1][other]].astype(np.float64))
+        values = []
+        for start in range(0, len(chosen), self.room):
+            part = chosen[start : start + self.room]
+            mask = clouds[1][part]
+            found, _ = tree.query(clouds[0][part][mask].astype(np.float64), workers=self.threads)
+            values.append(self._one_way(found, mask.sum(1)))
+        return np.concatenate(values)
 
-
-def _runs(indices: list[int], room: int) -> Iterator[Tensor]:
-    for first in range(0, len(indices), room):
-        yield torch.tensor(indices[first : first + room])
+    def _one_way(self, distances: np.ndarray, counts: np.ndarray) -> np.ndarray:
+        """Reduce the distances of several clouds, which lie one after the other, to a number each."""
+        starts = np.cumsum(counts) - counts
+        if self.convention.one_way == "max":
+            return np.maximum.reduceat(distances**self.convention.power, starts)
+        sums = np.add.reduceat(distances**self.convention.power, starts)
+        return sums if self.convention.one_way == "total" else sums / counts

@@ -51,7 +51,7 @@ def test_memory_and_threads_change_nothing(case, clouds, monkeypatch):
     for megabytes, threads in [(0.05, 1), (0.1, 2), (0.3, 1)]:
         matrix = pairwise(x, distance=function.__name__, options=options, max_memory_mb=megabytes, num_threads=threads)
         torch.testing.assert_close(matrix, whole, rtol=1e-5, atol=1e-9)
-    with pytest.raises(ValueError, match="max_memory_mb: .*give .* or more"):
+    with pytest.raises(ValueError, match=r"max_memory_mb: .*give .* or more"):
         pairwise(x, distance=function.__name__, options=options, max_memory_mb=0.001)
 
 
