@@ -135,8 +135,9 @@ def out_of_distribution_auroc(
     A raw likelihood is often higher for strangers that are simple (Nalisnick et al., Do deep generative models
     know what they don't know?, ICLR 2019). Serra et al. (Input complexity and out-of-distribution detection with
     likelihood-based generative models, ICLR 2020) subtract what a general coder needs: the score is
-    `-log p(x) - L(x)`. With `gaussian_complexity` as `L` it is also a likelihood ratio as that of Ren et al. (Likelihood ratios for
-    out-of-distribution detection, NeurIPS 2019), where the background model is a Gaussian fitted to the cloud itself.
+    `-log p(x) - L(x)`. With `gaussian_complexity` as `L` it is also a likelihood ratio as that of Ren et al.
+    (Likelihood ratios for out-of-distribution detection, NeurIPS 2019), where the background model is a Gaussian fitted
+    to the cloud itself.
 
     Args:
         inside: log-likelihood of each cloud of the model's own kind, (S,); per point where sizes differ.

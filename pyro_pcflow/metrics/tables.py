@@ -34,10 +34,10 @@ def compare(reports: Sequence[Report], *, allow_different: bool = False) -> str:
         >>> report = evaluate(torch.randn(8, 50, 3), references, data="noise")
         >>> print(compare([report]).splitlines()[0])
         8 clouds of 50 points of noise; normalization none; seed 0.
-        >>> compare([report, evaluate(torch.randn(8, 50, 3), references, num_points=20, data="noise")])
+        >>> compare([report, evaluate(torch.randn(8, 50, 3), references, data="snow")])
         Traceback (most recent call last):
             ...
-        ValueError: reports have different protocols and cannot share a table: num_points (50, 20); \
+        ValueError: reports have different protocols and cannot share a table: data (noise, snow); \
 evaluate them in the same way, or pass allow_different=True
     """
     if not reports:
