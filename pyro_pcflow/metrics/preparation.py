@@ -1,0 +1,224 @@
+"""Samples and references, checked and made comparable: their numbers, their points, and their units."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyro_pcflow.metrics.cross import failed_clouds
+from pyro_pcflow.metrics.pairs import check_choice
+from pyro_pcflow.metrics.seeding import seeded_draws
+
+__all__ = ["Normalization", "Samples", "Scale", "as_clouds", "choose_clouds", "choose_points", "draw_samples"]
+
+Normalization = Literal["none", "references", "per_cloud", "per_cloud_box"]
+Samples = Tensor | np.ndarray | Callable[[int, int], Tensor]
+
+
+def as_clouds(clouds: Tensor | np.ndarray, name: str, ranks: tuple[int, ...] = (3,)) -> Tensor:
+    """Check that an argument is a set of clouds.
+
+    Args:
+        clouds: (S, N, D), or (draws, S, N, D) where `ranks` has 4.
+        name: what to call it in an error.
+        ranks: the ranks that are welcome.
+
+    Returns:
+        The same numbers, float32 or float64.
+
+    Raises:
+        TypeError: not an array of float32 or float64.
+        ValueError: another rank, or nothing in it.
+
+    Examples:
+        >>> as_clouds(torch.zeros(0, 5, 3), "samples")
+        Traceback (most recent call last):
+            ...
+        ValueError: samples: there is no point in it, its shape is (0, 5, 3)
+    """
+    if (
+        not isinstance(clouds, (Tensor, np.ndarray))
+        or np.dtype(str(clouds.dtype).removeprefix("torch.")).char not in "fd"
+    ):
+        found = str(clouds.dtype) if isinstance(clouds, (Tensor, np.ndarray)) else type(clouds).__name__
+        raise TypeError(f"{name}: expected a tensor or an array of float32 or float64, got {found}")
+    tensor = torch.as_tensor(clouds).detach()
+    if tensor.dim() not in ranks:
+        shapes = " or ".join({3: "(S, N, D)", 4: "(draws, S, N, D)"}[rank] for rank in ranks)
+        raise ValueError(f"{name}: expected shape {shapes}, got {tuple(tensor.shape)}")
+    if 0 in tensor.shape:
+        raise ValueError(f"{name}: there is no point in it, its shape is {tuple(tensor.shape)}")
+    return tensor
+
+
+def choose_clouds(clouds: Tensor, count: int, name: str, seed: int, purpose: str) -> Tensor:
+    """Take some clouds of a set at random, without repeats; all of them in their order if they are as many.
+
+    Args:
+        clouds: (S, N, D).
+        count: how many.
+        name: of the argument, for an error.
+        seed: of the choice.
+        purpose: what the choice is for, so that choices of one seed have nothing to do with each other.
+
+    Returns:
+        (count, N, D).
+
+    Raises:
+        ValueError: there are fewer.
+
+    Examples:
+        >>> choose_clouds(torch.arange(4.0).reshape(4, 1, 1), 4, "samples", 0, "draw 0").flatten().tolist()
+        [0.0, 1.0, 2.0, 3.0]
+    """
+    if len(clouds) < count:
+        raise ValueError(
+            f"{name}: expected at least {count} clouds, got {len(clouds)}; give more, or a lower num_clouds"
+        )
+    if len(clouds) == count:
+        return clouds
+    chosen = torch.randperm(len(clouds), generator=_generator(seed, f"clouds {purpose}"))[:count]
+    return clouds[chosen.to(clouds.device)]
+
+
+def choose_points(clouds: Tensor, count: int, name: str, seed: int, purpose: str) -> Tensor:
+    """Take some points of each cloud at random, without repeats; all of them if they are as many.
+
+    Args:
+        clouds: (S, N, D).
+        count: how many.
+        name: of the argument, for an error.
+        seed: of the choice.
+        purpose: what the choice is for.
+
+    Returns:
+        (S, count, D).
+
+    Raises:
+        ValueError: there are fewer.
+
+    Examples:
+        >>> choose_points(torch.randn(5, 100, 3), 10, "samples", 0, "draw 0").shape
+        torch.Size([5, 10, 3])
+    """
+    if clouds.shape[1] < count:
+        raise ValueError(
+            f"{name}: expected at least {count} points in each cloud, got {clouds.shape[1]}; points are not repeated, "
+            "so give more, or a lower num_points"
+        )
+    if clouds.shape[1] == count:
+        return clouds
+    order = torch.rand(clouds.shape[:2], generator=_generator(seed, f"points {purpose}")).argsort(1)[:, :count]
+    return clouds.gather(1, order.unsqueeze(-1).expand(-1, -1, clouds.shape[-1]).to(clouds.device))
+
+
+def draw_samples(
+    samples: Samples, draws: int | None, num_clouds: int, num_points: int | None, expected_points: int, seed: int
+) -> list[Tensor]:
+    """Sets of samples of one size, from whatever the caller has.
+
+    Args:
+        samples: (S, N, D), parted at random into disjoint sets, one a draw; (draws, S, N, D); or a function of the
+            number of clouds and of points, called once a draw with the draw's own seed.
+        draws: how many sets; by default one, or as many as `samples` has.
+        num_clouds: samples in each set.
+        num_points: points to choose of each; None if they must have `expected_points`.
+        expected_points: points of the references.
+        seed: of the first draw; the others have the seeds after it.
+
+    Returns:
+        For each draw, (num_clouds, N, D).
+
+    Raises:
+        TypeError: not clouds.
+        ValueError: too few samples, too few points, another number of draws, or another shape than was asked for.
+
+    Examples:
+        >>> [len(some) for some in draw_samples(torch.randn(9, 50, 3), 2, 4, 20, 50, seed=0)]
+        [4, 4]
+    """
+    if draws is not None and draws < 1:
+        raise ValueError(f"draws: expected at least 1, got {draws}")
+    count = expected_points if num_points is None else num_points
+    sets: list[Tensor] = []
+    if isinstance(samples, (Tensor, np.ndarray)):
+        clouds = as_clouds(samples, "samples", ranks=(3, 4))
+        if clouds.dim() == 4:
+            if draws not in (None, len(clouds)):
+                raise ValueError(f"draws: {len(clouds)} are in samples, of shape {tuple(clouds.shape)}, got {draws}")
+            sets = [choose_clouds(some, num_clouds, "samples", seed, f"draw {k}") for k, some in enumerate(clouds)]
+        else:
+            whole = choose_clouds(clouds, num_clouds * (draws or 1), "samples", seed, "draws")
+            sets = list(whole.split(num_clouds))
+        if num_points is None and clouds.shape[-2] != expected_points:
+            raise ValueError(
+                f"samples and references have {clouds.shape[-2]} and {expected_points} points a cloud, and distances "
+                f"depend on that number: give num_points={min(clouds.shape[-2], expected_points)} to compare so many"
+            )
+    elif callable(samples):
+        for k in range(draws or 1):
+            with seeded_draws(seed + k), torch.no_grad():
+                sets.append(as_clouds(samples(num_clouds, count), "samples"))
+            if sets[-1].shape[:2] != (num_clouds, count):
+                found = tuple(sets[-1].shape)
+                raise ValueError(
+                    f"samples: expected {num_clouds} clouds of {count} points of the function, got {found}"
+                )
+    else:
+        raise TypeError(f"samples: expected a tensor, an array or a function, got {type(samples).__name__}")
+    return [choose_points(some, count, "samples", seed, f"draw {k}") for k, some in enumerate(sets)]
+
+
+@dataclass(frozen=True, eq=False)
+class Scale:
+    """What is done to coordinates before clouds are compared.
+
+    Args:
+        normalization: `"none"`; `"references"`, one mean a coordinate and one standard deviation of all references;
+            `"per_cloud"`, those of each cloud; `"per_cloud_box"`, centre and half of the longest side of each cloud's
+            bounding box.
+        references: (R, N, D), as they are compared.
+
+    Raises:
+        ValueError: an unknown name, or references that all lie in one point.
+
+    Examples:
+        >>> scale = Scale("per_cloud_box", torch.randn(5, 20, 3))
+        >>> scale(torch.tensor([[[0.0, 0.0], [4.0, 2.0]]])).tolist()
+        [[[-1.0, -0.5], [1.0, 0.5]]]
+    """
+
+    normalization: str
+    references: Tensor
+
+    def __post_init__(self) -> None:
+        check_choice(self.normalization, get_args(Normalization), "normalization")
+        failed = failed_clouds(self(self.references)).sum()
+        if failed:
+            raise ValueError(f"references: all points are the same in {int(failed)} clouds, which have no scale")
+
+    def __call__(self, clouds: Tensor) -> Tensor:
+        """Normalise clouds; one whose points are all the same becomes NaN where it needs a scale of its own.
+
+        Args:
+            clouds: (S, N, D).
+        """
+        if self.normalization == "none":
+            return clouds
+        if self.normalization == "per_cloud_box":
+            low, high = clouds.amin(1, keepdim=True), clouds.amax(1, keepdim=True)
+            return (clouds - (low + high) / 2) / ((high - low).amax(-1, keepdim=True) / 2)
+        of = self.references.flatten(0, 1).unsqueeze(0) if self.normalization == "references" else clouds
+        center = of.mean(1, keepdim=True)
+        return (clouds - center) / (of - center).square().mean((1, 2), keepdim=True).sqrt()
+
+
+def _generator(seed: int, purpose: str) -> torch.Generator:
+    digest = hashlib.sha256(f"{seed} {purpose}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)

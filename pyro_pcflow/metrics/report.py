@@ -1,0 +1,217 @@
+"""What an evaluation found, with its protocol: to look up, to keep as JSON, and to read as Markdown."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+from torch import Tensor
+
+from pyro_pcflow.metrics.likelihood import LogLikelihood
+from pyro_pcflow.metrics.protocol import Protocol
+from pyro_pcflow.metrics.set_metrics import NullBand
+
+__all__ = ["SCHEMA_VERSION", "Likelihood", "Neighbours", "Report"]
+
+SCHEMA = "pyro-pcflow report"
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """The held-out likelihood of the model that drew the samples.
+
+    Args:
+        nats_per_point: mean over held-out points.
+        standard_error: from the spread between clouds.
+        kind: `"exact"`, or which bound.
+        units: the unit of coordinates that the density is per.
+    """
+
+    nats_per_point: float
+    standard_error: float
+    kind: str
+    units: str
+
+    @classmethod
+    def of(cls, result: LogLikelihood) -> Likelihood:
+        """The summary of log-densities of clouds."""
+        return cls(result.nats_per_point, result.standard_error, result.kind, result.units)
+
+
+@dataclass(frozen=True, eq=False)
+class Neighbours:
+    """The clouds that were compared in the first draw, for pictures.
+
+    Args:
+        samples: (S, N, D), after choice of points and normalisation.
+        references: (S, N, D).
+        distances: (S, S) of float64, NaN in the rows of failed samples.
+        distance: the suffix of the distance.
+    """
+
+    samples: Tensor
+    references: Tensor
+    distances: Tensor
+    distance: str
+
+
+@dataclass(frozen=True)
+class Report(Mapping[str, float]):
+    """Metrics by name, each a mean over draws, with everything that they depend on.
+
+    Keys end in the suffix of a distance, such as `cd`: `"1-nna-cd"`, with its halves `"1-nna-cd-ref"` and
+    `"1-nna-cd-smp"`, `"cov-cd"`, `"mmd-cd"`; and `"jsd"` in bits. Rates are in [0, 1].
+
+    Args:
+        name: of the samples.
+        protocol: how they were compared.
+        draws: for each key, one value a draw.
+        failed: for each draw, the number of failed samples: with coordinates that are not finite, or too large.
+        train: the same with clouds of the training set in place of the samples; empty if there is none.
+        train_sha256: of the training set.
+        null: for the keys of 1-NNA, the band if both sets were of one distribution, from the first draw.
+        likelihood: of the model on held-out clouds, if it has one.
+        neighbours: clouds and distances of the first draw; neither saved nor compared.
+
+    Examples:
+        >>> import torch
+        >>> from pyro_pcflow.metrics import evaluate
+        >>> report = evaluate(torch.randn(8, 50, 3), torch.randn(8, 50, 3))
+        >>> sorted(report)
+        ['1-nna-cd', '1-nna-cd-ref', '1-nna-cd-smp', 'cov-cd', 'jsd', 'mmd-cd']
+        >>> Report.from_json(report.to_json())["mmd-cd"] == report["mmd-cd"]
+        True
+    """
+
+    name: str
+    protocol: Protocol
+    draws: dict[str, tuple[float, ...]]
+    failed: tuple[int, ...]
+    train: dict[str, tuple[float, ...]] = field(default_factory=dict)
+    train_sha256: str | None = None
+    null: dict[str, NullBand] = field(default_factory=dict)
+    likelihood: Likelihood | None = None
+    neighbours: Neighbours | None = field(default=None, repr=False, compare=False)
+
+    def __getitem__(self, key: str) -> float:
+        return fmean(self.draws[key])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.draws)
+
+    def __len__(self) -> int:
+        return len(self.draws)
+
+    def std(self, key: str) -> float:
+        """Standard deviation between draws; NaN for one draw.
+
+        Args:
+            key: of a metric.
+        """
+        return spread(self.draws[key])
+
+    def to_json(self, path: str | os.PathLike[str] | None = None) -> str:
+        """Write the report as JSON, numbers in full precision; those that are not finite as words.
+
+        Args:
+            path: a new file to write to as well.
+
+        Returns:
+            The text.
+
+        Raises:
+            FileExistsError: the file is there already; nothing is overwritten.
+        """
+        content = {
+            "schema": SCHEMA,
+            "version": SCHEMA_VERSION,
+            "name": self.name,
+            "protocol": self.protocol.to_dict(),
+            "metrics": {key: {"mean": self[key], "std": self.std(key), "draws": self.draws[key]} for key in self},
+            "failed": self.failed,
+            "train": self.train,
+            "train_sha256": self.train_sha256,
+            "null": {key: band._asdict() for key, band in self.null.items()},
+            "likelihood": None if self.likelihood is None else vars(self.likelihood),
+        }
+        text = json.dumps(_as_words(content), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+        if path is not None:
+            with Path(path).open("x", encoding="utf-8") as file:
+                file.write(text)
+        return text
+
+    @classmethod
+    def from_json(cls, source: str | os.PathLike[str]) -> Report:
+        """Read what `to_json` wrote.
+
+        Args:
+            source: the text, or the path of a file.
+
+        Raises:
+            FileNotFoundError: no such file.
+            ValueError: not JSON, not a report, or one of another version of the schema.
+        """
+        given = isinstance(source, str) and source.lstrip().startswith("{")
+        text, name = (str(source), "report") if given else (Path(source).read_text("utf-8"), os.fspath(source))
+        try:
+            content = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{name}: not JSON: {error}") from error
+        if not isinstance(content, dict) or content.get("schema") != SCHEMA:
+            raise ValueError(f"{name}: not a report of pyro-pcflow, which says schema {SCHEMA!r}")
+        if content.get("version") != SCHEMA_VERSION:
+            raise ValueError(f"{name}: version {content.get('version')} of the schema, expected {SCHEMA_VERSION}")
+        likelihood = content["likelihood"]
+        try:
+            return cls(
+                content["name"],
+                Protocol.from_dict(content["protocol"]),
+                {key: _floats(entry["draws"]) for key, entry in content["metrics"].items()},
+                tuple(content["failed"]),
+                {key: _floats(draws) for key, draws in content["train"].items()},
+                content["train_sha256"],
+                {
+                    key: NullBand(**{end: float(value) for end, value in ends.items()})
+                    for key, ends in content["null"].items()
+                },
+                None
+                if likelihood is None
+                else Likelihood(**_as_numbers(likelihood, ("nats_per_point", "standard_error"))),
+            )
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"{name}: a field is missing or of another type: {error}") from error
+
+    def to_markdown(self) -> str:
+        """The report as a page: a table of metrics, failures, and the protocol."""
+        from pyro_pcflow.metrics.tables import report_page
+
+        return report_page(self)
+
+
+def spread(values: tuple[float, ...]) -> float:
+    """Standard deviation of some values; NaN for one, or where one is not finite."""
+    return stdev(values) if len(values) > 1 and all(map(math.isfinite, values)) else math.nan
+
+
+def _as_words(value: Any) -> Any:
+    """Replace numbers that JSON has no word for."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return repr(value)
+    if isinstance(value, dict):
+        return {key: _as_words(entry) for key, entry in value.items()}
+    return [_as_words(entry) for entry in value] if isinstance(value, (list, tuple)) else value
+
+
+def _as_numbers(values: Mapping[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:
+    return {key: float(value) if key in keys else value for key, value in values.items()}
+
+
+def _floats(values: list[Any]) -> tuple[float, ...]:
+    return tuple(map(float, values))
