@@ -94,7 +94,7 @@ class CloudGAN(nn.Module):
 
     def generate(self, num_clouds: int, num_points: int) -> Tensor:
         """Clouds in standard units, with gradients, shape `(num_clouds, num_points, D)`."""
-        z = torch.randn(num_clouds, self.latent_dim, device=self.units.loc.device)
+        z = torch.randn(num_clouds, self.latent_dim, dtype=self.units.loc.dtype, device=self.units.loc.device)
         return self.generator(z, num_points)
 
     def sample(self, num_clouds: int, num_points: int) -> Tensor:
@@ -107,7 +107,7 @@ class CloudGAN(nn.Module):
         with torch.no_grad():
             false = self.generate(*real.shape[:2])
         if self.game == "wgan-gp":
-            shares = torch.rand(len(real), 1, 1, device=real.device)
+            shares = torch.rand(len(real), 1, 1, dtype=real.dtype, device=real.device)
             between = torch.lerp(real, false, shares).requires_grad_()
             penalty = (_slopes(self.critic(between), between).sqrt() - 1).square().mean()
             return self.critic(false).mean() - self.critic(real).mean() + WGAN_PENALTY * penalty
