@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pyro_pcflow import data, distributions, kernels, models, nn, plotting, testing, training, transforms
+    from pyro_pcflow import data, distributions, kernels, metrics, models, nn, plotting, testing, training, transforms
     from pyro_pcflow.distributions import MixtureOfFlows, PointCloud, PointCloudFlow
     from pyro_pcflow.models import PointCloudVAE, complete
     from pyro_pcflow.pretrained import load_pretrained
@@ -30,6 +30,7 @@ __all__ = [
     "kernels",
     "load",
     "load_pretrained",
+    "metrics",
     "models",
     "nn",
     "plotting",

@@ -1,0 +1,215 @@
+"""Distances by nearest neighbours: Chamfer in several conventions, Hausdorff, and the F-score."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from pyro_pcflow.metrics.nearest import nearest_index
+from pyro_pcflow.metrics.pairs import CloudPairs, check_choice, pair_clouds
+
+__all__ = ["CHAMFER_CONVENTIONS", "FScore", "chamfer", "f_score", "hausdorff"]
+
+
+def mean_squared(distances: Tensor, mask: Tensor) -> Tensor:
+    """Mean of squares over the points that are there, (B, N) to (B,)."""
+    return total_squared(distances, mask) / mask.sum(-1)
+
+
+def total_squared(distances: Tensor, mask: Tensor) -> Tensor:
+    """Sum of squares over the points that are there, (B, N) to (B,)."""
+    return torch.where(mask, distances.square(), 0.0).sum(-1)
+
+
+def mean_distance(distances: Tensor, mask: Tensor) -> Tensor:
+    """Mean over the points that are there, (B, N) to (B,)."""
+    return torch.where(mask, distances, 0.0).sum(-1) / mask.sum(-1)
+
+
+def largest(distances: Tensor, mask: Tensor) -> Tensor:
+    """Maximum over the points that are there, (B, N) to (B,)."""
+    return torch.where(mask, distances, 0.0).amax(-1)
+
+
+def add(there: Tensor, back: Tensor) -> Tensor:
+    """The sum of both ways."""
+    return there + back
+
+
+def halve(there: Tensor, back: Tensor) -> Tensor:
+    """The mean of both ways."""
+    return (there + back) / 2
+
+
+Convention = tuple[Callable[[Tensor, Tensor], Tensor], Callable[[Tensor, Tensor], Tensor]]
+
+# What is made of the distances of one way, and then of both ways.
+CHAMFER_CONVENTIONS: dict[str, Convention] = {
+    "squared_sum": (mean_squared, add),
+    "squared_mean": (mean_squared, halve),
+    "squared_max": (mean_squared, torch.maximum),
+    "squared_total": (total_squared, add),
+    "distance_sum": (mean_distance, add),
+    "distance_mean": (mean_distance, halve),
+    "distance_max": (mean_distance, torch.maximum),
+}
+HAUSDORFF: Convention = (largest, torch.maximum)
+
+
+def chamfer(
+    x: Tensor,
+    y: Tensor,
+    convention: str = "squared_sum",
+    *,
+    x_mask: Tensor | None = None,
+    y_mask: Tensor | None = None,
+) -> Tensor:
+    """The Chamfer distance between clouds: how far each point is from the nearest one of the other cloud.
+
+    With `d(p, Y) = min over q in Y of |p - q|`, means over the points of the cloud, and `u` the data's unit:
+
+    ==================  =================================================  ======  ====================================
+    convention          formula                                            unit    papers
+    ==================  =================================================  ======  ====================================
+    `"squared_sum"`     `mean d(x, Y)^2 + mean d(y, X)^2`                  `u^2`   PointFlow (Yang et al. 2019), PVD
+                                                                                   (Zhou et al. 2021)
+    `"squared_mean"`    half of that                                       `u^2`
+    `"squared_max"`     `max(mean d(x, Y)^2, mean d(y, X)^2)`              `u^2`
+    `"squared_total"`   `sum d(x, Y)^2 + sum d(y, X)^2`                    `u^2`   Fan, Su and Guibas 2017
+    `"distance_sum"`    `mean d(x, Y) + mean d(y, X)`                      `u`     PCN (Yuan et al. 2018)
+    `"distance_mean"`   half of that                                       `u`     Occupancy Networks (Mescheder et al.
+                                                                                   2019), there "Chamfer-L1"
+    `"distance_max"`    `max(mean d(x, Y), mean d(y, X))`                  `u`     FoldingNet (Yang et al. 2018)
+    ==================  =================================================  ======  ====================================
+
+    It is symmetric, and zero only for equal sets of points. It is not a metric, and it counts no repeated points. The
+    nearest points are exact, found in float64 on a CPU, and distances come from differences of coordinates, so that
+    points far from the origin keep their digits. Differentiable almost everywhere: the gradient holds the nearest
+    neighbours fixed.
+
+    Args:
+        x: (*batch, N, D) of float32 or float64.
+        y: (*batch, M, D); batch shapes broadcast, M need not be N.
+        convention: one of the names above.
+        x_mask: (*batch, N) boolean, true where a point is there; by default all are.
+        y_mask: (*batch, M) boolean.
+
+    Returns:
+        (*batch,), in the dtype of the clouds. A pair with a NaN or an infinity in a cloud has the distance NaN.
+
+    Raises:
+        TypeError: not tensors of one dtype, float32 or float64.
+        ValueError: an unknown convention, different dimensions or devices, an empty cloud, or a wrong mask.
+
+    Examples:
+        >>> x, y = torch.tensor([[0.0, 0.0], [1.0, 0.0]]), torch.tensor([[0.0, 2.0]])
+        >>> chamfer(x, y)  # (4 + 5) / 2 + 4
+        tensor(8.5000)
+        >>> chamfer(torch.randn(6, 1, 100, 3), torch.randn(7, 50, 3), "distance_mean").shape
+        torch.Size([6, 7])
+    """
+    check_choice(convention, tuple(CHAMFER_CONVENTIONS), "convention")
+    pairs = pair_clouds(x, y, x_mask, y_mask)
+    return pairs.finish(combine(pairs, *both_ways(pairs), CHAMFER_CONVENTIONS[convention]))
+
+
+def hausdorff(x: Tensor, y: Tensor, *, x_mask: Tensor | None = None, y_mask: Tensor | None = None) -> Tensor:
+    """The Hausdorff distance between clouds: the farthest that a point is from the nearest one of the other cloud.
+
+    `max(max over x of d(x, Y), max over y of d(y, X))`, a metric on sets of points. Differentiable almost everywhere.
+
+    Args:
+        x: (*batch, N, D) of float32 or float64.
+        y: (*batch, M, D); batch shapes broadcast, M need not be N.
+        x_mask: (*batch, N) boolean, true where a point is there; by default all are.
+        y_mask: (*batch, M) boolean.
+
+    Returns:
+        (*batch,), in the data's units. A pair with a NaN or an infinity in a cloud has the distance NaN.
+
+    Raises:
+        TypeError: not tensors of one dtype, float32 or float64.
+        ValueError: different dimensions or devices, an empty cloud, or a wrong mask.
+
+    Examples:
+        >>> hausdorff(torch.tensor([[0.0, 0.0], [3.0, 4.0]]), torch.tensor([[0.0, 0.0]]))
+        tensor(5.)
+    """
+    pairs = pair_clouds(x, y, x_mask, y_mask)
+    return pairs.finish(combine(pairs, *both_ways(pairs), HAUSDORFF))
+
+
+class FScore(NamedTuple):
+    """Precision, recall and their harmonic mean, each of shape (*batch,) and in [0, 1]."""
+
+    precision: Tensor
+    recall: Tensor
+    f_score: Tensor
+
+
+def f_score(
+    x: Tensor,
+    y: Tensor,
+    threshold: float,
+    *,
+    x_mask: Tensor | None = None,
+    y_mask: Tensor | None = None,
+) -> FScore:
+    """How much of a cloud is right, and how much of the truth it covers, within a tolerance.
+
+    Precision is the share of points of x that are nearer than `threshold` to a point of y, recall the share of points
+    of y that are nearer than that to a point of x, and the F-score is `2 P R / (P + R)`, or 0 where both are 0
+    (Knapitsch et al., Tanks and Temples, 2017). Not differentiable.
+
+    Args:
+        x: the cloud to judge, (*batch, N, D) of float32 or float64.
+        y: the reference, (*batch, M, D); batch shapes broadcast, M need not be N.
+        threshold: in the data's units, a positive number.
+        x_mask: (*batch, N) boolean, true where a point is there; by default all are.
+        y_mask: (*batch, M) boolean.
+
+    Returns:
+        Precision, recall and F-score. All three are NaN for a pair with a NaN or an infinity in a cloud.
+
+    Raises:
+        TypeError: not tensors of one dtype, float32 or float64.
+        ValueError: a threshold that is not positive, different dimensions or devices, an empty cloud, or a wrong mask.
+
+    Examples:
+        >>> x, y = torch.tensor([[0.0], [9.0]]), torch.tensor([[0.1], [0.2], [5.0], [9.1]])
+        >>> f_score(x, y, threshold=0.5)
+        FScore(precision=tensor(1.), recall=tensor(0.7500), f_score=tensor(0.8571))
+    """
+    if not (isinstance(threshold, (int, float)) and 0 < threshold < math.inf):
+        raise ValueError(f"threshold: expected a positive number in the data's units, got {threshold!r}")
+    pairs = pair_clouds(x, y, x_mask, y_mask)
+    with torch.no_grad():
+        near_x, near_y = ((distances < threshold).to(x.dtype) for distances in both_ways(pairs))
+        precision, recall = mean_distance(near_x, pairs.x_mask), mean_distance(near_y, pairs.y_mask)
+        both = precision + recall
+        harmonic = torch.where(both > 0, 2 * precision * recall / torch.where(both > 0, both, 1.0), 0.0)
+        return FScore(pairs.finish(precision), pairs.finish(recall), pairs.finish(harmonic))
+
+
+def both_ways(pairs: CloudPairs) -> tuple[Tensor, Tensor]:
+    """Distances from each point of x to y, (B, N), and from each point of y to x, (B, M)."""
+    return (
+        _distances(pairs.x, pairs.y, pairs.y_mask),
+        _distances(pairs.y, pairs.x, pairs.x_mask),
+    )
+
+
+def combine(pairs: CloudPairs, there: Tensor, back: Tensor, convention: Convention) -> Tensor:
+    """Reduce distances of both ways to one number a pair, (B,)."""
+    one_way, join = convention
+    return join(one_way(there, pairs.x_mask), one_way(back, pairs.y_mask))
+
+
+def _distances(points: Tensor, others: Tensor, others_mask: Tensor) -> Tensor:
+    index = nearest_index(points, others, others_mask)
+    nearest = others.gather(1, index.unsqueeze(-1).expand(-1, -1, others.shape[-1]))
+    return torch.linalg.vector_norm(points - nearest, dim=-1)

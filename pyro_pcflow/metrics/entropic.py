@@ -1,0 +1,118 @@
+"""Entropic optimal transport between clouds by Sinkhorn's iterations: an approximation to the exact matching."""
+
+from __future__ import annotations
+
+import math
+from typing import get_args
+
+import torch
+from torch import Tensor
+
+from pyro_pcflow.metrics.pairs import CloudPairs, Cost, check_choice, cost_matrix, pair_clouds
+
+__all__ = ["sinkhorn"]
+
+# Entries of one matrix, so that the four of a block take some 128 MiB of float32.
+_BLOCK = 1 << 23
+
+
+def sinkhorn(
+    x: Tensor,
+    y: Tensor,
+    epsilon: float,
+    iterations: int = 100,
+    cost: Cost = "euclidean",
+    *,
+    debiased: bool = False,
+    x_mask: Tensor | None = None,
+    y_mask: Tensor | None = None,
+) -> Tensor:
+    """An approximation to optimal transport between clouds, smoothed by entropy. It is not the earth mover's distance.
+
+    With `P` a transport plan between the uniform weights `a` and `b` of the clouds and `C_ij = c(x_i, y_j)`:
+
+        P = argmin of  <P, C> + epsilon KL(P | a b)                                        (Cuturi 2013)
+
+    By default the result is `<P, C>`, which is no less than `emd` once the iterations have converged, and tends to it
+    as `epsilon` tends to 0. With `debiased`, it is the Sinkhorn divergence (Feydy et al. 2019)
+
+        S(x, y) = OT(x, y) - (OT(x, x) + OT(y, y)) / 2,        OT = min of <P, C> + epsilon KL(P | a b)
+
+    which is zero between equal clouds. The iterations are in the log domain: a small epsilon does not underflow.
+    A small epsilon needs many of them, about in proportion to `max C / epsilon`; there is no test of convergence: the
+    result is that of exactly `iterations`, and before convergence it is neither bounded by `emd` nor symmetric.
+    Differentiable, through the iterations.
+
+    Memory: without gradients some 128 MiB of float32, or four matrices of N x M for one pair, whichever is more. With
+    gradients, about 6 such matrices for every iteration and pair of the batch.
+
+    Args:
+        x: (*batch, N, D) of float32 or float64.
+        y: (*batch, M, D); batch shapes broadcast, M need not be N.
+        epsilon: strength of the entropy, in the units of the cost, a positive number.
+        iterations: updates of both potentials.
+        cost: `"euclidean"`, in the data's units, or `"squared"`.
+        debiased: return the Sinkhorn divergence.
+        x_mask: (*batch, N) boolean, true where a point is there; by default all are.
+        y_mask: (*batch, M) boolean.
+
+    Returns:
+        (*batch,), in the dtype of the clouds. A pair with a NaN or an infinity in a cloud has the distance NaN.
+
+    Raises:
+        TypeError: not tensors of one dtype, float32 or float64.
+        ValueError: an epsilon or a number of iterations that is not positive, an unknown cost, different dimensions or
+            devices, an empty cloud, or a wrong mask.
+
+    Examples:
+        >>> _ = torch.manual_seed(0)
+        >>> x, y = torch.randn(2, 64, 3, dtype=torch.float64)
+        >>> from pyro_pcflow.metrics import emd
+        >>> bool(emd(x, y) < sinkhorn(x, y, epsilon=0.05, iterations=500))
+        True
+        >>> sinkhorn(x, x, epsilon=0.05, debiased=True)
+        tensor(0., dtype=torch.float64)
+    """
+    check_choice(cost, get_args(Cost), "cost")
+    if not (isinstance(epsilon, (int, float)) and 0 < epsilon < math.inf):
+        raise ValueError(f"epsilon: expected a positive number in the units of the cost, got {epsilon!r}")
+    if not isinstance(iterations, int) or iterations < 1:
+        raise ValueError(f"iterations: expected a whole number of at least 1, got {iterations!r}")
+    pairs = pair_clouds(x, y, x_mask, y_mask)
+    largest = max(pairs.x.shape[1], pairs.y.shape[1]) ** 2 if debiased else pairs.x.shape[1] * pairs.y.shape[1]
+    block = max(1, _BLOCK // largest)
+    values = [
+        _transport(pairs, slice(first, first + block), epsilon, iterations, cost, debiased)
+        for first in range(0, len(pairs.x), block)
+    ]
+    return pairs.finish(torch.cat(values) if values else pairs.x.new_zeros(0))
+
+
+def _transport(pairs: CloudPairs, some: slice, epsilon: float, iterations: int, cost: Cost, debiased: bool) -> Tensor:
+    x, y = pairs.x[some], pairs.y[some]
+    log_a, log_b = _log_weights(pairs.x_mask[some], x.dtype), _log_weights(pairs.y_mask[some], x.dtype)
+    if not debiased:
+        costs = cost_matrix(x, y, cost)
+        f, g = _potentials(costs, log_a, log_b, epsilon, iterations)
+        plan = ((f.unsqueeze(-1) + g.unsqueeze(-2) - costs) / epsilon + log_a.unsqueeze(-1) + log_b.unsqueeze(-2)).exp()
+        return (plan * costs).sum((-1, -2))
+
+    def value(one: Tensor, other: Tensor, log_one: Tensor, log_other: Tensor) -> Tensor:
+        # After an update of g the plan has unit mass, so the dual is <a, f> + <b, g> without a further term.
+        f, g = _potentials(cost_matrix(one, other, cost), log_one, log_other, epsilon, iterations)
+        return (log_one.exp() * f).sum(-1) + (log_other.exp() * g).sum(-1)
+
+    return value(x, y, log_a, log_b) - (value(x, x, log_a, log_a) + value(y, y, log_b, log_b)) / 2
+
+
+def _log_weights(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    return torch.where(mask, -mask.sum(-1, keepdim=True).to(dtype).log(), -torch.inf)
+
+
+def _potentials(costs: Tensor, log_a: Tensor, log_b: Tensor, epsilon: float, iterations: int) -> tuple[Tensor, Tensor]:
+    g = torch.zeros_like(log_b)
+    f = torch.zeros_like(log_a)
+    for _ in range(iterations):
+        f = -epsilon * ((g.unsqueeze(-2) - costs) / epsilon + log_b.unsqueeze(-2)).logsumexp(-1)
+        g = -epsilon * ((f.unsqueeze(-1) - costs) / epsilon + log_a.unsqueeze(-1)).logsumexp(-2)
+    return f, g

@@ -1,0 +1,147 @@
+"""Finished rows of a matrix, kept on disk under a hash of what they were computed from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+__all__ = ["MatrixStore", "fingerprint"]
+
+# Raised whenever a distance comes out otherwise than before, so that old rows are not mixed with new ones.
+VERSION = 1
+
+
+def fingerprint(
+    distance: str,
+    options: Mapping[str, Any],
+    x: Tensor,
+    x_mask: Tensor,
+    y: Tensor,
+    y_mask: Tensor,
+    mirrored: bool,
+) -> str:
+    """A hash of everything that a matrix of distances depends on.
+
+    Args:
+        distance: its name.
+        options: its arguments by name, plain values.
+        x: (S, N, D).
+        x_mask: (S, N) boolean.
+        y: (R, M, D).
+        y_mask: (R, M) boolean.
+        mirrored: whether only the upper half is computed.
+
+    Returns:
+        64 hexadecimal digits.
+
+    Examples:
+        >>> x, there = torch.zeros(1, 2, 3), torch.ones(1, 2, dtype=torch.bool)
+        >>> one = fingerprint("emd", {"cost": "squared"}, x, there, x, there, False)
+        >>> len(one), one == fingerprint("emd", {"cost": "euclidean"}, x, there, x, there, False)
+        (64, False)
+    """
+    digest = hashlib.sha256()
+    head = [VERSION, distance, dict(sorted(options.items())), mirrored, x.device.type]
+    digest.update(json.dumps(head).encode())
+    for tensor in (x, x_mask, y, y_mask):
+        array = np.ascontiguousarray(tensor.detach().cpu().numpy())
+        digest.update(json.dumps([str(array.dtype), array.shape]).encode())
+        digest.update(array.data)
+    return digest.hexdigest()
+
+
+class MatrixStore:
+    """A folder for the rows of one matrix.
+
+    ==========================  ====================================================
+    `matrix.json`               the whole hash, the distance and the shape
+    `rows-000000-000032.npy`    rows 0 to 31, (32, R) float64
+    ==========================  ====================================================
+
+    Args:
+        path: a folder for several matrices; made if need be.
+        key: what `fingerprint` returns.
+        distance: its name.
+        shape: (S, R).
+
+    Raises:
+        ValueError: the folder holds something else.
+
+    Examples:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     MatrixStore(folder, "0" * 64, "emd", (3, 2)).write(slice(1, 2), torch.ones(1, 2))
+        ...     matrix = torch.zeros(3, 2, dtype=torch.float64)
+        ...     MatrixStore(folder, "0" * 64, "emd", (3, 2)).read_into(matrix), matrix[1].tolist()
+        ({1}, [1.0, 1.0])
+    """
+
+    def __init__(self, path: str | os.PathLike[str], key: str, distance: str, shape: tuple[int, int]) -> None:
+        self.folder = Path(path) / f"{distance}-{key[:16]}"
+        self.shape = shape
+        if self.folder.parent.exists() and not self.folder.parent.is_dir():
+            raise ValueError(f"path: expected a folder for finished rows, {path} is a file")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        head = self.folder / "matrix.json"
+        expected = {"sha256": key, "distance": distance, "shape": list(shape), "version": VERSION}
+        if not head.exists():
+            _replace(head, json.dumps(expected).encode())
+        try:
+            found = json.loads(head.read_text())
+        except ValueError as error:
+            raise ValueError(f"{head}: not readable as JSON; delete {self.folder} to compute it anew") from error
+        if found != expected:
+            raise ValueError(f"{head}: describes another matrix, {found}; delete {self.folder} or give another path")
+
+    def read_into(self, matrix: Tensor) -> set[int]:
+        """Fill in the rows that are there.
+
+        Args:
+            matrix: (S, R) of float64, changed in place.
+
+        Returns:
+            Which rows they are.
+
+        Raises:
+            ValueError: a file of rows that cannot be read, or of another shape.
+        """
+        done: set[int] = set()
+        for file in sorted(self.folder.glob("rows-*.npy")):
+            try:
+                start, stop = (int(number) for number in file.stem.split("-")[1:])
+                rows = np.load(file, allow_pickle=False)
+            except (ValueError, EOFError) as error:
+                raise ValueError(f"{file}: not readable as rows; delete it to compute them anew") from error
+            if rows.shape != (stop - start, self.shape[1]) or rows.dtype != np.float64 or stop > self.shape[0]:
+                raise ValueError(f"{file}: holds {rows.dtype} of shape {rows.shape}; delete it to compute rows anew")
+            matrix[start:stop] = torch.from_numpy(rows)
+            done.update(range(start, stop))
+        return done
+
+    def write(self, rows: slice, values: Tensor) -> None:
+        """Keep some rows, (stop - start, R)."""
+        file = self.folder / f"rows-{rows.start:06d}-{rows.stop:06d}.npy"
+        _replace(file, values.double().numpy())
+
+
+def _replace(file: Path, content: bytes | np.ndarray) -> None:
+    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as handle:
+            if isinstance(content, bytes):
+                handle.write(content)
+            else:
+                np.save(handle, content)
+            handle.flush()
+            os.fsync(handle.fileno())
+        os.replace(temporary, file)
+    finally:
+        temporary.unlink(missing_ok=True)

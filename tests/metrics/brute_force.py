@@ -1,0 +1,86 @@
+"""Distances between clouds by plain loops and matrices in NumPy, and clouds to try them on."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import torch
+
+import pyro_pcflow as pcf
+
+
+def distances(x, y):
+    """All distances in float64, from differences."""
+    x, y = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
+    return np.sqrt(((x[:, None] - y[None]) ** 2).sum(-1))
+
+
+def chamfer_ways(x, y):
+    table = distances(x, y)
+    return table.min(1), table.min(0)
+
+
+def emd_by_permutations(x, y, power=1):
+    """Every matching of a few points."""
+    table = distances(x, y) ** power
+    rows = np.arange(len(table))
+    return min(table[rows, list(order)].mean() for order in itertools.permutations(rows))
+
+
+def approximate_matching(x, y):
+    """The published algorithm, point by point, in float64."""
+    num = len(x)
+    left, right = np.ones(num), np.ones(num)
+    match = np.zeros((num, num))
+    squared = distances(x, y) ** 2
+    for power in range(7, -3, -1):
+        level = 0.0 if power == -2 else -(4.0**power)
+        weight = np.exp(level * squared)
+        share, taken = np.zeros(num), np.zeros(num)
+        for k in range(num):
+            share[k] = left[k] / (1e-9 + sum(weight[k, m] * right[m] for m in range(num)))
+        for m in range(num):
+            offered = right[m] * sum(weight[k, m] * share[k] for k in range(num))
+            taken[m] = min(right[m] / (offered + 1e-9), 1.0) * right[m]
+            right[m] = max(0.0, right[m] - offered)
+        for k in range(num):
+            handed = weight[k] * share[k] * taken
+            match[k] += handed
+            left[k] = max(0.0, left[k] - handed.sum())
+    return match
+
+
+def degenerate_pairs():
+    """Pairs of clouds that have gone wrong elsewhere, of equal numbers of points."""
+    rng = np.random.default_rng(3)
+    line = np.linspace(0, 1, 12)[:, None] * np.array([[1.0, -2.0, 0.5]])
+    cloud = rng.normal(size=(12, 3))
+    return {
+        "random": (cloud, rng.normal(size=(12, 3))),
+        "one point": (cloud[:1], cloud[1:2]),
+        "duplicates": (np.repeat(cloud[:3], 4, 0), np.repeat(cloud[3:9], 2, 0)),
+        "all the same": (np.zeros((12, 3)), np.ones((12, 3))),
+        "collinear": (line, line[::-1] + 0.01),
+        "far away": (cloud + 1e4, cloud + 1e4 + 1e-3 * rng.normal(size=(12, 3))),
+        "equal": (cloud, cloud.copy()),
+        "equal, shuffled": (cloud, cloud[::-1].copy()),
+        "one coordinate": (cloud[:, :1], rng.normal(size=(12, 1))),
+        "seven coordinates": (rng.normal(size=(12, 7)), rng.normal(size=(12, 7))),
+    }
+
+
+def real_clouds(num_clouds, num_points, split="test"):
+    return pcf.data.load_example("body", num_points=num_points, split=split)[:num_clouds]
+
+
+def padded(clouds, width, generator):
+    """Clouds of several sizes in one tensor: shuffled in among rubbish, and a mask."""
+    dim = clouds[0].shape[1]
+    tensor = torch.full((len(clouds), width, dim), torch.nan, dtype=torch.float64)
+    mask = torch.zeros(len(clouds), width, dtype=torch.bool)
+    for row, cloud in enumerate(clouds):
+        places = torch.from_numpy(generator.permutation(width)[: len(cloud)])
+        tensor[row, places] = torch.as_tensor(cloud, dtype=torch.float64)
+        mask[row, places] = True
+    return tensor, mask

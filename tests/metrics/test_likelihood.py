@@ -1,0 +1,175 @@
+"""Likelihood metrics against closed forms and against counting pairs."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.distributions import MultivariateNormal, Normal
+
+import pyro_pcflow as pcf
+from pyro_pcflow.metrics import (
+    LogLikelihood,
+    auroc,
+    gaussian_complexity,
+    importance_weighted_bound,
+    likelihood,
+    log_likelihood,
+    out_of_distribution_auroc,
+    outlier_auroc,
+)
+
+
+def test_exact_likelihood_of_a_flow_in_pieces(monkeypatch):
+    flow = pcf.PointCloudFlow(3, num_couplings=2, hidden_dims=[8])
+    clouds = torch.randn(7, 50, 3)
+    flow.normalize(clouds)
+    monkeypatch.setattr(likelihood, "POINTS_AT_ONCE", 120)
+    result = log_likelihood(flow, clouds, units="millimetres")
+    expected = flow.cloud(num_points=50).log_prob(clouds).detach()
+    torch.testing.assert_close(result.nats_per_cloud.float(), expected)
+    assert result.nats_per_point == pytest.approx(expected.mean().item() / 50, rel=1e-5)
+    assert result.standard_error == pytest.approx((expected / 50).std().item() / math.sqrt(7), rel=1e-4)
+    assert (result.kind, result.units, result.num_points) == ("exact", "millimetres", 50)
+    # The unit counts: coordinates ten times as large cost log(10) nats for each of them.
+    flow.normalize(10 * clouds)
+    assert log_likelihood(flow, 10 * clouds).nats_per_point == pytest.approx(
+        result.nats_per_point - 3 * math.log(10), abs=1e-3
+    )
+
+
+def test_contexts_belong_to_clouds():
+    flow = pcf.PointCloudFlow(2, context_dim=4, num_couplings=2, hidden_dims=[8])
+    clouds, contexts = torch.randn(5, 30, 2), torch.randn(5, 4)
+    expected = flow.cloud(contexts, num_points=30).log_prob(clouds).detach()
+    torch.testing.assert_close(log_likelihood(flow, clouds, context=contexts).nats_per_cloud.float(), expected)
+    with pytest.raises(ValueError, match=r"context: expected shape \(5, C\)"):
+        log_likelihood(flow, clouds, context=contexts[:4])
+
+
+class LinearGaussian:
+    """Clouds whose points share a latent mean: the log-likelihood is known, the bound is by importance weighting."""
+
+    def exact(self, clouds):
+        covariance = torch.eye(clouds.shape[1], dtype=clouds.dtype) + 1
+        return MultivariateNormal(torch.zeros_like(covariance[0]), covariance).log_prob(clouds.mT).sum(-1)
+
+    def log_prob(self, clouds, num_particles):
+        count = clouds.shape[1]
+        posterior = Normal(clouds.sum(1) / (count + 1), 1.5 / math.sqrt(count + 1))
+        z = posterior.sample((num_particles,))
+        joint = Normal(z.unsqueeze(-2), 1.0).log_prob(clouds).sum((-1, -2)) + Normal(0.0, 1.0).log_prob(z).sum(-1)
+        return (joint - posterior.log_prob(z).sum(-1)).logsumexp(0) - math.log(num_particles)
+
+
+def test_bound_rises_to_the_likelihood():
+    model, clouds = LinearGaussian(), torch.randn(200, 10, 2, dtype=torch.float64) + 1
+    exact = model.exact(clouds)
+    few, many = (importance_weighted_bound(model, clouds, num_particles=k) for k in (1, 2000))
+    assert few.nats_per_cloud.mean() < exact.mean() - 0.05
+    torch.testing.assert_close(many.nats_per_cloud, exact, atol=0.15, rtol=0)
+    assert few.kind == "importance-weighted bound, K = 1"
+    state = torch.get_rng_state()
+    again = importance_weighted_bound(model, clouds, num_particles=1)
+    assert torch.equal(again.nats_per_cloud, few.nats_per_cloud)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_bound_of_a_vae_is_its_own():
+    vae = pcf.load_pretrained("body")
+    bodies = pcf.data.load_example("body", num_points=100, split="test")[:3]
+    with torch.random.fork_rng():
+        torch.manual_seed(4)
+        expected = vae.log_prob(bodies, num_particles=5).detach()
+    bound = importance_weighted_bound(vae, bodies, num_particles=5, seed=4)
+    torch.testing.assert_close(bound.nats_per_cloud.float(), expected)
+
+
+def test_a_nan_is_never_repaired():
+    normal = MultivariateNormal(torch.zeros(2), torch.eye(2), validate_args=False)
+    clouds = torch.randn(4, 9, 2)
+    clouds[1, 3, 0] = torch.nan
+    result = log_likelihood(normal, clouds)
+    assert result.nats_per_cloud.isnan().tolist() == [False, True, False, False]
+    assert math.isnan(result.nats_per_point)
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(st.integers(-3, 3), min_size=1, max_size=8), st.lists(st.integers(-3, 3), min_size=1, max_size=8))
+def test_auroc_counts_pairs(positives, negatives):
+    expected = sum((a > b) + 0.5 * (a == b) for a in positives for b in negatives) / len(positives) / len(negatives)
+    scores = torch.tensor(positives).double(), torch.tensor(negatives).double()
+    assert auroc(*scores) == pytest.approx(expected, abs=1e-12)
+    assert auroc(*reversed(scores)) == pytest.approx(1 - expected, abs=1e-12)
+
+
+def test_infinite_scores_have_a_rank():
+    assert auroc(torch.tensor([torch.inf, 0.0]), torch.tensor([-torch.inf, 0.0])) == 0.875
+
+
+def test_outliers_are_the_unlikely_ones():
+    normal = MultivariateNormal(torch.zeros(3), torch.eye(3))
+    clouds = torch.randn(4, 100, 3)
+    is_outlier = torch.zeros(4, 100, dtype=torch.bool)
+    is_outlier[:, :10] = True
+    clouds[is_outlier] += 20
+    log_density = normal.log_prob(clouds)
+    assert outlier_auroc(log_density, is_outlier) == 1
+    assert outlier_auroc(-log_density, is_outlier) == 0
+
+
+def test_complexity_against_the_likelihood_of_the_fitted_gaussian():
+    clouds = torch.randn(6, 40, 3, dtype=torch.float64) @ torch.randn(3, 3, dtype=torch.float64) + 5
+    for cloud, value in zip(clouds, gaussian_complexity(clouds), strict=True):
+        fitted = MultivariateNormal(cloud.mean(0), cloud.T.cov(correction=0))
+        assert value.item() == pytest.approx(-fitted.log_prob(cloud).mean().item(), abs=1e-10)
+
+
+def test_correction_mends_what_simple_strangers_spoil():
+    """A broad model of anisotropic clouds finds small round ones more likely than its own kind."""
+    torch.manual_seed(0)
+    density = MultivariateNormal(torch.zeros(2), torch.diag(torch.tensor([4.0, 1.0])))
+    own = torch.randn(50, 200, 2) * torch.tensor([2.0, 1.0])
+    simple = 0.1 * torch.randn(50, 200, 2)
+    inside, outside = (log_likelihood(density, clouds).per_point for clouds in (own, simple))
+    result = out_of_distribution_auroc(
+        inside,
+        outside,
+        inside_complexity=gaussian_complexity(own),
+        outside_complexity=gaussian_complexity(simple),
+    )
+    assert result == (0, 1, "gaussian complexity")
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: auroc(torch.zeros(0), torch.zeros(1)), "positives: there are no scores"),
+        (lambda: auroc(torch.zeros(1), torch.tensor([0.0, torch.nan])), "negatives: 1 of 2 scores are NaN"),
+        (lambda: outlier_auroc(torch.zeros(3), torch.zeros(3)), "expected booleans"),
+        (lambda: outlier_auroc(torch.zeros(3), torch.ones(3, dtype=torch.bool)), "outliers and others, got 3 of 3"),
+        (lambda: out_of_distribution_auroc(torch.zeros(2), torch.zeros(2), inside_complexity=torch.zeros(2)), "both"),
+        (
+            lambda: out_of_distribution_auroc(
+                *[torch.zeros(2)] * 2, inside_complexity=torch.zeros(2), outside_complexity=torch.zeros(3)
+            ),
+            r"got \(2,\) and \(3,\)",
+        ),
+        (lambda: gaussian_complexity(torch.randn(3, 3)), "more points than D"),
+        (lambda: gaussian_complexity(torch.randn(2, 9, 3) * torch.tensor([1.0, 1.0, 0.0])), "2 of 2 are flat"),
+        (lambda: gaussian_complexity(torch.full((9, 2), torch.nan)), "not finite"),
+        (lambda: log_likelihood(None, torch.zeros(4, 3)), "expected shape"),
+        (lambda: log_likelihood(Normal(0.0, 1.0), torch.zeros(2, 4, 3)), "importance_weighted_bound"),
+        (lambda: importance_weighted_bound(None, torch.zeros(2, 4, 3), num_particles=0), "num_particles"),
+    ],
+)
+def test_errors(call, words):
+    with pytest.raises(ValueError, match=words):
+        call()
+
+
+def test_one_cloud_has_no_standard_error():
+    assert math.isnan(LogLikelihood(torch.zeros(1), 5, "exact").standard_error)

@@ -1,0 +1,219 @@
+"""Matrices of distances: every entry, their memory, and what is kept on disk."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from brute_force import padded, real_clouds
+
+from pyro_pcflow.metrics import approximate_emd, chamfer, emd, hausdorff, matrices, nearest_rows, pairwise, sinkhorn
+
+CASES = {
+    "chamfer": (chamfer, {}),
+    "chamfer, by name": (chamfer, {"convention": "distance_max"}),
+    "chamfer, sums": (chamfer, {"convention": "squared_total"}),
+    "hausdorff": (hausdorff, {}),
+    "emd": (emd, {"cost": "squared"}),
+    "approximate_emd": (approximate_emd, {"variant": "pvd"}),
+    "sinkhorn": (sinkhorn, {"epsilon": 0.1, "iterations": 5}),
+    "sinkhorn, debiased": (sinkhorn, {"epsilon": 0.1, "iterations": 5, "debiased": True}),
+}
+
+
+@pytest.fixture
+def clouds(device):
+    return real_clouds(11, 40).double().to(device)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_entry(case, clouds):
+    function, options = CASES[case]
+    x, y = clouds.split([4, 7])
+    matrix = pairwise(x, y, function.__name__, options=options)
+    assert matrix.dtype == torch.float64
+    torch.testing.assert_close(matrix, function(x[:, None], y, **options), rtol=1e-10, atol=1e-14)
+    within = pairwise(x, None, function.__name__, options=options)
+    torch.testing.assert_close(within, function(x[:, None], x, **options), rtol=1e-10, atol=1e-14)
+    if matrices.DISTANCES[function.__name__].symmetric:
+        assert torch.equal(within, within.mT)
+        assert (within.diagonal() == 0).all()
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_memory_and_threads_change_nothing(case, clouds, monkeypatch):
+    function, options = CASES[case]
+    x = clouds.float()
+    whole = pairwise(x, distance=function.__name__, options=options)
+    monkeypatch.setattr(matrices, "_ROWS_OF_TREES", 3)
+    for megabytes, threads in [(0.05, 1), (0.1, 2), (0.3, 1)]:
+        matrix = pairwise(x, distance=function.__name__, options=options, max_memory_mb=megabytes, num_threads=threads)
+        torch.testing.assert_close(matrix, whole, rtol=1e-5, atol=1e-9)
+    with pytest.raises(ValueError, match="max_memory_mb: .*give .* or more"):
+        pairwise(x, distance=function.__name__, options=options, max_memory_mb=0.001)
+
+
+def test_trees_ask_for_no_more_points_than_have_room(clouds, monkeypatch):
+    asked = []
+
+    class Tree(nearest_rows.cKDTree):
+        def query(self, points, **options):
+            asked.append(points.nbytes)
+            return super().query(points, **options)
+
+    monkeypatch.setattr(nearest_rows, "cKDTree", Tree)
+    pairwise(clouds, clouds[:5], max_memory_mb=0.05)
+    few, count = max(asked), len(asked)
+    asked.clear()
+    pairwise(clouds, clouds[:5])
+    assert few < 0.05 * 2**20 < max(asked) * 10
+    assert count > len(asked)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_masks_and_nan_clouds(case):
+    function, options = CASES[case]
+    rng = np.random.default_rng(8)
+    equal = function in (emd, approximate_emd)
+    x, x_mask = padded([rng.normal(size=(6 if equal else n, 2)) for n in (5, 7, 6)], 9, rng)
+    y, y_mask = padded([rng.normal(size=(6 if equal else n, 2)) for n in (3, 8, 6, 1)], 8, rng)
+    expected = function(x[:, None], y, x_mask=x_mask[:, None], y_mask=y_mask, **options)
+    masks = {"x_mask": x_mask, "y_mask": y_mask}
+    matrix = pairwise(x, y, function.__name__, options=options, **masks)
+    torch.testing.assert_close(matrix, expected)
+    assert matrix.isfinite().all()
+    x[1, x_mask[1].nonzero()[2]] = torch.nan
+    y[2, y_mask[2].nonzero()[0], 1] = torch.inf
+    expected[1] = torch.nan
+    expected[:, 2] = torch.nan
+    matrix = pairwise(x, y, function.__name__, options=options, **masks)
+    torch.testing.assert_close(matrix, expected, equal_nan=True)
+    within = pairwise(x, distance=function.__name__, options=options, x_mask=x_mask)
+    assert within.isnan().tolist() == [[False, True, False], [True, True, True], [False, True, False]]
+
+
+def test_all_clouds_may_be_nan():
+    x = torch.full((2, 3, 3), torch.nan)
+    assert pairwise(x).isnan().all()
+    assert pairwise(x, torch.zeros(4, 5, 3)).isnan().all()
+
+
+class Interrupted(Exception):
+    """The user lost patience."""
+
+
+@pytest.mark.parametrize("case", ["chamfer", "emd", "approximate_emd"])
+@pytest.mark.parametrize("both", [True, False])
+def test_resume_after_an_interruption(case, both, clouds, tmp_path, monkeypatch):
+    function, options = CASES[case]
+    x, y = clouds, clouds.flip(0)[:6] if both else None
+    monkeypatch.setattr(matrices, "_ROWS_OF_TREES", 2)
+    expected = pairwise(x, y, function.__name__, options=options)
+    write, written = matrices.MatrixStore.write, []
+
+    def fail_later(store, rows, values):
+        if len(written) == 3:
+            raise Interrupted
+        write(store, rows, values)
+        written.append(rows)
+
+    monkeypatch.setattr(matrices.MatrixStore, "write", fail_later)
+    with pytest.raises(Interrupted):
+        pairwise(x, y, function.__name__, options=options, path=tmp_path)
+    finished = sum(rows.stop - rows.start for rows in written)
+    computed = []
+    monkeypatch.setattr(matrices.MatrixStore, "write", lambda *args: (computed.append(args[1]), write(*args))[1])
+    # Another size of blocks goes on from the same rows.
+    monkeypatch.setattr(matrices, "_ROWS_OF_TREES", 3)
+    resumed = pairwise(x, y, function.__name__, options=options, path=tmp_path)
+    assert torch.equal(resumed, expected)
+    assert sum(rows.stop - rows.start for rows in computed) == len(x) - finished
+    computed.clear()
+    assert torch.equal(pairwise(x, y, function.__name__, options=options, path=tmp_path), expected)
+    assert not computed
+
+
+def test_nothing_else_finds_the_rows(clouds, tmp_path):
+    other = clouds.clone()
+    other[3, 5, 1] += 1e-9
+    mask = torch.ones(clouds.shape[:-1], dtype=torch.bool)
+    mask[0, 0] = False
+    calls = [
+        {},
+        {"x": other},
+        {"x": clouds.float()},
+        {"y": clouds},
+        {"y": other},
+        {"x_mask": mask},
+        {"distance": "hausdorff"},
+        {"options": {"convention": "squared_mean"}},
+    ]
+    for number, call in enumerate(calls, 1):
+        arguments = {"x": clouds} | call
+        assert torch.equal(pairwise(**arguments, path=tmp_path), pairwise(**arguments))
+        assert len(list(tmp_path.iterdir())) == number
+    # Naming a default changes nothing.
+    pairwise(clouds, options={"convention": "squared_sum"}, path=tmp_path)
+    assert len(list(tmp_path.iterdir())) == len(calls)
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_a_damaged_folder_is_refused(clouds, tmp_path):
+    pairwise(clouds, path=tmp_path)
+    (folder,) = tmp_path.iterdir()
+    (rows,) = folder.glob("rows-*.npy")
+    good = rows.read_bytes()
+    for bad in (b"", good[:100], b"nonsense"):
+        rows.write_bytes(bad)
+        with pytest.raises(ValueError, match=r"not readable as rows; delete it"):
+            pairwise(clouds, path=tmp_path)
+    np.save(rows, np.zeros((2, 3)))
+    with pytest.raises(ValueError, match=r"holds float64 of shape \(2, 3\)"):
+        pairwise(clouds, path=tmp_path)
+    rows.write_bytes(good)
+    head = folder / "matrix.json"
+    head.write_text(json.dumps(json.loads(head.read_text()) | {"sha256": "0" * 64}))
+    with pytest.raises(ValueError, match="describes another matrix"):
+        pairwise(clouds, path=tmp_path)
+    head.write_text("{")
+    with pytest.raises(ValueError, match="not readable as JSON"):
+        pairwise(clouds, path=tmp_path)
+    with pytest.raises(ValueError, match="is a file"):
+        pairwise(clouds, path=rows)
+
+
+def test_progress_counts_pairs(clouds, capsys):
+    pairwise(clouds, clouds[:3], progress=True)
+    shown = capsys.readouterr().err
+    assert "33/33" in shown
+    pairwise(clouds, progress=True)
+    assert "66/66" in capsys.readouterr().err
+    pairwise(clouds)
+    assert capsys.readouterr().err == ""
+
+
+def test_gradients_are_not_recorded(clouds):
+    assert not pairwise(clouds.clone().requires_grad_(), distance="approximate_emd").requires_grad
+
+
+def test_wrong_input_is_explained():
+    x = torch.zeros(3, 4, 2)
+    there = torch.ones(3, 4, dtype=torch.bool)
+    cases = [
+        ("distance: expected one of 'chamfer'", lambda: pairwise(x, distance="cd")),
+        ("'chamfer' has no option 'norm', its options are", lambda: pairwise(x, options={"norm": 1})),
+        ("'sinkhorn' needs a value for 'epsilon'", lambda: pairwise(x, distance="sinkhorn")),
+        ("convention: expected one of", lambda: pairwise(x, options={"convention": "l2"})),
+        (r"x: expected a set of clouds of shape \(S, N, D\)", lambda: pairwise(x[0])),
+        (r"y: expected a set of clouds", lambda: pairwise(x, x[:0])),
+        ("one dimension", lambda: pairwise(x, torch.zeros(3, 4, 3))),
+        ("as many points in x as in y", lambda: pairwise(x, x[:, :2], distance="emd")),
+        (r"x_mask: expected shape \(3, 4\)", lambda: pairwise(x, x_mask=there[:2])),
+        ("y_mask: expected none without y", lambda: pairwise(x, y_mask=there)),
+        ("num_threads: expected", lambda: pairwise(x, num_threads=0)),
+    ]
+    for words, call in cases:
+        with pytest.raises(ValueError, match=words):
+            call()
