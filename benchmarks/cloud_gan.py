@@ -18,8 +18,8 @@ from pyro_pcflow.transforms import rescale
 
 GENERATORS = ("fixed", "folding")
 GAMES = ("wgan-gp", "r1")
-# Weights of the penalties, those of the papers.
-WGAN_PENALTY, R1_PENALTY = 10.0, 10.0
+# That of the paper, and the best of 0.1, 1 and 10 on the val split of body. Both are on slopes as `_slopes` has them.
+WGAN_PENALTY, R1_PENALTY = 10.0, 1.0
 # The average of the generator forgets as that of pcf.fit does.
 AVERAGE_DECAY = 0.999
 
@@ -51,6 +51,9 @@ class Critic(nn.Module):
 class CloudGAN(nn.Module):
     """A generator and its critic. It has no density, so no nats per point.
 
+    The defaults are what did best on the val split of body in some trials of 40 seconds on a busy core, about a hundred
+    steps: `"r1"` before `"wgan-gp"`, `"folding"` before `"fixed"`. With that few steps none is trained to its end.
+
     Args:
         num_points: number of points that a generator of the kind "fixed" writes.
         point_dim: number of coordinates `D`.
@@ -69,9 +72,9 @@ class CloudGAN(nn.Module):
         point_dim: int = 3,
         latent_dim: int = 64,
         *,
-        generator_kind: str = "fixed",
-        game: str = "wgan-gp",
-        critic_steps: int = 2,
+        generator_kind: str = "folding",
+        game: str = "r1",
+        critic_steps: int = 1,
     ) -> None:
         super().__init__()
         if generator_kind not in GENERATORS or game not in GAMES:
@@ -137,10 +140,10 @@ def play(
     *,
     max_seconds: float | None = None,
     max_steps: int | None = None,
-    lr: float = 1e-3,
+    lr: float = 2e-3,
     seed: int = 0,
     batch_size: int = 32,
-    points_per_cloud: int = 512,
+    points_per_cloud: int = 256,
 ) -> int:
     """Train the game with Adam, whose rates fall to zero along half a cosine, and leave the averaged generator.
 

@@ -57,7 +57,7 @@ class ModelRun:
         lr: its learning rate; None for `TRAIN_ROW`.
         protocol: what it has in common with others.
         nats_per_point: the bound; None where the family has none, or it is not finite, which is then a failure.
-        scores: values of every draw by name; nothing if samples were not finite.
+        scores: values of every draw by name; only those that are finite.
         trained_seconds: wall time of the training.
         steps: of the training.
         parameters: numbers that were trained.

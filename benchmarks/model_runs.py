@@ -14,6 +14,7 @@ from benchmarks.model_families import FAMILIES, Size
 from benchmarks.model_records import TRAIN_ROW, ModelRun, Protocol
 from benchmarks.scoring import score
 from benchmarks.vae import NOISE, Category, count_parameters
+from pyro_pcflow.metrics.matrices import pairwise
 from pyro_pcflow.training.points import fingerprint, seeded_generator
 from pyro_pcflow.training.run_folder import versions
 from pyro_pcflow.training.seeding import seeded
@@ -21,7 +22,7 @@ from pyro_pcflow.training.seeding import seeded
 # Points that are scored at once.
 AT_ONCE = 2**17
 # Samples this much alike, or that find so few references, are one shape, or none.
-LEAST_SPREAD, LEAST_COVERAGE = 0.2, 0.05
+LEAST_SPREAD, LEAST_COVERAGE = 0.1, 0.05
 
 
 def make_protocol(category: Category, **settings: Any) -> Protocol:
@@ -133,22 +134,25 @@ def draw_samples(model: Any, count: int, seed: int, protocol: Protocol) -> tuple
 def judge(draws: Tensor, references: Tensor) -> tuple[dict[str, list[float]], list[str]]:
     """The scores of every draw, and how the samples show that training failed.
 
-    Samples with a coordinate that is not finite have no scores. Samples have collapsed if, on the mean over the draws,
-    two of them are nearer to each other than `LEAST_SPREAD` of the distance of two references, or they are nearest to
-    a share of the references of at most `LEAST_COVERAGE`, or to a single one.
+    Training has failed if a sample has a coordinate that is not finite; such samples count against the model in every
+    score, and a score that is itself not finite is left out. It has failed, too, if samples have collapsed: if, on the
+    mean over the draws, the distance of two of them is below `LEAST_SPREAD` of that of two references, or they are
+    nearest to a share of the references of at most `LEAST_COVERAGE`, or to a single one.
     """
+    scores: dict[str, list[float]] = {}
+    references = references.to(draws.device)
+    within = pairwise(references)
+    for draw in draws:
+        for key, value in score(draw, references, within).items():
+            scores.setdefault(key, []).append(value)
+    failures = []
     bad = int((~draws.isfinite().all(-1).all(-1)).sum())
     if bad:
-        return {}, [f"{bad} of {draws.shape[0] * draws.shape[1]} samples are not finite"]
-    scores: dict[str, list[float]] = {}
-    for draw in draws:
-        for key, value in score(draw, references.to(draw.device)).items():
-            scores.setdefault(key, []).append(value)
+        failures.append(f"{bad} of {draws.shape[0] * draws.shape[1]} samples are not finite")
     spread, coverage = (sum(scores[key]) / len(draws) for key in ("spread-cd", "cov-cd"))
-    failures = []
     if spread < LEAST_SPREAD or coverage <= max(LEAST_COVERAGE, 1 / len(references)):
         failures.append(f"collapsed: spread {spread:.3f}, coverage {coverage:.3f}")
-    return scores, failures
+    return {key: values for key, values in scores.items() if all(map(math.isfinite, values))}, failures
 
 
 def reference_clouds(category: Category, protocol: Protocol) -> Tensor:
