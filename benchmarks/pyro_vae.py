@@ -108,4 +108,6 @@ class _Fresh(TorchDistribution):
         return self.stack.sample(torch.Size(sample_shape))
 
     def log_prob(self, value: Tensor) -> Tensor:
-        return self.stack.log_prob(value.clone())
+        # Pyro's networks expand a context to the batch of the value, not the value to that of the context.
+        shape = torch.broadcast_shapes(value.shape, self.batch_shape + self.event_shape)
+        return self.stack.log_prob(value.expand(shape).clone())

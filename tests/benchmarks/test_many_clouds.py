@@ -61,6 +61,16 @@ def test_pyros_prior_has_the_density_that_autograd_computes():
     torch.testing.assert_close(prior.log_prob(z), density_by_autograd(prior.stack, z))
 
 
+def test_pyros_decoder_takes_several_latents_of_one_cloud():
+    """As the importance-weighted bound asks of it."""
+    rival = make_rival()
+    z, clouds = torch.randn(3, 2, 4, dtype=torch.float64), torch.randn(2, 5, 3, dtype=torch.float64)
+    got = rival.decode(z, 5).log_prob(clouds)
+    expected = torch.stack([rival.decode(particle, 5).log_prob(clouds) for particle in z])
+    torch.testing.assert_close(got, expected)
+    assert rival.log_prob(clouds, num_particles=3).shape == (2,)
+
+
 def test_pyros_vae_sees_its_new_weights():
     """Scoring one tensor twice with a step between, which Pyro's own cache would answer from memory."""
     rival = make_rival()

@@ -1,0 +1,180 @@
+"""The table of the comparison of model families, in Markdown."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from benchmarks.model_families import FAMILIES
+from benchmarks.model_records import TRAIN_ROW, ModelRun, Protocol
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the table.
+
+    Attributes:
+        title: what stands above it.
+        values: what runs of one model have of it; nothing where there is none.
+        text: from these values to a cell.
+        badness: what of a mean should be small, for a column whose best is marked.
+        judged: the values whose means are judged instead, the worst of them; by default those of the column.
+        in_train_row: whether the train split has it.
+    """
+
+    title: str
+    values: Callable[[Sequence[ModelRun]], list[float]]
+    text: Callable[[list[float]], str]
+    badness: Callable[[float], float] | None = None
+    judged: tuple[Callable[[Sequence[ModelRun]], list[float]], ...] = ()
+    in_train_row: bool = False
+
+    def mark_of(self, runs: Sequence[ModelRun]) -> float:
+        """How bad these runs are; infinite where there is nothing to compare."""
+        parts = [values(runs) for values in self.judged or (self.values,)]
+        if self.badness is None or not all(parts):
+            return math.inf
+        return max(self.badness(statistics.mean(part)) for part in parts)
+
+
+def _score(key: str) -> Callable[[Sequence[ModelRun]], list[float]]:
+    return lambda runs: [value for run in runs for value in run.scores.get(key, [])]
+
+
+def _nats(runs: Sequence[ModelRun]) -> list[float]:
+    return [run.nats_per_point for run in runs if run.nats_per_point is not None]
+
+
+def _milliseconds(runs: Sequence[ModelRun]) -> list[float]:
+    return [1000 * run.sampling_seconds for run in runs]
+
+
+def _range(values: list[float]) -> str:
+    def short(value: float) -> str:
+        return f"{value:.3f}" if abs(value) < 1000 else f"{value:.1e}"
+
+    mean = short(statistics.mean(values))
+    return mean if len(values) == 1 else f"{mean} ({short(min(values))} to {short(max(values))})"
+
+
+def _spread(digits: int, factor: float = 1.0) -> Callable[[list[float]], str]:
+    def text(values: list[float]) -> str:
+        mean = f"{factor * statistics.mean(values):.{digits}f}"
+        return mean if len(values) == 1 else f"{mean} ± {factor * statistics.stdev(values):.{digits}f}"
+
+    return text
+
+
+def _mean(pattern: str) -> Callable[[list[float]], str]:
+    return lambda values: pattern.format(statistics.mean(values))
+
+
+# A mean of 50% hides a half of 100% and one of 0%.
+HALVES = (_score("1-nna-cd-ref"), _score("1-nna-cd-smp"))
+COLUMNS = (
+    Column("held-out bound, nats per point", _nats, _range, lambda x: -x),
+    Column("1-NNA-CD, %", _score("1-nna-cd"), _spread(1, 100), lambda x: abs(x - 0.5), HALVES, in_train_row=True),
+    Column("of references", _score("1-nna-cd-ref"), _mean("{:.0%}"), None, in_train_row=True),
+    Column("of samples", _score("1-nna-cd-smp"), _mean("{:.0%}"), None, in_train_row=True),
+    Column("COV-CD, %", _score("cov-cd"), _spread(1, 100), lambda x: -x, in_train_row=True),
+    Column("MMD-CD", _score("mmd-cd"), _spread(4), lambda x: x, in_train_row=True),
+    Column("JSD", _score("jsd"), _spread(4), lambda x: x, in_train_row=True),
+    Column("spread", _score("spread-cd"), _spread(2), lambda x: abs(x - 1), in_train_row=True),
+    Column("training, s", lambda runs: [run.trained_seconds for run in runs], _mean("{:.1f}")),
+    Column("steps", lambda runs: [float(run.steps) for run in runs], _mean("{:.0f}")),
+    Column("rate", lambda runs: [run.lr for run in runs if run.lr is not None], _mean("{:g}")),
+    Column("parameters", lambda runs: [float(run.parameters) for run in runs], _mean("{:,.0f}"), lambda x: x),
+    Column("sampling, ms a cloud", _milliseconds, _mean("{:.2f}"), lambda x: x),
+)
+
+
+def table(runs: Sequence[ModelRun], protocol: Protocol) -> list[str]:
+    """Lines of Markdown: a table of the runs of one protocol, what it means, and where a rival wins.
+
+    Args:
+        runs: of this protocol; runs of others are left out.
+        protocol: the protocol.
+    """
+    mine: dict[str, list[ModelRun]] = {}
+    for run in runs:
+        if run.protocol == protocol:
+            mine.setdefault(run.model, []).append(run)
+    train = mine.pop(TRAIN_ROW, [])
+    # The order does not say who came first.
+    names = sorted(mine, key=list(FAMILIES).index)
+    best = {column.title: _best(column, mine) for column in COLUMNS if column.badness}
+    fewest = min((_failed(mine[name]) for name in names), default=0.0)
+
+    lines = [f"### {protocol.data}, {protocol.split} split", ""]
+    lines.append(f"| model | failed | {' | '.join(column.title for column in COLUMNS)} |")
+    lines.append("| --- " * (len(COLUMNS) + 2) + "|")
+    for name in names:
+        failed = f"{sum(bool(run.failures) for run in mine[name])} of {len(mine[name])}"
+        cells = [_bold(failed, _failed(mine[name]) == fewest)]
+        for column in COLUMNS:
+            values = column.values(mine[name])
+            cell = column.text(values) if values else _missing(column, name)
+            cells.append(_bold(cell, name in best.get(column.title, ())))
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    if train:
+        cells = [column.text(column.values(train)) if column.in_train_row else "" for column in COLUMNS]
+        lines.append(f"| *{TRAIN_ROW}* |  | {' | '.join(cells)} |")
+    return [*lines, "", *_legend(protocol), "", *_verdict(best), *_told_failures(mine)]
+
+
+def _best(column: Column, runs: dict[str, list[ModelRun]]) -> list[str]:
+    marks = {name: column.mark_of(own) for name, own in runs.items()}
+    least = min(marks.values(), default=math.inf)
+    return [] if math.isinf(least) else [name for name, mark in marks.items() if mark == least]
+
+
+def _failed(runs: Sequence[ModelRun]) -> float:
+    return sum(bool(run.failures) for run in runs) / len(runs)
+
+
+def _missing(column: Column, name: str) -> str:
+    return "none" if column.values is _nats and not FAMILIES[name].has_density else "not finite"
+
+
+def _bold(cell: str, best: bool) -> str:
+    return f"**{cell}**" if best else cell
+
+
+def _legend(protocol: Protocol) -> list[str]:
+    length = f"{protocol.seconds:g} s" if protocol.seconds is not None else f"{protocol.max_steps} steps"
+    return [
+        f"Bold is the best mean of a column, whoever has it. Every run was trained for {length}. The bound is the "
+        f"importance-weighted one of {protocol.particles} particles, in units of the {protocol.units}, of "
+        f"{protocol.scored_points} points of each cloud, thickened by Gaussian noise of {protocol.noise:g} "
+        "(mean, lowest and highest run); *none* stands where a family has no density. Samples of "
+        f"{protocol.num_points} points are compared with as many references, which have no noise, in "
+        f"{protocol.draws} draws; ± is the standard deviation over all draws of all runs. 1-NNA is best "
+        "at 50%, and judged by the worse of its halves; spread "
+        "(the mean distance of two samples over that of two references) at 1; COV is best high, MMD and JSD are best "
+        "low. CD is the sum of both means of squared distances to the nearest. *failed* counts runs that diverged, "
+        "had a bound or samples that were not finite, or collapsed; a diverged run is scored by its last finite "
+        "weights, and a collapsed one by what it made.",
+    ]
+
+
+def _verdict(best: dict[str, list[str]]) -> list[str]:
+    lost = {
+        title: names
+        for title, names in best.items()
+        if names and all(FAMILIES[name].group == "rivals" for name in names)
+    }
+    if not lost:
+        return ["No rival is the best of a column."]
+    parts = [f"{title.split(',')[0]} ({' and '.join(names)})" for title, names in lost.items()]
+    return [f"A rival is the best in: {', '.join(parts)}."]
+
+
+def _told_failures(runs: dict[str, list[ModelRun]]) -> list[str]:
+    return [
+        f"- {name}, seed {run.seed}: {'; '.join(run.failures)}."
+        for name, own in runs.items()
+        for run in own
+        if run.failures
+    ]
