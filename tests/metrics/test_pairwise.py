@@ -48,7 +48,7 @@ def test_memory_and_threads_change_nothing(case, clouds, monkeypatch):
     x = clouds.float()
     whole = pairwise(x, distance=function.__name__, options=options)
     monkeypatch.setattr(matrices, "_ROWS_OF_TREES", 3)
-    for megabytes, threads in [(0.07, 1), (0.15, 2), (0.3, 1)]:
+    for megabytes, threads in [(0.15, 1), (0.25, 2), (0.4, 1)]:
         matrix = pairwise(x, distance=function.__name__, options=options, max_memory_mb=megabytes, num_threads=threads)
         torch.testing.assert_close(matrix, whole, rtol=1e-5, atol=1e-9)
     with pytest.raises(ValueError, match=r"max_memory_mb: .*give .* or more"):
