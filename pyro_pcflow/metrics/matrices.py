@@ -162,8 +162,7 @@ def pairwise(
     if mirrored:
         matrix = matrix.triu(1)
         matrix = matrix + matrix.mT
-    matrix[find_invalid(x, x_mask)] = torch.nan
-    matrix[:, find_invalid(columns, columns_mask)] = torch.nan
+        matrix.diagonal()[find_invalid(x, x_mask)] = torch.nan
     return matrix.to(x.device)
 
 
@@ -213,7 +212,7 @@ def _row_counter(
         return NearestRows(rows, columns, convention, budget, threads)
     largest = max(x.shape[1], y.shape[1]) ** 2 if arguments.get("debiased") else x.shape[1] * y.shape[1]
     element = 8 if kind.function is emd else x.element_size()
-    # The C library keeps freed memory, so that the process was seen to grow by up to 11 matrices, of which 5 are in use.
+    # The C library keeps freed memory: the process was seen to grow by up to 11 matrices, of which 5 are in use.
     spare = 2 if x.device.type == "cpu" and kind.function is not emd else 1
     # What a pair has beside its matrices is a few times its points.
     one = spare * kind.matrices * largest * element + 8 * (x.shape[1] + y.shape[1]) * (x.shape[2] + 2) * 8

@@ -147,6 +147,8 @@ def test_nothing_else_finds_the_rows(clouds, tmp_path):
         {"y": clouds},
         {"y": other},
         {"x_mask": mask},
+        {"y": clouds, "x_mask": mask},
+        {"y": clouds, "y_mask": mask},
         {"distance": "hausdorff"},
         {"options": {"convention": "squared_mean"}},
     ]
