@@ -74,10 +74,10 @@ def real_clouds(num_clouds, num_points, split="test"):
     return pcf.data.load_example("body", num_points=num_points, split=split)[:num_clouds]
 
 
-def padded(clouds, width, generator):
+def padded(clouds, width, generator, rubbish=torch.nan):
     """Clouds of several sizes in one tensor: shuffled in among rubbish, and a mask."""
     dim = clouds[0].shape[1]
-    tensor = torch.full((len(clouds), width, dim), torch.nan, dtype=torch.float64)
+    tensor = torch.full((len(clouds), width, dim), rubbish, dtype=torch.float64)
     mask = torch.zeros(len(clouds), width, dtype=torch.bool)
     for row, cloud in enumerate(clouds):
         places = torch.from_numpy(generator.permutation(width)[: len(cloud)])
