@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import resource
 import statistics
@@ -42,6 +43,7 @@ CASES = [
     replace(MAIN, points=65536, clouds=1),
 ]
 TASKS = ("log_prob", "sample", "train")
+LEAST_MEMORY = 1.0  # megabytes: what is below is lost among pages that a process takes for other reasons
 # What grows in the figure: an attribute of a case, its name, and its values.
 GROWTH = [
     ("points", "points of one cloud", [replace(MAIN, clouds=1, points=4**k) for k in range(4, 9)]),
@@ -160,7 +162,7 @@ def draw_growth(names: Sequence[str], rounds: int, path: Path) -> None:
             milliseconds = [1e3 * by_name[name]["train"] for by_name in times]
             megabytes = [peak_memory(name, case, ["train"])["train"] for case in cases]
             above.loglog(sizes, milliseconds, label=name, **ink)
-            below.loglog(sizes, megabytes, **ink)
+            below.loglog(sizes, [memory if memory >= LEAST_MEMORY else math.nan for memory in megabytes], **ink)
             for size, time_spent, memory in zip(sizes, milliseconds, megabytes, strict=True):
                 print(f"{attribute} {size}, {name}: {time_spent:.1f} ms, {memory:.1f} MB", flush=True)
         below.set_xlabel(label)

@@ -51,6 +51,15 @@ def test_a_figure_of_growth(monkeypatch, tmp_path):
     assert (tmp_path / "growth.png").read_bytes()[1:4] == b"PNG"
 
 
+def test_memory_that_cannot_be_told_is_not_drawn(monkeypatch, tmp_path):
+    drawn = []
+    monkeypatch.setattr(speed.plt, "close", lambda figure: drawn.extend(figure.axes[3].lines[0].get_ydata()))
+    monkeypatch.setattr(speed, "GROWTH", [("points", "points", [replace(SMALL, points=n) for n in (64, 128)])] * 3)
+    monkeypatch.setattr(speed, "peak_memory", lambda name, case, wanted: {"train": 0.0 if case.points == 64 else 7.0})
+    speed.draw_growth(["ours, plain"], 1, tmp_path / "growth.png")
+    assert drawn == pytest.approx([float("nan"), 7.0], nan_ok=True)
+
+
 @pytest.mark.slow
 def test_peak_memory_of_a_process_of_its_own():
     case = Case(clouds=4, points=2048, context=8, couplings=4, hidden=64)
