@@ -178,7 +178,7 @@ def test_likelihood_goes_into_the_report():
     likelihood = log_likelihood(flow, references, units="metres")
     report = evaluate(lambda s, n: flow.cloud(num_points=n).sample((s,)), references, likelihood=likelihood)
     assert report.likelihood.nats_per_point == likelihood.nats_per_point
-    assert "nats per point (exact), a density per metres" in report.to_markdown()
+    assert "nats per point (exact), with coordinates in metres" in report.to_markdown()
 
 
 def test_interrupted_evaluations_continue(tmp_path, monkeypatch):
