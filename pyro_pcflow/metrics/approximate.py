@@ -18,7 +18,7 @@ _COSTS: dict[str, Cost] = {"pointflow": "euclidean", "pvd": "squared", "lion": "
 _LEVELS = (*(-(4.0**power) for power in range(7, -2, -1)), 0.0)
 # The published code keeps divisors away from zero by this.
 _TINY = 1e-9
-# Entries of one matrix, so that the four of a block take some 128 MiB of float32.
+# Entries of one matrix, so that the six of a block take some 192 MiB of float32.
 _BLOCK = 1 << 23
 
 
@@ -58,8 +58,8 @@ def approximate_emd(
     The published code is in float32 on GPUs; here the arithmetic has the dtype of the clouds, on any device.
     Differentiable as there: the gradient holds the matching fixed.
 
-    Memory: without gradients some 128 MiB of float32, or four matrices of N x N for one pair, whichever is more. With
-    gradients, some D + 4 such matrices for every pair of the batch.
+    Memory: without gradients some 192 MiB of float32, or six matrices of N x N for one pair, whichever is more. With
+    gradients, some 2 D + 4 such matrices for every pair of the batch.
 
     Args:
         x: (*batch, N, D) of float32 or float64.

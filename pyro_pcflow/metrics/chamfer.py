@@ -65,9 +65,9 @@ def chamfer(
     | `"distance_max"` | `max(mean d(x, Y), mean d(y, X))` | `u` | FoldingNet (Yang et al. 2018) |
 
     It is symmetric, and zero only for equal sets of points, however often each point is repeated; the triangle
-    inequality does not hold. The nearest points are exact, found in float64 on a CPU, and distances come from differences of
-    coordinates, so that points far from the origin keep their digits. Differentiable almost everywhere: the gradient
-    holds the nearest neighbours fixed.
+    inequality does not hold. The nearest points are exact, found in float64 on a CPU, and distances come from
+    differences of coordinates, so that points far from the origin keep their digits. Differentiable almost everywhere:
+    the gradient holds the nearest neighbours fixed.
 
     Args:
         x: (*batch, N, D) of float32 or float64.

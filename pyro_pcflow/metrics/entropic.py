@@ -12,7 +12,7 @@ from pyro_pcflow.metrics.pairs import CloudPairs, Cost, check_choice, cost_matri
 
 __all__ = ["sinkhorn"]
 
-# Entries of one matrix, so that the four of a block take some 128 MiB of float32.
+# Entries of one matrix, so that the six of a block take some 192 MiB of float32.
 _BLOCK = 1 << 23
 
 
@@ -43,7 +43,7 @@ def sinkhorn(
     result is that of exactly `iterations`, and before convergence it is neither bounded by `emd` nor symmetric.
     Differentiable, through the iterations.
 
-    Memory: without gradients some 128 MiB of float32, or four matrices of N x M for one pair, whichever is more. With
+    Memory: without gradients some 192 MiB of float32, or six matrices of N x M for one pair, whichever is more. With
     gradients, about 6 such matrices for every iteration and pair of the batch.
 
     Args:

@@ -32,11 +32,13 @@ class Distance:
         function: takes two clouds, its options and two masks.
         symmetric: exactly, and zero between a cloud and itself, so that half of the work is enough.
         matrices: matrices of N x M in the dtype of the clouds that one pair needs at a time.
+        matching: needs clouds of one number of points.
     """
 
     function: Callable[..., Tensor]
     symmetric: bool
     matrices: int
+    matching: bool = False
 
     def options(self, given: Mapping[str, Any], name: str) -> dict[str, Any]:
         """The options with their defaults.
@@ -58,11 +60,11 @@ class Distance:
 
 
 DISTANCES = {
-    "chamfer": Distance(chamfer, symmetric=True, matrices=4),
-    "hausdorff": Distance(hausdorff, symmetric=True, matrices=4),
-    "emd": Distance(emd, symmetric=True, matrices=2),
-    "approximate_emd": Distance(approximate_emd, symmetric=False, matrices=4),
-    "sinkhorn": Distance(sinkhorn, symmetric=False, matrices=4),
+    "chamfer": Distance(chamfer, symmetric=True, matrices=6),
+    "hausdorff": Distance(hausdorff, symmetric=True, matrices=6),
+    "emd": Distance(emd, symmetric=True, matrices=2, matching=True),
+    "approximate_emd": Distance(approximate_emd, symmetric=False, matrices=6, matching=True),
+    "sinkhorn": Distance(sinkhorn, symmetric=False, matrices=6),
 }
 # Rows between two writes: trees are built anew for each block, and a row of an exact matching may take minutes.
 _ROWS_OF_TREES = 32
@@ -134,8 +136,10 @@ def pairwise(
         raise ValueError("y_mask: expected none without y, the mask of x is used for both")
     mirrored = y is None and kind.symmetric
     columns, columns_mask = (x, x_mask) if y is None else _check_set(y, y_mask, "y")
-    # One pair meets the checks that compare two clouds, and the options, before hours of work.
-    kind.function(x[:1], columns[:1], x_mask=x_mask[:1], y_mask=columns_mask[:1], **arguments)
+    # A pair of points meets the checks that compare two clouds, and those of the options, before hours of work.
+    kind.function(x[:1, :1], columns[:1, :1], **arguments)
+    if kind.matching:
+        _check_counts(x_mask, columns_mask, distance)
     threads = torch.get_num_threads() if num_threads is None else num_threads
     if not isinstance(threads, int) or threads < 1:
         raise ValueError(f"num_threads: expected a whole number of at least 1, got {num_threads!r}")
@@ -171,6 +175,15 @@ def _check_set(clouds: Tensor, mask: Tensor | None, name: str) -> tuple[Tensor, 
     if mask.shape != clouds.shape[:-1]:
         raise ValueError(f"{name}_mask: expected shape {tuple(clouds.shape[:-1])}, got {tuple(mask.shape)}")
     return clouds.detach(), mask
+
+
+def _check_counts(x_mask: Tensor, y_mask: Tensor, distance: str) -> None:
+    counts = torch.cat([x_mask.sum(-1), y_mask.sum(-1)])
+    if counts.min() != counts.max():
+        raise ValueError(
+            f"{distance}: expected clouds of one number of points, got {int(counts.min())} to {int(counts.max())}; "
+            "draw the same number from each, or take chamfer or sinkhorn, which need no equal numbers"
+        )
 
 
 def _blocks(rows: list[int], step: int) -> list[slice]:

@@ -11,8 +11,9 @@ from pyro_pcflow.metrics.pairs import cost_matrix
 
 __all__ = ["nearest_by_blocks", "nearest_by_trees", "nearest_index"]
 
-# Entries of a block of differences, so that a block and what is made of it take some 100 MB of float32.
+# Entries of a block of differences, so that a block and what is made of it take some 128 MiB of float32.
 BLOCK = 1 << 23
+THREADED = 4096
 
 
 def nearest_index(x: Tensor, y: Tensor, y_mask: Tensor) -> Tensor:
@@ -38,10 +39,12 @@ def nearest_index(x: Tensor, y: Tensor, y_mask: Tensor) -> Tensor:
 def nearest_by_trees(x: Tensor, y: Tensor, y_mask: Tensor) -> Tensor:
     """`nearest_index` by a k-d tree of each cloud, in float64 (Maneewongvatana and Mount, 1999)."""
     index = torch.empty(x.shape[:2], dtype=torch.int64)
+    # To start threads takes as long as some thousand queries.
+    threads = torch.get_num_threads() if x.shape[1] >= THREADED else 1
     queries, clouds, masks = (tensor.cpu().numpy() for tensor in (x, y, y_mask))
     for pair, (query, cloud, mask) in enumerate(zip(queries, clouds, masks, strict=True)):
         there = np.flatnonzero(mask)
-        _, found = cKDTree(cloud[there]).query(query, workers=torch.get_num_threads())
+        _, found = cKDTree(cloud[there]).query(query, workers=threads)
         index[pair] = torch.from_numpy(there[found])
     return index
 

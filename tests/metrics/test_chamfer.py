@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from scipy.spatial.distance import directed_hausdorff
 
 from pyro_pcflow.metrics import chamfer, f_score, hausdorff
+from pyro_pcflow.metrics import nearest as nearest_module
 from pyro_pcflow.metrics.nearest import nearest_by_blocks, nearest_by_trees
 from pyro_pcflow.metrics.pairs import cost_matrix
 
@@ -81,11 +82,13 @@ def test_f_score_tells_precision_from_recall():
     assert f_score(torch.zeros(1, 1), torch.ones(1, 1), 1.0).f_score.item() == 0
 
 
-def test_trees_and_blocks_find_the_same():
+def test_trees_and_blocks_find_the_same(monkeypatch):
     generator = torch.Generator().manual_seed(1)
     x, y = (torch.randn(5, n, 3, generator=generator, dtype=torch.float64) for n in (40, 70))
     mask = torch.rand(5, 70, generator=generator) < 0.5
     expected = cost_matrix(x, y, "squared").masked_fill(~mask.unsqueeze(1), torch.inf).argmin(-1)
+    assert torch.equal(nearest_by_trees(x, y, mask), expected)
+    monkeypatch.setattr(nearest_module, "THREADED", 1)
     assert torch.equal(nearest_by_trees(x, y, mask), expected)
     for block in (1, 100, 2000, 6000, 1 << 20):
         assert torch.equal(nearest_by_blocks(x, y, mask, block), expected)
