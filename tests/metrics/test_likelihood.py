@@ -44,6 +44,9 @@ def test_exact_likelihood_of_a_flow_in_pieces(monkeypatch):
 def test_contexts_belong_to_clouds(monkeypatch):
     monkeypatch.setattr(likelihood, "POINTS_AT_ONCE", 70)
     flow = pcf.PointCloudFlow(2, context_dim=4, num_couplings=2, hidden_dims=[8])
+    with torch.no_grad():
+        for parameter in flow.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
     clouds, contexts = torch.randn(5, 30, 2), torch.randn(5, 4)
     expected = flow.cloud(contexts, num_points=30).log_prob(clouds).detach()
     torch.testing.assert_close(log_likelihood(flow, clouds, context=contexts).nats_per_cloud.float(), expected)
