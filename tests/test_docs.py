@@ -16,7 +16,14 @@ def blocks(name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "count"), [("README.md", 3), ("docs/index.md", 1), ("docs/inference.md", 2), ("docs/many-shapes.md", 4)]
+    ("name", "count"),
+    [
+        ("README.md", 3),
+        ("docs/index.md", 1),
+        ("docs/inference.md", 2),
+        ("docs/many-shapes.md", 4),
+        ("docs/reference/metrics.md", 1),
+    ],
 )
 def test_code_blocks_run(name, count, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

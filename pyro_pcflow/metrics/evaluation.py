@@ -129,7 +129,12 @@ def evaluate(
             f"{'references' if num_clouds is None else 'num_clouds'}: expected at least two clouds, since a neighbour "
             f"must be another one, got {count}"
         )
+    if permutations < 1:
+        raise ValueError(f"permutations: expected at least 1, got {permutations}")
     _require_finite(references, "references")
+    train = None if train is None else as_clouds(train, "train")
+    if train is not None:
+        _require_finite(train, "train")
     points = references.shape[1] if num_points is None else num_points
     if points < 1:
         raise ValueError(f"num_points: expected at least 1, got {num_points}")
@@ -149,7 +154,7 @@ def evaluate(
     trained = [scale(clouds.to(compared)) for clouds in trained]
     compared = scale(compared)
     for clouds in trained:
-        _require_finite(clouds, "train")
+        _require_finite(clouds, "train, after normalisation")
     grid = grid_around(compared, resolution, bounds)
 
     values: dict[str, list[float]] = {}
@@ -231,8 +236,7 @@ def _require_finite(clouds: Tensor, name: str) -> None:
         )
 
 
-def _training_sets(train: Tensor | np.ndarray, draws: int, count: int, points: int, seed: int) -> list[Tensor]:
-    clouds = as_clouds(train, "train")
+def _training_sets(clouds: Tensor, draws: int, count: int, points: int, seed: int) -> list[Tensor]:
     if clouds.shape[:2] == (count, points):
         draws = 1
     some = [choose_clouds(clouds, count, "train", seed, f"training draw {k}") for k in range(draws)]

@@ -10,7 +10,7 @@ from typing import Any
 from pyro_pcflow.metrics.report import Report, spread
 from pyro_pcflow.metrics.set_metrics import NullBand
 
-__all__ = ["compare", "report_page"]
+__all__ = ["compare", "metric_rows", "report_page"]
 
 
 def compare(reports: Sequence[Report], *, allow_different: bool = False) -> str:
@@ -66,6 +66,25 @@ evaluate them in the same way, or pass allow_different=True
     return f"{head}\n\n{_markdown(rows)}\n\n{_legend(keys)}\n"
 
 
+def metric_rows(report: Report) -> list[list[str]]:
+    """The metrics of a report as the cells of a table, the head first.
+
+    Args:
+        report: what `evaluate` returned.
+
+    Returns:
+        Rows of four cells: the metric, its value, that of the training set, and the null band; empty where there is
+        none.
+    """
+    rows = [["metric", report.name, "training set", "one distribution, 95%"]]
+    for key in report:
+        train = _cell(key, report.train[key]) if key in report.train else ""
+        rows.append(
+            [_title(key), _cell(key, report.draws[key]), train, _band(report.null[key]) if key in report.null else ""]
+        )
+    return rows
+
+
 def report_page(report: Report) -> str:
     """One report as a page.
 
@@ -75,13 +94,7 @@ def report_page(report: Report) -> str:
     Returns:
         Markdown: the metrics, what they mean, failures, likelihood and protocol.
     """
-    rows = [["metric", report.name, "training set", "one distribution, 95%"]]
-    for key in report:
-        train = _cell(key, report.train[key]) if key in report.train else ""
-        rows.append(
-            [_title(key), _cell(key, report.draws[key]), train, _band(report.null[key]) if key in report.null else ""]
-        )
-    parts = [f"# Evaluation of {report.name}", _headline(report), _markdown(rows), _legend(list(report))]
+    parts = [f"# Evaluation of {report.name}", _headline(report), _markdown(metric_rows(report)), _legend(list(report))]
     parts.append(f"Failed samples, with coordinates that are not finite or too large: {_failures(report)}.")
     if report.likelihood is not None:
         likelihood = report.likelihood
@@ -89,8 +102,8 @@ def report_page(report: Report) -> str:
             f" ± {likelihood.standard_error:.3f} (standard error)" if math.isfinite(likelihood.standard_error) else ""
         )
         parts.append(
-            f"Held-out likelihood: {likelihood.nats_per_point:.3f}{error} nats per point ({likelihood.kind}), a "
-            f"density per {likelihood.units}."
+            f"Held-out likelihood: {likelihood.nats_per_point:.3f}{error} nats per point ({likelihood.kind}), "
+            f"with coordinates in {likelihood.units}."
         )
     protocol = [["protocol", ""], *[[name, _plain(value)] for name, value in report.protocol.to_dict().items()]]
     if report.train_sha256 is not None:

@@ -178,7 +178,7 @@ def test_likelihood_goes_into_the_report():
     likelihood = log_likelihood(flow, references, units="metres")
     report = evaluate(lambda s, n: flow.cloud(num_points=n).sample((s,)), references, likelihood=likelihood)
     assert report.likelihood.nats_per_point == likelihood.nats_per_point
-    assert "nats per point (exact), a density per metres" in report.to_markdown()
+    assert "nats per point (exact), with coordinates in metres" in report.to_markdown()
 
 
 def test_interrupted_evaluations_continue(tmp_path, monkeypatch):
@@ -231,6 +231,8 @@ NAN = torch.full((4, 9, 3), torch.nan)
         (clouds(4, 9), clouds(4, 9), {"num_points": 0}, ValueError, "num_points: expected at least 1"),
         (clouds(4, 9), clouds(4, 9), {"train": clouds(3, 9)}, ValueError, "train: expected at least 4 clouds, got 3"),
         (clouds(4, 9), clouds(4, 9), {"train": NAN}, ValueError, "train: 4 of 4 clouds"),
+        (clouds(4, 9), clouds(4, 9), {"train": [[0.0]]}, TypeError, "train: expected a tensor or an array"),
+        (clouds(4, 9), clouds(4, 9), {"permutations": 0}, ValueError, "permutations: expected at least 1"),
         (clouds(4, 9), NAN, {}, ValueError, "references: 4 of 4 clouds have coordinates that are not finite"),
         (clouds(4, 9), clouds(4, 9), {"distances": "chamfer"}, TypeError, "sequence of names"),
         (clouds(4, 9), clouds(4, 9), {"distances": []}, ValueError, "at least one of 'chamfer'"),

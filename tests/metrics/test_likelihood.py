@@ -41,8 +41,12 @@ def test_exact_likelihood_of_a_flow_in_pieces(monkeypatch):
     )
 
 
-def test_contexts_belong_to_clouds():
+def test_contexts_belong_to_clouds(monkeypatch):
+    monkeypatch.setattr(likelihood, "POINTS_AT_ONCE", 70)
     flow = pcf.PointCloudFlow(2, context_dim=4, num_couplings=2, hidden_dims=[8])
+    with torch.no_grad():
+        for parameter in flow.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
     clouds, contexts = torch.randn(5, 30, 2), torch.randn(5, 4)
     expected = flow.cloud(contexts, num_points=30).log_prob(clouds).detach()
     torch.testing.assert_close(log_likelihood(flow, clouds, context=contexts).nats_per_cloud.float(), expected)
@@ -169,6 +173,23 @@ def test_correction_mends_what_simple_strangers_spoil():
 def test_errors(call, words):
     with pytest.raises(ValueError, match=words):
         call()
+
+
+def test_correction_subtracts_the_complexity_of_each_cloud():
+    torch.manual_seed(0)
+    inside, outside, of_inside, of_outside = torch.randn(4, 30).double().unbind()
+    result = out_of_distribution_auroc(
+        inside, outside, inside_complexity=of_inside, outside_complexity=of_outside, correction="zip"
+    )
+    expected = [
+        [(-q > -p) + 0.0 for p in inside for q in outside],
+        [
+            (-q - b > -p - a) + 0.0
+            for p, a in zip(inside, of_inside, strict=True)
+            for q, b in zip(outside, of_outside, strict=True)
+        ],
+    ]
+    assert result == (pytest.approx(sum(expected[0]) / 900), pytest.approx(sum(expected[1]) / 900), "zip")
 
 
 def test_one_cloud_has_no_standard_error():

@@ -91,7 +91,10 @@ def test_markdown_has_all_numbers_and_the_protocol(report):
     accuracy = f"{100 * report['1-nna-cd']:.1f}% ± {100 * report.std('1-nna-cd'):.1f}"
     assert f"| 1-NNA cd | {accuracy} |" in page
     assert "not finite or too large: 0 of 10." in page
-    assert "Held-out likelihood: 6.000 ± 1.000 (standard error) nats per point (exact), a density per metres." in page
+    assert (
+        "Held-out likelihood: 6.000 ± 1.000 (standard error) nats per point (exact), with coordinates in metres."
+        in page
+    )
     assert report.protocol.sha256 in page
     assert report.train_sha256 in page
     assert "noise \\| x" in page

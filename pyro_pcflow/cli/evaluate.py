@@ -1,0 +1,198 @@
+"""`pcflow evaluate`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pyro_pcflow.cli.shared import draw_clouds, given, load_model
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+    from pyro_pcflow.distributions import PointCloudFlow
+    from pyro_pcflow.metrics import LogLikelihood, Report
+    from pyro_pcflow.models import PointCloudVAE
+
+__all__ = ["add_evaluate"]
+
+SUFFIXES_OF_MODELS, SUFFIXES_OF_ARRAYS = (".pt",), (".npy", ".npz")
+DRAWS_OF_A_MODEL = 3
+
+
+def add_evaluate(commands: argparse._SubParsersAction) -> None:
+    """Add the command to the parser."""
+    evaluate = commands.add_parser(
+        "evaluate",
+        help="compare samples with held-out clouds",
+        description="Compare samples of a run, or anyone's samples, with as many held-out clouds: 1-NNA with both "
+        "halves, coverage, MMD, JSD, and for a run the held-out likelihood. A new folder gets report.json, "
+        "report.md and sheet.png.",
+    )
+    evaluate.add_argument(
+        "samples",
+        type=Path,
+        metavar="RUN_OR_SAMPLES",
+        help="a run folder or model file, which is drawn from; or a npy or npz file of clouds, (S, N, D) or "
+        "(draws, S, N, D), in npz as the array points or the only one",
+    )
+    evaluate.add_argument("--reference", required=True, help="held-out clouds: a file or a folder of them")
+    evaluate.add_argument("--out", type=Path, required=True, help="new folder")
+    evaluate.add_argument("--split", help="train, val or test: only these clouds of --reference, and train of --train")
+    evaluate.add_argument("--train", help="training clouds, for the same metrics with them in place of the samples")
+    evaluate.add_argument("--num-points", type=int, default=2048, help="points of each cloud (%(default)s)")
+    evaluate.add_argument("--num-clouds", type=int, help="samples and references (as many as there are references)")
+    evaluate.add_argument(
+        "--draws", type=int, help=f"sets of samples ({DRAWS_OF_A_MODEL} of a model, otherwise those in the file)"
+    )
+    evaluate.add_argument(
+        "--distance",
+        nargs="+",
+        default=["chamfer"],
+        help="chamfer, hausdorff, emd (exact and slow), approximate_emd (%(default)s)",
+    )
+    evaluate.add_argument(
+        "--normalization",
+        default="none",
+        help="none, references, per_cloud or per_cloud_box, before clouds are compared (%(default)s)",
+    )
+    evaluate.add_argument("--resolution", type=int, default=28, help="cells of the JSD's grid an axis (%(default)s)")
+    evaluate.add_argument(
+        "--num-particles", type=int, default=64, help="of the bound of a model of many clouds, 0 for none (%(default)s)"
+    )
+    evaluate.add_argument("--name", help="of the samples in the report (the name of their file)")
+    evaluate.add_argument("--units", default="the data's units", help="of coordinates, for the report")
+    evaluate.add_argument("--cache", type=Path, help="keep finished distances here, to continue after an interruption")
+    evaluate.add_argument("--seed", type=int, default=0)
+    evaluate.add_argument("--up", default="y", help="the axis that stands upright in the picture (%(default)s)")
+    evaluate.add_argument(
+        "--azim", type=float, default=215.0, help="degrees of its camera around that axis (%(default)s)"
+    )
+    evaluate.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1 (%(default)s)")
+    evaluate.set_defaults(command=_evaluate)
+
+
+def _evaluate(arguments: argparse.Namespace) -> None:
+    from pyro_pcflow.cli.sheet import neighbour_sheet
+    from pyro_pcflow.metrics import evaluate
+    from pyro_pcflow.plotting import save_figure
+    from pyro_pcflow.plotting.camera import view_matrix
+    from pyro_pcflow.training.settings import as_device
+
+    if arguments.out.exists():
+        raise FileExistsError(f"{arguments.out} exists already and is not overwritten: name another folder")
+    view_matrix(elev=0.0, azim=arguments.azim, up=arguments.up)
+    device = as_device(arguments.device)
+    model = None if arguments.samples.suffix in SUFFIXES_OF_ARRAYS else _load_sampler(arguments)
+    references = _load_held_out(arguments.reference, arguments.split, arguments)
+    train = None
+    if arguments.train is not None:
+        train = _load_held_out(arguments.train, None if arguments.split is None else "train", arguments)
+    likelihood = None if model is None else _likelihood(model, references.to(device), arguments)
+    report = evaluate(
+        _read_samples(arguments.samples) if model is None else lambda s, n: draw_clouds(model, s, n),
+        references.to(device),
+        train=train,
+        distances=arguments.distance,
+        draws=arguments.draws if model is None else given(arguments.draws, DRAWS_OF_A_MODEL),
+        num_clouds=arguments.num_clouds,
+        num_points=arguments.num_points,
+        normalization=arguments.normalization,
+        resolution=arguments.resolution,
+        seed=arguments.seed,
+        name=given(arguments.name, arguments.samples.stem),
+        data=Path(arguments.reference).stem,
+        split=given(arguments.split, ""),
+        units=arguments.units,
+        likelihood=likelihood,
+        progress=sys.stderr.isatty(),
+        path=arguments.cache,
+    )
+    arguments.out.mkdir(parents=True)
+    report.to_json(arguments.out / "report.json")
+    (arguments.out / "report.md").write_text(f"{report.to_markdown()}\n![Samples and references](sheet.png)\n", "utf-8")
+    assert report.neighbours is not None
+    save_figure(neighbour_sheet(report.neighbours, up=arguments.up, azim=arguments.azim), arguments.out / "sheet.png")
+    _show(report)
+    print(f"{arguments.out}: report.json, report.md, sheet.png")
+
+
+def _load_sampler(arguments: argparse.Namespace) -> PointCloudFlow | PointCloudVAE:
+    path = arguments.samples
+    if path.is_file() and path.suffix not in SUFFIXES_OF_MODELS:
+        raise ValueError(
+            f"{path}: expected a run folder, a model file ({', '.join(SUFFIXES_OF_MODELS)}), or samples "
+            f"({', '.join(SUFFIXES_OF_ARRAYS)})"
+        )
+    return load_model(path, arguments.device)
+
+
+def _load_held_out(path: str, split: str | None, arguments: argparse.Namespace) -> Tensor:
+    """Clouds to compare with; repeated points would be a difference that no model has made."""
+    from pyro_pcflow.data import load_clouds
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*points repeat", category=UserWarning)
+        try:
+            return load_clouds(path, arguments.num_points, seed=arguments.seed, split=split)
+        except UserWarning as warning:
+            raise ValueError(f"{warning}, which would change distances: give a lower --num-points") from warning
+
+
+def _read_samples(path: Path) -> np.ndarray:
+    """Anyone's samples, of which some may be NaN, which files of data must not be."""
+    import numpy as np
+
+    try:
+        content = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise ValueError(f"{path}: not readable as an array of numbers: {error}") from error
+    if isinstance(content, np.ndarray):
+        array = content
+    else:
+        with content:
+            names = content.files
+            if "points" not in names and len(names) != 1:
+                raise ValueError(
+                    f"{path}: expected an array `points`, or a single one, got {', '.join(names) or 'none'}"
+                )
+            array = content["points" if "points" in names else names[0]]
+    if array.dtype.kind not in "fiu" or array.ndim not in (3, 4):
+        raise ValueError(
+            f"{path}: expected numbers of shape (S, N, D) or (draws, S, N, D), got {array.dtype} {array.shape}"
+        )
+    return array if array.dtype in (np.float32, np.float64) else array.astype(np.float32)
+
+
+def _likelihood(
+    model: PointCloudFlow | PointCloudVAE, references: Tensor, arguments: argparse.Namespace
+) -> LogLikelihood | None:
+    from pyro_pcflow.distributions import PointCloudFlow
+    from pyro_pcflow.metrics import importance_weighted_bound, log_likelihood
+
+    if isinstance(model, PointCloudFlow):
+        return log_likelihood(model, references, units=arguments.units)
+    if arguments.num_particles == 0:
+        return None
+    return importance_weighted_bound(
+        model, references, num_particles=arguments.num_particles, seed=arguments.seed, units=arguments.units
+    )
+
+
+def _show(report: Report) -> None:
+    """Print the table of metrics, in columns."""
+    from pyro_pcflow.metrics.tables import metric_rows
+
+    rows = metric_rows(report)
+    used = [column for column in range(len(rows[0])) if any(row[column] for row in rows[1:])]
+    widths = {column: max(len(row[column]) for row in rows) for column in used}
+    for row in rows:
+        print("  ".join(row[column].ljust(widths[column]) for column in used).rstrip())
+    total = report.protocol.num_clouds * len(report.failed)
+    print(f"failed samples: {sum(report.failed)} of {total}")
+    if report.likelihood is not None:
+        print(f"{report.likelihood.nats_per_point:.3f} nats per point of held-out clouds ({report.likelihood.kind})")

@@ -1,0 +1,162 @@
+"""`pcflow evaluate`, with runs and with anyone's samples."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import pyro_pcflow as pcf
+from pyro_pcflow.cli import main
+from pyro_pcflow.metrics import Report
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """References with splits, and samples of several makers."""
+    generator = np.random.default_rng(0)
+    points = generator.normal(size=(24, 1, 3)) + 0.2 * generator.normal(size=(24, 40, 3))
+    split = np.array(["train"] * 15 + ["test"] * 9)
+    np.savez(tmp_path / "kind.npz", points=points.astype(np.float32), split=split)
+    np.savez(tmp_path / "clouds.npz", points=points[:9].astype(np.float32), ids=np.arange(9))
+    np.savez(tmp_path / "single.npz", samples=points[:9])
+    np.savez(tmp_path / "two.npz", a=points, b=points)
+    np.save(tmp_path / "clouds.npy", points[:9])
+    np.save(tmp_path / "draws.npy", points[:18].reshape(2, 9, 40, 3).astype(np.float32))
+    np.save(tmp_path / "one.npy", points[0])
+    broken = points[:9].copy()
+    broken[4, 7, 1] = np.nan
+    np.save(tmp_path / "broken.npy", broken)
+    (tmp_path / "text.npy").write_text("nothing")
+    (tmp_path / "text.txt").write_text("1 2 3")
+    return tmp_path
+
+
+def command(folder, samples, *options):
+    paths = [str(folder / samples), "--reference", str(folder / "kind.npz"), "--out", str(folder / "new" / "report")]
+    return ["evaluate", *paths, "--num-points", "40", "--device", "cpu", *options]
+
+
+@pytest.mark.parametrize("samples", ["clouds.npz", "single.npz", "clouds.npy"])
+def test_samples_of_others(samples, folder, capsys):
+    assert main(command(folder, samples, "--split", "test", "--train", str(folder / "kind.npz"))) == 0
+    out = folder / "new" / "report"
+    assert {path.name for path in out.iterdir()} == {"report.json", "report.md", "sheet.png"}
+    report = Report.from_json(out / "report.json")
+    references = pcf.data.load_clouds(folder / "kind.npz", 40, split="test")
+    given = np.load(folder / "clouds.npy").astype(np.float32)
+    expected = pcf.metrics.evaluate(given, references)
+    assert report["mmd-cd"] == pytest.approx(expected["mmd-cd"], rel=1e-6)
+    assert (report.name, report.protocol.data, report.protocol.split) == (samples[:-4], "kind", "test")
+    # The first nine of the training set are the samples: the training row is of any nine of fifteen.
+    assert report.train["mmd-cd"][0] != expected["mmd-cd"]
+    assert (out / "report.md").read_text().startswith(report.to_markdown())
+    with Image.open(out / "sheet.png") as picture:
+        assert picture.width > 1000
+    printed = capsys.readouterr().out
+    assert f"COV cd        {report['cov-cd']:.1%}" in printed
+    assert "failed samples: 0 of 9" in printed
+    assert main(command(folder, samples)) == 2  # never overwritten
+
+
+def test_draws_and_failures(folder, capsys):
+    assert (
+        main(command(folder, "draws.npy", "--split", "test", "--num-points", "30", "--distance", "chamfer", "emd")) == 0
+    )
+    report = Report.from_json(folder / "new" / "report" / "report.json")
+    assert len(report.draws["cov-emd"]) == 2
+    assert report.protocol.num_points == 30
+    (folder / "new" / "report").rename(folder / "old")
+    assert main(command(folder, "broken.npy", "--split", "test", "--cache", str(folder / "cache"))) == 0
+    assert "failed samples: 1 of 9" in capsys.readouterr().out
+    assert len(list((folder / "cache").iterdir())) == 3
+
+
+def test_run_of_a_flow(folder, capsys):
+    flow = pcf.PointCloudFlow(3, num_couplings=2, hidden_dims=[8])
+    clouds = pcf.data.load_clouds(folder / "kind.npz", 40)
+    flow.normalize(clouds)
+    (folder / "run").mkdir()
+    pcf.save(flow, folder / "run" / "model.pt")
+    assert main(command(folder, "run", "--split", "test", "--units", "metres", "--name", "flow")) == 0
+    report = Report.from_json(folder / "new" / "report" / "report.json")
+    assert len(report.draws["jsd"]) == 3
+    held_out = pcf.data.load_clouds(folder / "kind.npz", 40, split="test")
+    expected = flow.log_prob(held_out).mean().item()
+    assert report.likelihood.nats_per_point == pytest.approx(expected, rel=1e-4)
+    assert (report.likelihood.kind, report.likelihood.units, report.name) == ("exact", "metres", "flow")
+    assert "nats per point of held-out clouds (exact)" in capsys.readouterr().out
+
+
+def test_model_file_of_many_clouds(tmp_path):
+    bodies = pcf.data.load_example("body", num_points=128, split="test")[:6]
+    pcf.data.save_clouds(bodies, tmp_path / "bodies.npz")
+    pcf.save(pcf.load_pretrained("body"), tmp_path / "body.pt")
+    for particles, kind in [("4", "importance-weighted bound, K = 4"), ("0", None)]:
+        out = tmp_path / f"report-{particles}"
+        arguments = [
+            "evaluate",
+            str(tmp_path / "body.pt"),
+            "--reference",
+            str(tmp_path / "bodies.npz"),
+            "--out",
+            str(out),
+        ]
+        arguments += [
+            "--num-points",
+            "128",
+            "--draws",
+            "2",
+            "--num-particles",
+            particles,
+            "--device",
+            "cpu",
+            "--up",
+            "z",
+        ]
+        assert main(arguments) == 0
+        report = Report.from_json(out / "report.json")
+        assert (report.likelihood and report.likelihood.kind) == kind
+        assert len(report.draws["jsd"]) == 2
+
+
+def test_all_samples_failed(folder):
+    np.save(folder / "none.npy", np.full((9, 40, 3), np.nan))
+    assert main(command(folder, "none.npy", "--split", "test")) == 0
+    assert Report.from_json(folder / "new" / "report" / "report.json").failed == (9,)
+
+
+@pytest.mark.parametrize(
+    ("samples", "options", "words"),
+    [
+        ("clouds.npy", [], "samples: expected at least 24 clouds, got 9"),
+        ("clouds.npy", ["--split", "val"], "no cloud with split 'val'"),
+        ("clouds.npy", ["--num-points", "41"], "give a lower --num-points"),
+        ("one.npy", [], "expected numbers of shape (S, N, D)"),
+        ("two.npz", [], "expected an array `points`, or a single one, got a, b"),
+        ("text.npy", [], "not readable as an array"),
+        ("text.txt", [], "expected a run folder, a model file (.pt), or samples"),
+        ("nowhere", [], "nowhere"),
+        ("nowhere.npy", [], "nowhere.npy"),
+        ("clouds.npy", ["--distance", "l2"], "distances: expected one of"),
+        ("clouds.npy", ["--up", "w"], "up: expected"),
+        ("clouds.npy", ["--split", "test", "--train", "nowhere.npz"], "nowhere.npz"),
+        ("clouds.npy", ["--split", "test", "--normalization", "unit"], "normalization: expected one of"),
+    ],
+)
+def test_errors_are_one_line_and_leave_no_folder(samples, options, words, folder, capsys):
+    assert main(command(folder, samples, *options)) == 2
+    error = capsys.readouterr().err.strip()
+    assert error.startswith("pcflow: ")
+    assert words in error
+    assert len(error.splitlines()) == 1
+    assert not (folder / "new").exists()
+
+
+def test_clouds_of_two_coordinates(tmp_path):
+    clouds = torch.randn(8, 30, 2)
+    for name in ("samples", "references"):
+        pcf.data.save_clouds(clouds + torch.rand(1), tmp_path / f"{name}.npz")
+    paths = ["--reference", str(tmp_path / "references.npz"), "--out", str(tmp_path / "report")]
+    assert main(["evaluate", str(tmp_path / "samples.npz"), *paths, "--num-points", "30"]) == 0
