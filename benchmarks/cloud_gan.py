@@ -52,7 +52,7 @@ class Critic(nn.Module):
 class CloudGAN(nn.Module):
     """A generator and its critic. It has no density, so no nats per point.
 
-    The defaults are those of the best of nine single runs on the val split of body, 40 seconds each on a busy core,
+    The defaults are those of the best of eight single runs on the val split of body, 40 seconds each on a busy core,
     about a hundred steps: an early choice, not a search. `"wgan-gp"` was tried at one learning rate alone.
 
     Args:
