@@ -105,14 +105,15 @@ def table(runs: Sequence[ModelRun], protocol: Protocol) -> list[str]:
     # The order does not say who came first.
     names = sorted(mine, key=list(FAMILIES).index)
     best = {column.title: _best(column, mine) for column in COLUMNS if column.badness}
-    fewest = min((_failed(mine[name]) for name in names), default=0.0)
+    failures = [_failed(mine[name]) for name in names]
+    fewest, most = min(failures, default=0.0), max(failures, default=0.0)
 
     lines = [f"### {protocol.data}, {protocol.split} split", ""]
     lines.append(f"| model | failed | {' | '.join(column.title for column in COLUMNS)} |")
     lines.append("| --- " * (len(COLUMNS) + 2) + "|")
     for name in names:
         failed = f"{sum(bool(run.failures) for run in mine[name])} of {len(mine[name])}"
-        cells = [_bold(failed, _failed(mine[name]) == fewest)]
+        cells = [_bold(failed, _failed(mine[name]) == fewest < most)]
         for column in COLUMNS:
             values = column.values(mine[name])
             cell = column.text(values) if values else _missing(column, name)
@@ -127,7 +128,9 @@ def table(runs: Sequence[ModelRun], protocol: Protocol) -> list[str]:
 def _best(column: Column, runs: dict[str, list[ModelRun]]) -> list[str]:
     marks = {name: column.mark_of(own) for name, own in runs.items()}
     least = min(marks.values(), default=math.inf)
-    return [] if math.isinf(least) else [name for name, mark in marks.items() if mark == least]
+    best = [] if math.isinf(least) else [name for name, mark in marks.items() if mark == least]
+    # Where all are alike, a mark would say nothing.
+    return [] if len(best) == len(runs) > 1 else best
 
 
 def _failed(runs: Sequence[ModelRun]) -> float:
@@ -145,7 +148,8 @@ def _bold(cell: str, best: bool) -> str:
 def _legend(protocol: Protocol) -> list[str]:
     length = f"{protocol.seconds:g} s" if protocol.seconds is not None else f"{protocol.max_steps} steps"
     return [
-        f"Bold is the best mean of a column, whoever has it. Every run was trained for {length}. The bound is the "
+        "Bold is the best mean of a column, whoever has it, unless all are alike. "
+        f"Every run was trained for {length}. The bound is the "
         f"importance-weighted one of {protocol.particles} particles, in units of the {protocol.units}, of "
         f"{protocol.scored_points} points of each cloud, thickened by Gaussian noise of {protocol.noise:g} "
         "(mean, lowest and highest run); *none* stands where a family has no density. Samples of "

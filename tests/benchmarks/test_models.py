@@ -207,7 +207,7 @@ def test_a_failing_model_is_counted_and_not_hidden(category, protocol, monkeypat
     assert "| nice | 2 of 2 | -208.333 |" in text
     assert "- nice, seed 1: diverged at step 7; the held-out bound is -inf; 2 of 12 samples are not finite." in text
     alone = "\n".join(table([odd], protocol))
-    assert "| **1 of 1** | not finite |" in alone
+    assert "| 1 of 1 | not finite |" in alone
     assert "**not finite**" not in alone
 
 
@@ -240,6 +240,15 @@ def test_collapse_is_found():
     assert failure.startswith("collapsed: spread 0.0")
     (failure,) = judge(one.unsqueeze(0) + 100, references)[1]
     assert failure.startswith("collapsed")
+
+
+@pytest.mark.parametrize(
+    ("spread", "coverage", "collapsed"),
+    [(0.09, 0.9, True), (0.11, 0.9, False), (1.0, 0.05, True), (1.0, 0.06, False), (1.0, 1 / 50, True)],
+)
+def test_either_sign_of_collapse_is_enough(spread, coverage, collapsed, monkeypatch):
+    monkeypatch.setattr(model_runs, "score", lambda *_: {"spread-cd": spread, "cov-cd": coverage})
+    assert bool(judge(torch.zeros(2, 50, 4, 3), torch.randn(50, 4, 3))[1]) == collapsed
 
 
 def test_the_bound_is_that_of_a_density_that_is_known(category, protocol):
@@ -308,7 +317,7 @@ def test_the_best_of_each_column_is_marked_whoever_it_is(protocol):
     runs = [
         made_run("default", protocol, -2.0, [0.9, 0.8], halves=(0.9, 0.8)),
         made_run("default", protocol, -1.0, [0.9, 0.8], seed=1, halves=(0.9, 0.8)),
-        made_run("pyro", protocol, -1.6, [0.5, 0.5], halves=(1.0, 0.0)),
+        made_run("pyro", protocol, -1.6, [0.5, 0.5], halves=(1.0, 0.5)),
         made_run("gan", protocol, None, [0.6, 0.7], parameters=9, failures=["collapsed"]),
     ]
     text = table(runs, protocol)
@@ -319,6 +328,12 @@ def test_the_best_of_each_column_is_marked_whoever_it_is(protocol):
     assert "A rival is the best in: 1-NNA-CD (gan), parameters (gan)." in text
     assert "- gan, seed 0: collapsed." in text
     assert not any("A rival is the best" in line for line in table(runs[:2], protocol))
+
+
+def test_where_all_are_alike_none_is_marked(protocol):
+    runs = [made_run(name, protocol, -2.0, [0.9], halves=(0.8, 1.0)) for name in ("default", "pyro")]
+    assert not any("**" in line for line in table(runs, protocol))
+    assert "No rival is the best of a column." in table(runs, protocol)
 
 
 def test_runs_of_another_protocol_stay_out_of_the_table(protocol):
