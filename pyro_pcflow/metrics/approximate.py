@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from collections.abc import Sequence
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -13,13 +14,27 @@ __all__ = ["ApproximateEMD", "approximate_emd", "approximate_matching"]
 
 ApproximateEMD = Literal["pointflow", "pvd", "lion"]
 
-_COSTS: dict[str, Cost] = {"pointflow": "euclidean", "pvd": "squared", "lion": "squared"}
-# Sharpness of the weights, from near to far; the last level gives what is left to whoever has room.
-_LEVELS = (*(-(4.0**power) for power in range(7, -2, -1)), 0.0)
+# Sharpness of the weights, from near to far.
+_LEVELS = tuple(-(4.0**power) for power in range(7, -2, -1))
+# The last level of the publication gives what is left to whoever has room.
+_ALL_LEVELS = (*_LEVELS, 0.0)
 # The published code keeps divisors away from zero by this.
 _TINY = 1e-9
 # Entries of one matrix, so that the six of a block take some 192 MiB of float32.
 _BLOCK = 1 << 23
+
+
+class _Variant(NamedTuple):
+    cost: Cost
+    levels: tuple[float, ...]
+
+
+# PointFlow's loop ends one level early (`j > -2` for `j >= -2`, with the latter kept as a comment).
+_VARIANTS = {
+    "pointflow": _Variant("euclidean", _LEVELS),
+    "pvd": _Variant("squared", _ALL_LEVELS),
+    "lion": _Variant("squared", _ALL_LEVELS),
+}
 
 
 def approximate_emd(
@@ -45,15 +60,21 @@ def approximate_emd(
 
     The result is `1/N sum_ij match_ij c(x_i, y_j)`, with a cost `c` by variant:
 
-    | variant | cost | unit |
-    | --- | --- | --- |
-    | `"pointflow"` | Euclidean, `c(p, q) = norm(p - q)` | `u` |
-    | `"pvd"`, `"lion"` | squared, `c(p, q) = norm(p - q)^2` | `u^2` |
+    | variant | cost | levels | unit |
+    | --- | --- | --- | --- |
+    | `"pointflow"` | Euclidean, `c(p, q) = norm(p - q)` | without the last, 0 | `u` |
+    | `"pvd"`, `"lion"` | squared, `c(p, q) = norm(p - q)^2` | all | `u^2` |
 
-    It is larger than `emd`, on clouds of surfaces often by tens of percent; it is not symmetric; it is not zero between
-    a cloud and itself; and as the levels are fixed, it does not scale with the unit of the data. Figures compare only
-    with figures of the same variant, in the same normalisation and the same order: between sets, PVD's evaluation
-    takes a reference for x and a sample for y.
+    The matching is not the best one, so on clouds of surfaces the result is often tens of percent above `emd`. It is
+    not symmetric; it is not zero between a cloud and itself; and as the levels are fixed, it does not scale with the
+    unit of the data. **With `"pointflow"`, what is left after the level `-4^-1` stays unmatched and costs nothing:
+    clouds that lie several units apart come out nearer than they are, in the end at zero.** Its figures mean something
+    only between clouds of a standard deviation near 1, as PointFlow has them. Figures compare only with figures of the
+    same variant, in the same normalisation and the same order: between sets, both PointFlow's and PVD's evaluation
+    take a reference for x and a sample for y.
+
+    The algorithm is that of the published kernels: `approxmatch.cu` of PointFlow at commit 4e6795a, `emd_kernel.cu` of
+    PVD at 8540aa8 and of LION at 1d24a78.
 
     The published code is in float32 on GPUs; here the arithmetic has the dtype of the clouds, on any device.
     Differentiable as there: the gradient holds the matching fixed.
@@ -88,20 +109,22 @@ def approximate_emd(
     check_choice(variant, get_args(ApproximateEMD), "variant")
     pairs = pair_clouds(x, y, x_mask, y_mask)
     pairs.require_equal_counts("approximate_emd")
-    cost = _COSTS[variant]
+    chosen = _VARIANTS[variant]
     block = max(1, _BLOCK // (pairs.x.shape[1] * pairs.y.shape[1]))
-    totals = [_total(pairs, slice(first, first + block), cost) for first in range(0, len(pairs.x), block)]
+    totals = [_total(pairs, slice(first, first + block), chosen) for first in range(0, len(pairs.x), block)]
     total = torch.cat(totals) if totals else pairs.x.new_zeros(0)
     return pairs.finish(total / pairs.x_mask.sum(-1))
 
 
-def _total(pairs: CloudPairs, some: slice, cost: Cost) -> Tensor:
+def _total(pairs: CloudPairs, some: slice, variant: _Variant) -> Tensor:
     x, y = pairs.x[some], pairs.y[some]
-    match = approximate_matching(x.detach(), y.detach(), pairs.x_mask[some], pairs.y_mask[some])
-    return (match * cost_matrix(x, y, cost)).sum((-1, -2))
+    match = approximate_matching(x.detach(), y.detach(), pairs.x_mask[some], pairs.y_mask[some], variant.levels)
+    return (match * cost_matrix(x, y, variant.cost)).sum((-1, -2))
 
 
-def approximate_matching(x: Tensor, y: Tensor, x_mask: Tensor, y_mask: Tensor) -> Tensor:
+def approximate_matching(
+    x: Tensor, y: Tensor, x_mask: Tensor, y_mask: Tensor, levels: Sequence[float] = _ALL_LEVELS
+) -> Tensor:
     """The matching of `approximate_emd`.
 
     Args:
@@ -109,6 +132,7 @@ def approximate_matching(x: Tensor, y: Tensor, x_mask: Tensor, y_mask: Tensor) -
         y: (B, M, D), finite.
         x_mask: (B, N) boolean.
         y_mask: (B, M) boolean, with as many points as x.
+        levels: sharpness of the weights, from the first to the last; by default those of the publication.
 
     Returns:
         (B, N, M), not negative; rows and columns sum to 1 at most.
@@ -121,7 +145,7 @@ def approximate_matching(x: Tensor, y: Tensor, x_mask: Tensor, y_mask: Tensor) -
     squared = cost_matrix(x, y, "squared")
     match, kernel = torch.zeros_like(squared), torch.empty_like(squared)
     left, right = x_mask.to(x.dtype).unsqueeze(-1), y_mask.to(x.dtype).unsqueeze(-1)
-    for level in _LEVELS:
+    for level in levels:
         torch.mul(squared, level, out=kernel)
         kernel.exp_()
         hand_out = left / (kernel @ right + _TINY)

@@ -60,8 +60,8 @@ def chamfer(
     | `"squared_mean"` | half of that | `u^2` | |
     | `"squared_max"` | `max(mean d(x, Y)^2, mean d(y, X)^2)` | `u^2` | |
     | `"squared_total"` | `sum d(x, Y)^2 + sum d(y, X)^2` | `u^2` | Fan, Su and Guibas 2017 |
-    | `"distance_sum"` | `mean d(x, Y) + mean d(y, X)` | `u` | PCN (Yuan et al. 2018) |
-    | `"distance_mean"` | half of that | `u` | Occupancy Networks (Mescheder et al. 2019): "Chamfer-L1" |
+    | `"distance_sum"` | `mean d(x, Y) + mean d(y, X)` | `u` | PCN (Yuan et al. 2018), in its paper |
+    | `"distance_mean"` | half of that | `u` | Occupancy Networks (Mescheder et al. 2019): "Chamfer-L1"; PCN's code |
     | `"distance_max"` | `max(mean d(x, Y), mean d(y, X))` | `u` | FoldingNet (Yang et al. 2018) |
 
     It is symmetric, and zero only for equal sets of points, however often each point is repeated; the triangle

@@ -28,13 +28,13 @@ def emd_by_permutations(x, y, power=1):
     return min(table[rows, list(order)].mean() for order in itertools.permutations(rows))
 
 
-def approximate_matching(x, y):
-    """The published algorithm, point by point, in float64."""
+def approximate_matching(x, y, last=-2):
+    """The published algorithm, point by point, in float64; PointFlow's ends with the power -1."""
     num = len(x)
     left, right = np.ones(num), np.ones(num)
     match = np.zeros((num, num))
     squared = distances(x, y) ** 2
-    for power in range(7, -3, -1):
+    for power in range(7, last - 1, -1):
         level = 0.0 if power == -2 else -(4.0**power)
         weight = np.exp(level * squared)
         share, taken = np.zeros(num), np.zeros(num)

@@ -231,8 +231,8 @@ def test_the_published_algorithm_point_by_point(name):
     there = torch.ones(1, len(x), dtype=torch.bool)
     found = published_matching(*(cloud[None] for cloud in tensors((x, y))), there, there)[0]
     np.testing.assert_allclose(found.numpy(), expected, rtol=1e-6, atol=1e-12)
-    for variant, power in {"pointflow": 1, "pvd": 2, "lion": 2}.items():
-        cost = (expected * distances(x, y) ** power).sum() / len(x)
+    for variant, (power, last) in {"pointflow": (1, -1), "pvd": (2, -2), "lion": (2, -2)}.items():
+        cost = (approximate_matching(x, y, last) * distances(x, y) ** power).sum() / len(x)
         assert approximate_emd(*tensors((x, y)), variant).item() == pytest.approx(cost, rel=1e-6, abs=1e-9)
 
 
@@ -267,11 +267,19 @@ def test_it_lies_above_the_exact_distance_and_is_not_symmetric():
     assert (approximate_emd(x, x) > 0).all()
 
 
+def test_pointflows_variant_leaves_far_clouds_unmatched_and_the_others_do_not():
+    x, y = standardised(2, 128)
+    for shift, found in ((3.0, 0.9), (12.0, 0.1), (20.0, 0.001)):
+        moved = y + torch.tensor([shift, 0.0, 0.0])
+        assert approximate_emd(x, moved) < found * emd(x, moved)
+        assert approximate_emd(x, moved, "pvd") > 0.99 * emd(x, moved, "squared")
+
+
 def test_its_gradient_holds_the_matching_fixed():
     x, y = tensors(PAIRS["random"])
-    for variant, power in {"pointflow": 1, "pvd": 2}.items():
+    for variant, (power, last) in {"pointflow": (1, -1), "pvd": (2, -2)}.items():
         moved, fixed = x.clone().requires_grad_(), x.clone().requires_grad_()
-        match = torch.from_numpy(approximate_matching(*PAIRS["random"]))
+        match = torch.from_numpy(approximate_matching(*PAIRS["random"], last))
         cost = ((fixed[:, None] - y[None]).norm(dim=-1) ** power * match).sum() / len(x)
         (expected,) = torch.autograd.grad(cost, fixed)
         (found,) = torch.autograd.grad(approximate_emd(moved, y, variant), moved)
