@@ -17,6 +17,7 @@ from torch import Tensor, nn
 import pyro_pcflow as pcf
 from benchmarks.cloud_gan import CloudGAN, play
 from benchmarks.decoder_vae import DecoderVAE
+from benchmarks.gaussian_vae import GaussianVAE
 from benchmarks.vae import NOISE, OUR_LEARNING_RATE, pyros
 from pyro_pcflow.models import PRESETS, AutoDecoder, preset
 from pyro_pcflow.nn.conditioner import CONDITIONINGS
@@ -102,6 +103,13 @@ FAMILIES: dict[str, Family] = {
         8e-3,
         fit_decoder,
         has_density=False,
+    ),
+    "gaussian-vae": Family(
+        "rivals",
+        "our encoder and prior, a decoder that writes 128 Gaussians, trained by its bound",
+        lambda size: GaussianVAE(point_dim=size.point_dim),
+        4e-3,
+        fit_density,
     ),
     "gan": Family(
         "rivals",
