@@ -88,10 +88,11 @@ class GaussianPoints(TorchDistribution):
 
     def expand(self, batch_shape: torch.Size, _instance: Any = None) -> GaussianPoints:
         """The same for every part of a larger batch."""
-        shapes = [parts.shape[len(self.batch_shape) :] for parts in (self.centres, self.widths, self.log_weights)]
-        parts = (self.centres, self.widths, self.log_weights)
-        larger = [part.expand(*batch_shape, *shape) for part, shape in zip(parts, shapes, strict=True)]
-        return GaussianPoints(*larger, self.event_shape[0])
+
+        def larger(part: Tensor) -> Tensor:
+            return part.expand(*batch_shape, *part.shape[len(self.batch_shape) :])
+
+        return GaussianPoints(larger(self.centres), larger(self.widths), larger(self.log_weights), self.event_shape[0])
 
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         """Clouds of shape `(*sample_shape, *batch, N, D)`."""
