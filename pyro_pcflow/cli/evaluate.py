@@ -41,7 +41,7 @@ def add_evaluate(commands: argparse._SubParsersAction) -> None:
         "(draws, S, N, D), in npz as the array points or the only one",
     )
     evaluate.add_argument("--reference", required=True, help="held-out clouds: a file or a folder of them")
-    evaluate.add_argument("--out", type=Path, required=True, help="new folder")
+    evaluate.add_argument("--out", type=Path, help="new folder (evaluation/ and the name of RUN_OR_SAMPLES)")
     evaluate.add_argument("--split", help="train, val or test: only these clouds of --reference, and train of --train")
     evaluate.add_argument("--train", help="training clouds, for the same metrics with them in place of the samples")
     evaluate.add_argument("--num-points", type=int, default=2048, help="points of each cloud (%(default)s)")
@@ -83,8 +83,9 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     from pyro_pcflow.plotting.camera import view_matrix
     from pyro_pcflow.training.settings import as_device
 
-    if arguments.out.exists():
-        raise FileExistsError(f"{arguments.out} exists already and is not overwritten: name another folder")
+    out = given(arguments.out, Path("evaluation") / arguments.samples.resolve().stem)
+    if out.exists():
+        raise FileExistsError(f"{out} exists already and is not overwritten: name another folder with --out")
     view_matrix(elev=0.0, azim=arguments.azim, up=arguments.up)
     device = as_device(arguments.device)
     model = None if arguments.samples.suffix in SUFFIXES_OF_ARRAYS else _load_sampler(arguments)
@@ -112,13 +113,13 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         progress=sys.stderr.isatty(),
         path=arguments.cache,
     )
-    arguments.out.mkdir(parents=True)
-    report.to_json(arguments.out / "report.json")
-    (arguments.out / "report.md").write_text(f"{report.to_markdown()}\n![Samples and references](sheet.png)\n", "utf-8")
+    out.mkdir(parents=True)
+    report.to_json(out / "report.json")
+    (out / "report.md").write_text(f"{report.to_markdown()}\n![Samples and references](sheet.png)\n", "utf-8")
     assert report.neighbours is not None
-    save_figure(neighbour_sheet(report.neighbours, up=arguments.up, azim=arguments.azim), arguments.out / "sheet.png")
+    save_figure(neighbour_sheet(report.neighbours, up=arguments.up, azim=arguments.azim), out / "sheet.png")
     _show(report)
-    print(f"{arguments.out}: report.json, report.md, sheet.png")
+    print(f"{out}: report.json, report.md, sheet.png")
 
 
 def _load_sampler(arguments: argparse.Namespace) -> PointCloudFlow | PointCloudVAE:

@@ -160,3 +160,12 @@ def test_clouds_of_two_coordinates(tmp_path):
         pcf.data.save_clouds(clouds + torch.rand(1), tmp_path / f"{name}.npz")
     paths = ["--reference", str(tmp_path / "references.npz"), "--out", str(tmp_path / "report")]
     assert main(["evaluate", str(tmp_path / "samples.npz"), *paths, "--num-points", "30"]) == 0
+
+
+def test_a_folder_of_its_own_where_none_is_named(folder, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
+    words = ["evaluate", "clouds.npy", "--reference", "kind.npz", "--split", "test", "--num-points", "40"]
+    assert main(words) == 0
+    assert (folder / "evaluation" / "clouds" / "report.json").exists()
+    assert main(words) == 2
+    assert "evaluation/clouds exists already and is not overwritten" in capsys.readouterr().err
