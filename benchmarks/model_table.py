@@ -71,13 +71,21 @@ def _mean(pattern: str) -> Callable[[list[float]], str]:
     return lambda values: pattern.format(statistics.mean(values))
 
 
+def _halves(runs: Sequence[ModelRun]) -> list[float]:
+    parts = [values(runs) for values in HALVES]
+    return [statistics.mean(part) for part in parts] if all(parts) else []
+
+
+def _two(values: list[float]) -> str:
+    return ", ".join(f"{100 * value:.0f}" for value in values)
+
+
 # A mean of 50% hides a half of 100% and one of 0%.
 HALVES = (_score("1-nna-cd-ref"), _score("1-nna-cd-smp"))
 COLUMNS = (
     Column("held-out bound, nats per point", _nats, _range, lambda x: -x),
     Column("1-NNA-CD, %", _score("1-nna-cd"), _spread(1, 100), lambda x: abs(x - 0.5), HALVES, in_train_row=True),
-    Column("of references", _score("1-nna-cd-ref"), _mean("{:.0%}"), None, in_train_row=True),
-    Column("of samples", _score("1-nna-cd-smp"), _mean("{:.0%}"), None, in_train_row=True),
+    Column("of references and samples", _halves, _two, in_train_row=True),
     Column("COV-CD, %", _score("cov-cd"), _spread(1, 100), lambda x: -x, in_train_row=True),
     Column("MMD-CD", _score("mmd-cd"), _spread(4), lambda x: x, in_train_row=True),
     Column("JSD", _score("jsd"), _spread(4), lambda x: x, in_train_row=True),

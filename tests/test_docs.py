@@ -18,7 +18,7 @@ def blocks(name):
 @pytest.mark.parametrize(
     ("name", "count"),
     [
-        ("README.md", 3),
+        ("README.md", 4),
         ("docs/index.md", 1),
         ("docs/inference.md", 2),
         ("docs/many-shapes.md", 4),
