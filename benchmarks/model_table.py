@@ -184,9 +184,9 @@ def _verdict(best: dict[str, list[str]]) -> list[str]:
 
 
 def _told_failures(runs: dict[str, list[ModelRun]]) -> list[str]:
-    return [
-        f"- {name}, seed {run.seed}: {'; '.join(run.failures)}."
-        for name, own in runs.items()
-        for run in own
-        if run.failures
-    ]
+    lines = []
+    for name, own in runs.items():
+        told = [f"seed {run.seed} {', '.join(run.failures)}" for run in own if run.failures]
+        if told:
+            lines.append(f"- {name}: {'; '.join(told)}.")
+    return lines

@@ -206,7 +206,7 @@ def test_a_failing_model_is_counted_and_not_hidden(category, protocol, monkeypat
     good = run_model("prior-normal", category, 1, None, protocol)
     text = "\n".join(table([odd, even, good], protocol))
     assert "| nice | 2 of 2 | -208.333 |" in text
-    assert "- nice, seed 1: diverged at step 7; the held-out bound is -inf; 2 of 12 samples are not finite." in text
+    assert "- nice: seed 1 diverged at step 7, the held-out bound is -inf, 2 of 12 samples are not finite; seed" in text
     alone = "\n".join(table([odd], protocol))
     assert "| 1 of 1 | not finite |" in alone
     assert "**not finite**" not in alone
@@ -327,7 +327,7 @@ def test_the_best_of_each_column_is_marked_whoever_it_is(protocol):
     assert rows["pyro"][1:4] == ["**0 of 1**", "-1.600", "50.0 ± 0.0"]
     assert rows["gan"][1:4] == ["1 of 1", "none", "**65.0 ± 7.1**"]
     assert "A rival is the best in: 1-NNA-CD (gan), parameters (gan)." in text
-    assert "- gan, seed 0: collapsed." in text
+    assert "- gan: seed 0 collapsed." in text
     assert not any("A rival is the best" in line for line in table(runs[:2], protocol))
 
 
