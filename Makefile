@@ -13,7 +13,7 @@ help:
 	@echo "make lint   ruff and mypy"
 	@echo "make docs   build the site into site/"
 	@echo "make dist   build wheel and sdist into dist/"
-	@echo "make bench  rerun the tables of the documentation (hours); MESHES=folder CLOUDS=body.npz"
+	@echo "make bench  rerun the tables of the documentation (hours); MESHES=folder CLOUDS=body.npz OTHERS=chair.npz"
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -45,12 +45,16 @@ dist: $(STAMP)
 	$(BIN)/python -m build --outdir dist .
 
 bench: $(STAMP)
-	@test -n "$(MESHES)" && test -n "$(CLOUDS)" || { echo "say which: make bench MESHES=folder CLOUDS=body.npz"; exit 2; }
+	@test -n "$(MESHES)" && test -n "$(CLOUDS)" && test -n "$(OTHERS)" || \
+		{ echo "say which: make bench MESHES=folder CLOUDS=body.npz OTHERS=chair.npz"; exit 2; }
 	$(BIN)/python -m benchmarks.conditioning $(CLOUDS)
 	$(BIN)/python -m benchmarks.density $(MESHES)
 	$(BIN)/python -m benchmarks.calibration
 	$(BIN)/python -m benchmarks.robust $(MESHES)
 	$(BIN)/python -m benchmarks.vae $(CLOUDS)
+	$(BIN)/python -m benchmarks.pairwise $(CLOUDS)
+	$(BIN)/python -m benchmarks.separation $(CLOUDS) $(OTHERS)
+	$(BIN)/python -m benchmarks.models $(CLOUDS) $(OTHERS)
 
 clean:
 	rm -rf build dist site .pytest_cache .mypy_cache .ruff_cache
