@@ -15,7 +15,7 @@ import torch
 from comparison import errors, evaluate, make
 
 import pyro_pcflow as pcf
-from pyro_pcflow.kernels import backends, compiler, fused_cpu
+from pyro_pcflow.kernels import backends, compiler, fused_cpu, fused_gpu
 from pyro_pcflow.transforms import coupling_stack
 
 OPTIONS = {
@@ -51,6 +51,10 @@ def count_runs(monkeypatch, name):
     return calls
 
 
+# Triton's interpreter is slow.
+COUNT = 83 if fused_gpu.INTERPRETED else 333
+
+
 @pytest.mark.parametrize("inverse", [False, True])
 def test_a_trained_model_as_exactly_as_float32_can(backend, inverse):
     """On the weights of the model of bodies: to 1e-5, or to what float32 allows where the plain way has no more."""
@@ -58,14 +62,14 @@ def test_a_trained_model_as_exactly_as_float32_can(backend, inverse):
     stack = vae.decoder.transform
     torch.manual_seed(0)
     context = vae.prior_of().sample((4,)).unsqueeze(1)
-    points = vae.decode(context.squeeze(1), 333).sample() if inverse else torch.randn(4, 333, 3)
+    points = vae.decode(context.squeeze(1), COUNT).sample() if inverse else torch.randn(4, COUNT, 3)
     exact = evaluate(copy.deepcopy(stack).double(), points.double(), context.double(), inverse)
     results = {}
     for name in ("plain", backend):
         pcf.kernels.set_backend(stack, name)
         results[name] = evaluate(stack, points, context, inverse)
     plain, fast = (errors(results[name], exact) for name in ("plain", backend))
-    # The worst of a thousand points is a matter of luck, their mean is not.
+    # The worst of these points is a matter of luck, their mean is not.
     assert fast[0] < max(1e-5, 3 * plain[0])
     assert fast[1] < max(1e-5, 2 * plain[1])
     for got, reference, expected in zip(results[backend][:2], results["plain"][:2], exact[:2], strict=True):
