@@ -11,14 +11,14 @@ import torch
 from pyro import poutine
 from torch import Tensor, nn
 
-import pyro_pcflow as pcf
+from benchmarks.foreign_decoder import ForeignDecoderVAE
 from benchmarks.point_generators import FixedPoints, Folding
 from pyro_pcflow.models.latent_clouds import clouds_plate
 
 DECODERS = ("fixed", "folding")
 
 
-class DecoderVAE(pcf.PointCloudVAE):
+class DecoderVAE(ForeignDecoderVAE):
     """A ``PointCloudVAE`` whose decoder writes points instead of a density. It has no nats per point.
 
     Encoder, latent and prior are ours. For a cloud of `P` points, of which `x_1, ..., x_n` are drawn, and the points
@@ -45,23 +45,13 @@ class DecoderVAE(pcf.PointCloudVAE):
     ) -> None:
         if decoder_kind not in DECODERS:
             raise ValueError(f"decoder_kind must be one of {', '.join(DECODERS)}, got {decoder_kind!r}")
-        super().__init__(point_dim, latent_dim, decoder={"num_couplings": 1, "hidden_dims": [1]})
-        del self.decoder
+        super().__init__(point_dim, latent_dim)
         self.num_points = num_points
         self.writer: nn.Module
         if decoder_kind == "fixed":
             self.writer = FixedPoints(latent_dim, num_points, point_dim)
         else:
             self.writer = Folding(latent_dim, point_dim)
-
-    @property
-    def normalized(self) -> bool:
-        """Whether the units are set."""
-        return self.units.fitted
-
-    def normalize(self, points: Tensor) -> None:
-        """Set the units."""
-        self.units.fit(points)
 
     def decode(self, z: Tensor, num_points: int | None = None, **_: Any) -> Any:
         """The points themselves, as a distribution without spread, `event_shape (num_points, D)`."""

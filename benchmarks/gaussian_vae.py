@@ -11,11 +11,11 @@ import torch
 from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor, nn
 
-import pyro_pcflow as pcf
+from benchmarks.foreign_decoder import ForeignDecoderVAE
 from benchmarks.point_generators import perceptron
 
 
-class GaussianVAE(pcf.PointCloudVAE):
+class GaussianVAE(ForeignDecoderVAE):
     """A ``PointCloudVAE`` whose decoder is no flow, but has a density all the same, so that its bound is a true one.
 
     Encoder, latent and prior are ours. The points of a cloud are independent draws from a mixture of round Gaussians,
@@ -36,23 +36,13 @@ class GaussianVAE(pcf.PointCloudVAE):
     def __init__(
         self, num_gaussians: int = 128, point_dim: int = 3, latent_dim: int = 64, hidden_dims: tuple[int, ...] = (256,)
     ) -> None:
-        super().__init__(point_dim, latent_dim, decoder={"num_couplings": 1, "hidden_dims": [1]})
-        del self.decoder
+        super().__init__(point_dim, latent_dim)
         self.writer = perceptron([latent_dim, *hidden_dims, num_gaussians * (point_dim + 2)])
         last = self.writer[-1]
         assert isinstance(last, nn.Linear)
         # The Gaussians start apart from one another: a mixture of equal parts would stay one.
         with torch.no_grad():
             last.bias.unflatten(0, (num_gaussians, -1))[:, :point_dim].normal_()
-
-    @property
-    def normalized(self) -> bool:
-        """Whether the units are set."""
-        return self.units.fitted
-
-    def normalize(self, points: Tensor) -> None:
-        """Set the units."""
-        self.units.fit(points)
 
     def decode(self, z: Tensor, num_points: int | None = None, **_: Any) -> Any:
         """The points of clouds given latents: `batch_shape (*batch,)`, `event_shape (num_points, D)`."""

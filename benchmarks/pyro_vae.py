@@ -11,10 +11,10 @@ from pyro.distributions.torch_distribution import TorchDistribution
 from pyro.distributions.transforms import affine_coupling, conditional_affine_coupling, permute
 from torch import Tensor, nn
 
-import pyro_pcflow as pcf
+from benchmarks.foreign_decoder import ForeignDecoderVAE
 
 
-class PyroCloudVAE(pcf.PointCloudVAE):
+class PyroCloudVAE(ForeignDecoderVAE):
     """A ``PointCloudVAE`` whose decoder and prior are stacks of Pyro's own affine couplings.
 
     Args:
@@ -40,9 +40,7 @@ class PyroCloudVAE(pcf.PointCloudVAE):
         prior_hidden_dims: Sequence[int] = (128,),
         encoder: dict[str, Any] | None = None,
     ) -> None:
-        small: dict[str, Any] = {"num_couplings": 1, "hidden_dims": [1]}
-        super().__init__(point_dim, latent_dim, prior="normal", decoder=small, encoder=encoder)
-        del self.decoder
+        super().__init__(point_dim, latent_dim, prior="normal", encoder=encoder)
         self.points_learned = nn.ModuleList(
             conditional_affine_coupling(point_dim, latent_dim, list(hidden_dims), split_dim=split_dim)
             for _ in range(num_couplings)
@@ -53,15 +51,6 @@ class PyroCloudVAE(pcf.PointCloudVAE):
         self.point_turn = permute(point_dim, torch.arange(point_dim).roll(1))
         # Halves change places.
         self.latent_turn = permute(latent_dim, torch.arange(latent_dim).roll(latent_dim // 2))
-
-    @property
-    def normalized(self) -> bool:
-        """Whether the units are set."""
-        return self.units.fitted
-
-    def normalize(self, points: Tensor) -> None:
-        """Set the units."""
-        self.units.fit(points)
 
     def prior_of(self, labels: Tensor | None = None) -> dist.Distribution:
         """Pyro's stack over latents."""
