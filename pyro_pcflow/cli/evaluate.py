@@ -83,7 +83,8 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     from pyro_pcflow.plotting.camera import view_matrix
     from pyro_pcflow.training.settings import as_device
 
-    out = given(arguments.out, Path("evaluation") / arguments.samples.resolve().stem)
+    stem = arguments.samples.resolve().stem
+    out = given(arguments.out, Path("evaluation") / stem)
     if out.exists():
         raise FileExistsError(f"{out} exists already and is not overwritten: name another folder with --out")
     view_matrix(elev=0.0, azim=arguments.azim, up=arguments.up)
@@ -105,7 +106,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         normalization=arguments.normalization,
         resolution=arguments.resolution,
         seed=arguments.seed,
-        name=given(arguments.name, arguments.samples.stem),
+        name=given(arguments.name, stem),
         data=Path(arguments.reference).stem,
         split=given(arguments.split, ""),
         units=arguments.units,
