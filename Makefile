@@ -53,8 +53,9 @@ bench: $(STAMP)
 	$(BIN)/python -m benchmarks.robust $(MESHES)
 	$(BIN)/python -m benchmarks.vae $(CLOUDS)
 	$(BIN)/python -m benchmarks.pairwise $(CLOUDS)
-	$(BIN)/python -m benchmarks.separation $(CLOUDS) $(OTHERS)
-	$(BIN)/python -m benchmarks.models $(CLOUDS) $(OTHERS)
+	$(BIN)/python -m benchmarks.separation $(CLOUDS) $(OTHERS) --turn x,z,-y
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.models $(CLOUDS) $(OTHERS) --seconds 40 --draws 2 --scored-points 512 \
+		--models default nice realnvp dpf softflow mixture rivals
 
 clean:
 	rm -rf build dist site .pytest_cache .mypy_cache .ruff_cache

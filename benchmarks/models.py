@@ -1,6 +1,6 @@
-"""The comparison of model families: flows, Pyro's own, a decoder without a density, and a game, at equal seconds.
+"""The comparison of model families: flows, Pyro's own, decoders that are no flows, and a game, at equal seconds.
 
-    python -m benchmarks.models body.npz headwear.npz chair.npz --out models.jsonl     # the tables of the documentation
+    python -m benchmarks.models body.npz headwear.npz chair.npz --out models.jsonl     # all presets and rivals
     python -m benchmarks.models body.npz --models default gan --seconds 20 --seeds 0   # a short look
     python -m benchmarks.models body.npz --models ablations --out models.jsonl
     python -m benchmarks.models body.npz --models gan --split val --lr 2e-3            # to choose a learning rate
@@ -9,8 +9,8 @@ Every model trains on the same clouds for the same seconds under the same seeds,
 machine; its samples are compared with the clouds of the test split, and where it has a density, that of these clouds
 is scored. Every run is added to ``--out`` as it ends. A run that the file has, by data, model, seed, seconds, steps and
 learning rate, is not run again, so that the same command goes on where it was stopped; a file with runs of another
-protocol is refused. See ``model_families`` for who takes part, ``model_runs`` for the protocol and for what counts as a
-failure, and ``model_table`` for how the table is read.
+protocol is refused. docs/benchmarks.md has the tables, each with its command. See ``model_families`` for who takes
+part, ``model_runs`` for the protocol and for what counts as a failure, and ``model_table`` for how the table is read.
 """
 
 from __future__ import annotations
