@@ -10,6 +10,8 @@ from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor
 from torch.distributions import Distribution, constraints, transform_to
 
+from pyro_pcflow.distributions.notebook import cloud_html
+
 __all__ = ["PointCloud"]
 
 
@@ -89,6 +91,12 @@ class PointCloud(TorchDistribution):
             mask,
             validate_args=self.__dict__.get("_validate_args"),
         )
+
+    def __repr__(self) -> str:
+        return f"PointCloud(batch_shape={tuple(self.batch_shape)}, event_shape={tuple(self.event_shape)})"
+
+    def _repr_html_(self) -> str:
+        return cloud_html(self)
 
     def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         """Draw clouds with gradients, shape `(*sample_shape, *batch_shape, N, D)`."""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_pcflow.distributions.bases import ConditionalNormal, StandardNormal
+from pyro_pcflow.distributions.notebook import flow_html
 from pyro_pcflow.distributions.point_cloud import PointCloud
 from pyro_pcflow.distributions.point_distribution import PointDistribution
 from pyro_pcflow.transforms import (
@@ -195,6 +196,9 @@ class PointCloudFlow(nn.Module):
                 "flow with context_dim"
             )
         return None
+
+    def _repr_html_(self) -> str:
+        return flow_html(self)
 
     def extra_repr(self) -> str:
         parameters = sum(parameter.numel() for parameter in self.parameters())

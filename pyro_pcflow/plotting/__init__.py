@@ -3,6 +3,6 @@
 from .camera import project
 from .film import animate
 from .sheet import plot_clouds, save_figure
-from .viewer import save_html
+from .viewer import View, save_html, view_clouds
 
-__all__ = ["animate", "plot_clouds", "project", "save_figure", "save_html"]
+__all__ = ["View", "animate", "plot_clouds", "project", "save_figure", "save_html", "view_clouds"]

@@ -23,9 +23,39 @@ _STEPS = 32767
 _SECONDS = 4.0
 
 
-def save_html(
+class View:
+    """Clouds that turn under the mouse: a notebook shows them by itself, and `save` writes them as a page.
+
+    `view_clouds` makes it.
+
+    Args:
+        page: a whole page of HTML that needs nothing else.
+        height: of the frame in a notebook, in pixels.
+    """
+
+    def __init__(self, page: str, height: int = 420) -> None:
+        if not height > 0:
+            raise ValueError(f"height: expected a positive number of pixels, got {height}")
+        self.page = page
+        self.height = int(height)
+
+    def save(self, path: str | Path) -> Path:
+        """Write the page; an existing file is replaced, and folders are made if need be."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(self.page, encoding="utf-8")
+        return path
+
+    def _repr_html_(self) -> str:
+        # The page has styles and a script of its own: a frame keeps them away from those of the notebook.
+        return (
+            f'<iframe class="pcflow-view" title="Point clouds, interactive" srcdoc="{html.escape(self.page)}" '
+            f'style="width: 100%; height: {self.height}px; border: 0" loading="lazy" sandbox="allow-scripts"></iframe>'
+        )
+
+
+def view_clouds(
     clouds: Clouds,
-    path: str | Path,
     *,
     colors: Any = None,
     titles: Sequence[str] | str | None = None,
@@ -39,8 +69,9 @@ def save_html(
     color_label: str = "",
     color_limits: tuple[float, float] | None = None,
     point_size: float = 1.0,
-) -> Path:
-    """Write clouds as one interactive page, to be opened from disk, without any network.
+    height: int = 420,
+) -> View:
+    """Show clouds interactively, in a notebook or as a page that needs no network.
 
     Drag turns, the wheel or two fingers zoom, the arrow keys, + and - do the same; films have a slider and a play
     button (the space bar). Several clouds lie beside each other and turn together. The page follows the reader's
@@ -50,7 +81,6 @@ def save_html(
     Args:
         clouds: (N, D) for one cloud, (T, N, D) for a film of the same points, or a mapping from names, or a list,
             of several of these. Of more than three coordinates, the first three count.
-        path: the file, usually `.html`; an existing one is replaced.
         colors: a colour that Matplotlib knows, "position" (the place in the last frame), or scalars such as
             log-densities, (N,), or red, green and blue, (N, 3); a mapping or a list where there are several clouds. By
             default one ink a cloud, and "position" where something moves.
@@ -66,21 +96,20 @@ def save_html(
         color_label: what the scalars are, beside the legend.
         color_limits: the scalars at both ends of the legend; by default the 1st and the 99th percentile.
         point_size: a factor on the size of points, which follows from their number.
+        height: of the frame in a notebook, in pixels.
 
     Returns:
-        The path. Its folders are made if need be.
+        A view, which a notebook shows when it is the last expression of a cell.
 
     Raises:
         TypeError: something that isn't numbers.
         ValueError: nothing to show, a wrong rank, points that aren't finite, colours that don't match.
 
     Examples:
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     save_html({"noise": torch.randn(4, 64, 3)}, f"{folder}/noise.html", title="Noise").name
-        'noise.html'
+        >>> view = view_clouds({"noise": torch.randn(4, 64, 3)}, title="Noise")
+        >>> view._repr_html_()[:27]
+        '<iframe class="pcflow-view"'
     """
-    path = Path(path)
     names, films = _films(clouds, titles)
     count = len(films)
     tints = [
@@ -114,9 +143,31 @@ def save_html(
         "autoplay": bool(autoplay),
         "pointSize": float(point_size),
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(_page(title, data, names, films, scale, color_label), encoding="utf-8")
-    return path
+    return View(_page(title, data, names, films, scale, color_label), height)
+
+
+def save_html(clouds: Clouds, path: str | Path, **options: Any) -> Path:
+    """Write clouds as one interactive page, to be opened from disk, without any network.
+
+    Args:
+        clouds: as for `view_clouds`.
+        path: the file, usually `.html`; an existing one is replaced.
+        **options: those of `view_clouds`.
+
+    Returns:
+        The path. Its folders are made if need be.
+
+    Raises:
+        TypeError: something that isn't numbers, or an unknown option.
+        ValueError: as `view_clouds`.
+
+    Examples:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save_html({"noise": torch.randn(4, 64, 3)}, f"{folder}/noise.html", title="Noise").name
+        'noise.html'
+    """
+    return view_clouds(clouds, **options).save(path)
 
 
 def _films(clouds: Clouds, titles: Sequence[str] | str | None) -> tuple[list[str], list[Array]]:
