@@ -1,0 +1,3 @@
+// arithmatex leaves formulas as \(...\) and \[...\].
+for (const node of document.querySelectorAll(".arithmatex"))
+  katex.render(node.textContent.trim().slice(2, -2), node, { displayMode: node.tagName === "DIV", throwOnError: true });

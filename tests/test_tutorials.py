@@ -1,0 +1,118 @@
+"""Tutorials run, keep their promises, and their pages say what they say."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+pytest.importorskip("jupytext", reason="the extra `docs` is not installed")
+
+from tutorials import build
+
+TUTORIALS = build.tutorials()
+each = pytest.mark.parametrize("tutorial", TUTORIALS, ids=lambda path: path.stem)
+
+SMALL = """# %% [markdown]
+# # A small one
+# A formula, $x$.
+
+# %%
+import os
+print("in CI:", "CI" in os.environ)
+
+# %%
+x = 1
+
+# %% alt="Two points"
+import matplotlib.pyplot as plt
+plt.plot([0, 1])
+plt.show()
+
+# %%
+import torch
+import pyro_pcflow as pcf
+pcf.plotting.view_clouds(torch.zeros(2, 3) + torch.arange(2.0)[:, None], height=200)
+"""
+
+
+@pytest.mark.slow
+@each
+def test_the_short_form_runs_as_a_script(tutorial, tmp_path):
+    environment = {**os.environ, "CI": "1", "MPLBACKEND": "agg", "OMP_NUM_THREADS": "1"}
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(build.ROOT), os.environ.get("PYTHONPATH")]))
+    # A figure that cannot be shown here is the only thing to be silent about.
+    quiet = ["-W", "ignore:FigureCanvasAgg:UserWarning"]
+    done = subprocess.run(
+        [sys.executable, *quiet, tutorial], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=180
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    assert list(tmp_path.iterdir()) == []
+
+
+@each
+def test_it_claims_something_and_has_a_short_form(tutorial):
+    tree = ast.parse(tutorial.read_text(encoding="utf-8"))
+    assert any(isinstance(node, ast.Assert) for node in ast.walk(tree))
+    assert any(isinstance(node, ast.Name) and node.id == "smoke" for node in ast.walk(tree))
+    assert tutorial.read_text(encoding="utf-8").startswith("# %% [markdown]\n# # ")
+
+
+@each
+def test_its_page_is_that_of_today(tutorial):
+    page = build.PAGES / f"{tutorial.stem}.md"
+    outputs = build.stored_outputs(tutorial, page)
+    assert outputs is not None, f"the code has changed: python -m tutorials.build tutorials/{tutorial.name}"
+    assert page.read_text(encoding="utf-8") == build.page_of(tutorial, outputs), "the text has changed: the same"
+
+
+@each
+def test_every_picture_of_its_page_is_there_and_no_other(tutorial):
+    text = (build.PAGES / f"{tutorial.stem}.md").read_text(encoding="utf-8")
+    named = set(re.findall(rf"[(\"]({tutorial.stem}/\d+\.(?:webp|html))[)\"]", text))
+    folder = build.PAGES / tutorial.stem
+    assert named == {f"{tutorial.stem}/{path.name}" for path in folder.glob("*")}
+
+
+@pytest.mark.slow
+def test_a_page_has_text_code_and_what_the_full_form_put_out(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(build, "PAGES", tmp_path / "pages")
+    monkeypatch.setenv("CI", "1")
+    tutorial = tmp_path / "1_small.py"
+    tutorial.write_text(SMALL)
+    build.main([str(tutorial)])
+    page = tmp_path / "pages" / "1_small.md"
+    text = page.read_text()
+    assert "# A small one\nA formula, $x$." in text
+    assert "in CI: False" in text
+    assert "![Two points](1_small/1.webp)" in text
+    assert 'src="1_small/2.html"' in text
+    assert "srcdoc" not in text
+    assert "<!DOCTYPE html>" in (tmp_path / "pages" / "1_small" / "2.html").read_text()
+
+    # Another text needs no other run; another code does.
+    tutorial.write_text(SMALL.replace("small", "little"))
+    capsys.readouterr()
+    build.main([str(tutorial)])
+    assert "text only" in capsys.readouterr().out
+    assert page.read_text() == text.replace("A small one", "A little one")
+    tutorial.write_text(SMALL.replace("x = 1", "x = 2"))
+    assert build.stored_outputs(tutorial, page) is None
+
+
+@pytest.mark.slow
+def test_a_failing_tutorial_has_no_page(tmp_path, monkeypatch):
+    from nbclient.exceptions import CellExecutionError
+
+    monkeypatch.setattr(build, "PAGES", tmp_path / "pages")
+    tutorial = tmp_path / "2_broken.py"
+    tutorial.write_text("# %% [markdown]\n# # Broken\n\n# %%\nassert 1 == 2\n")
+    with pytest.raises(CellExecutionError, match="AssertionError"):
+        build.main([str(tutorial)])
+    assert not (tmp_path / "pages").exists()
+    with pytest.raises(SystemExit):
+        build.main([str(tmp_path / "3_missing.py")])
