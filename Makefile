@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test quick lint format docs dist bench clean help
+.PHONY: demo test quick lint format docs tutorials browser fresh dist bench clean help
 
 help:
 	@echo "make demo   set up, train a flow on a cow and a model on bodies (runs/demo/)"
@@ -12,6 +12,9 @@ help:
 	@echo "make quick  the tests without the slow ones"
 	@echo "make lint   ruff and mypy"
 	@echo "make docs   build the site into site/"
+	@echo "make tutorials  run again, in full, the tutorials whose code has changed, and write their pages"
+	@echo "make browser    install Chromium for the tests of the site (Debian, as root)"
+	@echo "make fresh      try each command and block of code of the README as a new user would"
 	@echo "make dist   build wheel and sdist into dist/"
 	@echo "make bench  rerun the tables of the documentation (hours); MESHES=folder CLOUDS=body.npz OTHERS=chair.npz"
 
@@ -40,6 +43,15 @@ format: $(STAMP)
 
 docs: $(STAMP)
 	$(BIN)/mkdocs build --strict
+
+tutorials: $(STAMP)
+	$(BIN)/python -m tutorials.build
+
+browser:
+	command -v chromedriver || { apt-get update && apt-get install -y --no-install-recommends chromium chromium-driver; }
+
+fresh:
+	$(PYTHON) tests/fresh_clone.py
 
 dist: $(STAMP)
 	$(BIN)/python -m build --outdir dist .

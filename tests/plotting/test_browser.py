@@ -4,43 +4,17 @@ from __future__ import annotations
 
 import io
 import json
-import shutil
 import time
 
 import numpy as np
 import pytest
 import torch
+from browser import errors, requests, start
 from PIL import Image
 
 from pyro_pcflow.plotting import save_html
 
 pytestmark = pytest.mark.slow
-
-FLAGS = [
-    "--headless=new",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--enable-unsafe-swiftshader",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--no-first-run",
-    "--window-size=800,640",
-]
-
-
-def start(*flags):
-    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
-    browser = shutil.which("chromium") or shutil.which("google-chrome")
-    driver = shutil.which("chromedriver")
-    if browser is None or driver is None:
-        pytest.skip("chromium and its chromedriver are not installed")
-    options = webdriver.ChromeOptions()
-    options.binary_location = browser
-    for flag in (*FLAGS, *flags):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    return webdriver.Chrome(options, webdriver.ChromeService(driver))
 
 
 @pytest.fixture(scope="module")
@@ -70,22 +44,15 @@ def look(chrome):
     return np.asarray(shot.convert("RGB")).astype(int)
 
 
-def errors(chrome):
-    """Console messages, but for the driver's remark on being photographed."""
-    return [entry for entry in chrome.get_log("browser") if "ReadPixels" not in entry["message"]]
-
-
 def test_it_loads_draws_and_asks_for_nothing(chrome, page):
-    chrome.get_log("performance")
+    requests(chrome)
     chrome.get(page.as_uri())
     image = look(chrome)
     assert (image.min(-1) < 200).mean() > 0.01
     assert state(chrome)["error"] == ""
     assert chrome.execute_script("return pcflowViewer.points") == [500, 77]
     assert errors(chrome) == []
-    sent = [json.loads(entry["message"])["message"] for entry in chrome.get_log("performance")]
-    urls = {entry["params"]["request"]["url"] for entry in sent if entry["method"] == "Network.requestWillBeSent"}
-    assert {url for url in urls if not url.startswith("data:")} == {page.as_uri()}
+    assert requests(chrome) == {page.as_uri()}
     assert chrome.title == "A </script> film"
     assert [label.text for label in chrome.find_elements("class name", "name")] == ["film", "rest"]
 

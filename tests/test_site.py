@@ -1,0 +1,150 @@
+"""The documentation, opened from a disk in a real browser."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from urllib.parse import unquote, urldefrag, urlsplit
+
+import pytest
+from browser import errors, requests, start
+
+pytest.importorskip("mkdocs", reason="the extra `docs` is not installed")
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)]
+    done = subprocess.run(
+        command, cwd=ROOT, env={**os.environ, "NO_MKDOCS_2_WARNING": "1"}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pages(site):
+    # Viewers are pages of their own, shown in frames.
+    found = [page for page in sorted(site.rglob("*.html")) if page.name != "404.html" and not page.stem.isdigit()]
+    assert len(found) > 15
+    return found
+
+
+@pytest.fixture(scope="module")
+def chrome():
+    driver = start(size=(1300, 900))
+    yield driver
+    driver.quit()
+
+
+def viewers(chrome):
+    """Enter each viewer of a page, one after the other."""
+    for frame in chrome.find_elements("css selector", "iframe.pcflow-view"):
+        chrome.execute_script("arguments[0].scrollIntoView()", frame)
+        chrome.switch_to.frame(frame)
+        yield frame
+        chrome.switch_to.default_content()
+
+
+def wait(chrome, condition):
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    WebDriverWait(chrome, 20).until(lambda _: chrome.execute_script(f"return Boolean({condition})"))
+
+
+def test_every_page_loads_without_an_error_or_an_outside_request(chrome, pages):
+    errors(chrome), requests(chrome)
+    for page in pages:
+        chrome.get(page.as_uri())
+        assert chrome.title
+        broken = "return [...document.images].filter(i => i.complete && !i.naturalWidth).map(i => i.src)"
+        assert chrome.execute_script(broken) == [], page
+        assert errors(chrome) == [], page
+        outside = {url for url in requests(chrome) if not url.startswith(pages[0].parents[1].as_uri())}
+        assert {url for url in outside if not url.startswith("file:")} == set(), page
+
+
+def test_formulas_are_typeset(chrome, pages):
+    total = 0
+    for page in pages:
+        chrome.get(page.as_uri())
+        formulas = chrome.find_elements("class name", "arithmatex")
+        total += len(formulas)
+        assert all(formula.find_elements("class name", "katex") for formula in formulas), page
+        assert chrome.find_elements("class name", "katex-error") == [], page
+    assert total > 50
+
+
+def test_each_viewer_draws_and_its_slider_moves_points(chrome, pages):
+    drawn = moved = 0
+    for page in pages:
+        chrome.get(page.as_uri())
+        for _ in viewers(chrome):
+            wait(chrome, "window.pcflowViewer && pcflowViewer.state.draws")
+            assert chrome.execute_script("return pcflowViewer.state.error") == "", page
+            assert chrome.find_element("id", "view").get_attribute("aria-label"), page
+            drawn += 1
+            if chrome.execute_script("return pcflowViewer.frames") > 1:
+                chrome.execute_script("pcflowViewer.pause()")
+                before = chrome.execute_script("return pcflowViewer.show(0), pcflowViewer.state.draws")
+                slider = chrome.find_element("id", "time")
+                chrome.execute_script("arguments[0].value = 1; arguments[0].dispatchEvent(new Event('input'))", slider)
+                wait(chrome, f"pcflowViewer.state.frame == 1 && pcflowViewer.state.draws > {before}")
+                moved += 1
+        assert errors(chrome) == [], page
+    assert drawn > 5
+    assert moved > 2
+
+
+def test_links_within_the_site_lead_to_a_page_and_a_place_on_it(chrome, pages, site):
+    places, links = {}, []
+    for page in pages:
+        chrome.get(page.as_uri())
+        places[page] = set(chrome.execute_script("return [...document.querySelectorAll('[id]')].map(e => e.id)"))
+        links += [(page, url) for url in chrome.execute_script("return [...document.links].map(a => a.href)")]
+    inside = [(page, *urldefrag(url)) for page, url in links if url.startswith("file:")]
+    assert len(inside) > 500
+    for page, url, place in inside:
+        target = Path(unquote(urlsplit(url).path))
+        assert target.is_file(), (page, url)
+        if place and target in places:
+            assert unquote(place) in places[target], (page, url, place)
+
+
+def test_search_finds_a_page(chrome, site):
+    chrome.get((site / "index.html").as_uri())
+    chrome.execute_script("document.querySelector('[data-md-toggle=search]').click()")
+    chrome.find_element("css selector", "input.md-search__input").send_keys("coupling")
+    wait(chrome, "document.querySelector('.md-search-result__item a')")
+    assert errors(chrome) == []
+
+
+def test_a_viewer_takes_the_colours_of_its_page(chrome, pages):
+    page = next(page for page in pages if '<iframe class="pcflow-view' in page.read_text(encoding="utf-8"))
+    chrome.get(page.as_uri())
+    grounds = []
+    for _ in range(2):
+        for _ in viewers(chrome):
+            wait(chrome, "window.pcflowViewer")
+            grounds.append(chrome.execute_script("return getComputedStyle(document.body).backgroundColor"))
+            break
+        chrome.switch_to.default_content()
+        chrome.execute_script("document.querySelector('form[data-md-component=palette] label:not([hidden])').click()")
+    assert sorted(grounds) == ["rgb(20, 23, 28)", "rgb(255, 255, 255)"]
+
+
+def test_a_phone_needs_no_sideways_scrolling(chrome, pages):
+    metrics = {"width": 390, "height": 800, "deviceScaleFactor": 1, "mobile": True}
+    chrome.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    try:
+        for page in pages:
+            chrome.get(page.as_uri())
+            assert chrome.execute_script("return document.documentElement.scrollWidth") <= 390, page
+    finally:
+        chrome.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
