@@ -90,7 +90,11 @@ def load(path: str | os.PathLike[str], device: str | torch.device = "cpu") -> nn
         ValueError: if the file is damaged, not one of ours, newer than this library, or of an unknown class.
 
     Examples:
-        See `save`.
+        >>> import tempfile, pyro_pcflow as pcf
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     pcf.save(pcf.PointCloudFlow(point_dim=2), f"{folder}/flow.pt")
+        ...     load(f"{folder}/flow.pt").point_dim
+        2
     """
     path = Path(path)
     content = _read(path)

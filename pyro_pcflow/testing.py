@@ -137,6 +137,11 @@ def randomize_parameters(module: ModuleT, scale: float = 0.3) -> ModuleT:
     Args:
         module: any module.
         scale: standard deviation of the noise.
+
+    Examples:
+        >>> moved = randomize_parameters(torch.nn.Linear(2, 2), scale=1.0)
+        >>> moved.weight.shape
+        torch.Size([2, 2])
     """
     with torch.no_grad():
         for parameter in module.parameters():

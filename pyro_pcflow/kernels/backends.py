@@ -30,7 +30,12 @@ _loaded = False
 
 
 class Availability(NamedTuple):
-    """Whether a way to run a stack is there, and what it is, or why it is not."""
+    """Whether a way to run a stack is there.
+
+    Attributes:
+        ok: whether it is.
+        detail: what it is, or why it is not there.
+    """
 
     ok: bool
     detail: str

@@ -122,7 +122,13 @@ def hausdorff(x: Tensor, y: Tensor, *, x_mask: Tensor | None = None, y_mask: Ten
 
 
 class FScore(NamedTuple):
-    """Precision, recall and their harmonic mean, each of shape (*batch,) and in [0, 1]."""
+    """Rates of points of one cloud that lie near the other, each of shape `(*batch,)` and in [0, 1].
+
+    Attributes:
+        precision: of `x` near `y`.
+        recall: of `y` near `x`.
+        f_score: their harmonic mean.
+    """
 
     precision: Tensor
     recall: Tensor

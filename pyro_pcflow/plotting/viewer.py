@@ -31,6 +31,10 @@ class View:
     Args:
         page: a whole page of HTML that needs nothing else.
         height: of the frame in a notebook, in pixels.
+
+    Examples:
+        >>> View("<!DOCTYPE html>...", height=300).height
+        300
     """
 
     def __init__(self, page: str, height: int = 420) -> None:

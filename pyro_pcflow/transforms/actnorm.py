@@ -27,6 +27,12 @@ class ActNorm(PointTransform):
         point_dim: number of coordinates `D`.
         max_log_scale: smooth bound of the log-scale; standard deviations outside `exp(+-max_log_scale)` are
             normalised only up to the bound.
+
+    Examples:
+        >>> norm = ActNorm(3)
+        >>> noise = norm.inv(5 + 2 * torch.randn(1000, 3))
+        >>> bool(noise.mean().abs() < 1e-4)
+        True
     """
 
     def __init__(self, point_dim: int, *, max_log_scale: float = 8.0) -> None:
@@ -102,6 +108,10 @@ class ActNorm(PointTransform):
 
 def act_norm(point_dim: int, *, max_log_scale: float = 8.0) -> ActNorm:
     """Make an `ActNorm`.
+
+    Args:
+        point_dim: number of coordinates `D`.
+        max_log_scale: smooth bound of the log-scale.
 
     Examples:
         >>> norm = act_norm(3)

@@ -27,6 +27,11 @@ class LULinear(PointTransform):
 
     Raises:
         ValueError: if `permutation` is not a permutation of `range(D)`.
+
+    Examples:
+        >>> mixing = LULinear(3)
+        >>> mixing(torch.tensor([1.0, 2.0, 3.0])).tolist()
+        [1.0, 2.0, 3.0]
     """
 
     def __init__(self, point_dim: int, *, permutation: Sequence[int] | None = None, max_log_scale: float = 1.0) -> None:
@@ -76,6 +81,14 @@ class LULinear(PointTransform):
 
 def lu_linear(point_dim: int, *, permutation: Sequence[int] | None = None, max_log_scale: float = 1.0) -> LULinear:
     """Make an `LULinear`.
+
+    Args:
+        point_dim: number of coordinates `D`.
+        permutation: coordinate `i` of the data is coordinate `permutation[i]` of `L U x`; the identity by default.
+        max_log_scale: smooth bound of the logarithm of the diagonal of `U`.
+
+    Raises:
+        ValueError: if `permutation` is not a permutation of `range(D)`.
 
     Examples:
         >>> mixing = lu_linear(3, permutation=[1, 2, 0])

@@ -132,6 +132,16 @@ class PointTransform(OnePassTransform, TransformModule):
 
     Args:
         point_dim: number of coordinates `D` of a point.
+
+    Examples:
+        >>> class Swap(PointTransform):
+        ...     def transform_and_log_det(self, x):
+        ...         return x.flip(-1), x.new_zeros(x.shape[:-1])
+        ...
+        ...     def inverse_and_log_det(self, y):
+        ...         return y.flip(-1), y.new_zeros(y.shape[:-1])
+        >>> Swap(2)(torch.tensor([1.0, 2.0])).tolist()
+        [2.0, 1.0]
     """
 
     # torch's transforms come first in the method order and would print a bare class name.
@@ -170,6 +180,16 @@ class ConditionalPointTransform(ConditionalTransformModule):
     Args:
         point_dim: number of coordinates `D` of a point.
         context_dim: size `C` of a context.
+
+    Examples:
+        >>> class Move(ConditionalPointTransform):
+        ...     def transform_and_log_det(self, x, context):
+        ...         return x + context, x.new_zeros((x + context).shape[:-1])
+        ...
+        ...     def inverse_and_log_det(self, y, context):
+        ...         return y - context, y.new_zeros((y - context).shape[:-1])
+        >>> Move(2, 2).condition(torch.ones(5, 2))(torch.zeros(2)).shape
+        torch.Size([5, 2])
     """
 
     domain = POINT
@@ -218,6 +238,16 @@ class ConditionedPointTransform(OnePassTransform):
 
     The context's share of the networks is computed at each call, once per cloud, so that the view never
     disagrees with the weights.
+
+    Args:
+        transform: the transform, which owns the parameters.
+        context: shape `(*batch, C)`.
+
+    Examples:
+        >>> from pyro_pcflow.transforms import conditional_affine_point_coupling
+        >>> view = conditional_affine_point_coupling(3, 8).condition(torch.randn(5, 8))
+        >>> type(view).__name__, view(torch.randn(5, 3)).shape
+        ('ConditionedPointTransform', torch.Size([5, 3]))
     """
 
     def __init__(self, transform: ConditionalPointTransform, context: Tensor) -> None:

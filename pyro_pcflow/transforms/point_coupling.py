@@ -85,6 +85,13 @@ class AffinePointCoupling(_PointCoupling, PointTransform):
 
     Raises:
         ValueError: if the mask keeps all or no coordinates, or the bound is not positive.
+
+    Examples:
+        >>> from pyro_pcflow.nn import Conditioner
+        >>> coupling = AffinePointCoupling([True, False, False], Conditioner(1, [2, 2], [16]))
+        >>> point = torch.tensor([1.0, 2.0, 3.0])
+        >>> float(coupling(point)[0].detach())  # kept
+        1.0
     """
 
     def __init__(self, mask: Sequence[bool], conditioner: nn.Module, *, max_log_scale: float = 1.0) -> None:
@@ -101,6 +108,13 @@ class ConditionalAffinePointCoupling(_PointCoupling, ConditionalPointTransform):
             instead of None.
         context_dim: size `C` of a context.
         max_log_scale: smooth bound of the log-scale.
+
+    Examples:
+        >>> from pyro_pcflow.nn import Conditioner
+        >>> conditioner = Conditioner(1, [2, 2], [16], context_dim=8)
+        >>> coupling = ConditionalAffinePointCoupling([True, False, False], conditioner, 8)
+        >>> coupling.condition(torch.randn(5, 8))(torch.randn(5, 3)).shape
+        torch.Size([5, 3])
     """
 
     def __init__(
@@ -117,6 +131,13 @@ class AdditivePointCoupling(_AdditiveCoupling, PointTransform):
         mask: `D` booleans, `True` where a coordinate is kept.
         conditioner: a module that maps kept coordinates, shape `(*batch, kept)`, and None to a tuple of one
             shift of shape `(*batch, moved)`.
+
+    Examples:
+        >>> from pyro_pcflow.nn import Conditioner
+        >>> coupling = AdditivePointCoupling([True, False], Conditioner(1, [1], [16]))
+        >>> x = torch.randn(10, 2)
+        >>> float(coupling.log_abs_det_jacobian(x, coupling(x)).abs().max())
+        0.0
     """
 
     def __init__(self, mask: Sequence[bool], conditioner: nn.Module) -> None:
@@ -132,6 +153,13 @@ class ConditionalAdditivePointCoupling(_AdditiveCoupling, ConditionalPointTransf
         conditioner: as for `AdditivePointCoupling`, called with a context of shape
             `(*context_batch, C)` instead of None.
         context_dim: size `C` of a context.
+
+    Examples:
+        >>> from pyro_pcflow.nn import Conditioner
+        >>> conditioner = Conditioner(1, [1], [16], context_dim=8)
+        >>> coupling = ConditionalAdditivePointCoupling([True, False], conditioner, 8)
+        >>> coupling.condition(torch.randn(5, 8))(torch.randn(5, 2)).shape
+        torch.Size([5, 2])
     """
 
     def __init__(self, mask: Sequence[bool], conditioner: nn.Module, context_dim: int) -> None:

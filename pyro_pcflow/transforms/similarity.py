@@ -135,6 +135,11 @@ class Similarity(OnePassTransform):
 def similarity(versor: Tensor, translation: Tensor | None = None, scale: Tensor | float | None = None) -> Similarity:
     """Make a `Similarity` from the vector that stands for its rotation, see `rotation_matrix`.
 
+    Args:
+        versor: shape `(*batch, 2)` in two dimensions, `(*batch, 4)` in three.
+        translation: shape `(*batch, D)`, in the data's units; none by default.
+        scale: a positive factor of shape `(*batch,)`, or a number; 1 by default.
+
     Examples:
         >>> similarity(torch.tensor([0.0, 1.0]), scale=3.0)(torch.tensor([1.0, 0.0])).tolist()
         [0.0, 3.0]

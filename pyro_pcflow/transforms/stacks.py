@@ -114,6 +114,12 @@ class CouplingStack(_Stack, PointTransform):
     Raises:
         ValueError: if there are none, or they disagree about `point_dim`.
         TypeError: if one is not a plain point transform.
+
+    Examples:
+        >>> from pyro_pcflow.transforms import affine_point_coupling, lu_linear
+        >>> stack = CouplingStack([affine_point_coupling(3), lu_linear(3)])
+        >>> stack(torch.randn(100, 3)).shape
+        torch.Size([100, 3])
     """
 
     def __init__(self, parts: Sequence[PointTransform]) -> None:
@@ -127,6 +133,15 @@ class ConditionalCouplingStack(_Stack, ConditionalPointTransform):
     Args:
         parts: transforms from the noise to the data, all of the same `point_dim`.
         context_dim: size `C` of the context, the same for every conditional part.
+
+    Raises:
+        ValueError: if there are none, or they disagree about `point_dim` or `context_dim`.
+
+    Examples:
+        >>> from pyro_pcflow.transforms import conditional_affine_point_coupling, lu_linear
+        >>> stack = ConditionalCouplingStack([conditional_affine_point_coupling(3, 8), lu_linear(3)], 8)
+        >>> stack.condition(torch.randn(5, 8))(torch.randn(100, 5, 3)).shape
+        torch.Size([100, 5, 3])
     """
 
     def __init__(self, parts: Sequence[PointTransform | ConditionalPointTransform], context_dim: int) -> None:

@@ -20,6 +20,12 @@ class Rescale(PointTransform):
 
     Args:
         point_dim: number of coordinates `D`.
+
+    Examples:
+        >>> units = Rescale(2)
+        >>> units.fit(torch.tensor([[0.0, 10.0], [2.0, 12.0]]))
+        >>> units(torch.zeros(2)).tolist()
+        [1.0, 11.0]
     """
 
     loc: Tensor
@@ -75,6 +81,9 @@ class Rescale(PointTransform):
 
 def rescale(point_dim: int) -> Rescale:
     """Make a `Rescale`.
+
+    Args:
+        point_dim: number of coordinates `D`.
 
     Examples:
         >>> units = rescale(3)
