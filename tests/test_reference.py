@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import importlib.util
 import inspect
 import re
 from pathlib import Path
@@ -49,6 +50,18 @@ def test_every_public_name_is_on_a_page_once_under_one_of_its_names():
     shown = {id(resolve(name)): name for name in documented()}
     assert [name for name in public() if id(resolve(name)) not in shown] == []
     assert len(shown) == len(documented())
+
+
+def is_module(name):
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ModuleNotFoundError:  # it is inside of a module
+        return False
+
+
+def test_no_name_on_a_page_is_that_of_a_module():
+    # mkdocstrings would show `metrics/emd.py` for `metrics.emd`, and not the function.
+    assert [name for name in documented() if is_module(name)] == []
 
 
 def test_every_name_on_a_page_is_public():
