@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 
 from .arrays import Array, as_array, check_finite
 
@@ -78,16 +79,17 @@ def check_colors(colors: Any, num_points: int, name: str) -> Array | str | None:
     """Check the colours of one cloud.
 
     Args:
-        colors: None, a string, scalars (N,), or red, green and blue in [0, 1], (N, 3).
+        colors: None, a string, scalars (N,), red, green and blue in [0, 1], (N, 3), or parts, whole numbers from 0 of
+            an integer type, (N,).
         num_points: N.
         name: what to call them in an error.
 
     Returns:
-        None, the string, or a float64 array, (N,) or (N, 3).
+        None, the string, or a float64 array, (N,) or (N, 3); parts come back as colours.
 
     Raises:
         TypeError: not numbers.
-        ValueError: another shape, numbers that are not finite, or colours outside of [0, 1].
+        ValueError: another shape, numbers that are not finite, colours outside of [0, 1], or a negative part.
 
     Examples:
         >>> check_colors([0.5, 1.5], 2, "colors")
@@ -101,9 +103,48 @@ def check_colors(colors: Any, num_points: int, name: str) -> Array | str | None:
             f"{name}: expected shape ({num_points},) for scalars or ({num_points}, 3) for colours, got {array.shape}"
         )
     check_finite(np.isfinite(array), name, "values")
+    if are_parts(colors):
+        return part_colors(array.astype(int), name)
     if array.ndim == 2 and (array.min() < 0 or array.max() > 1):
         raise ValueError(f"{name}: red, green and blue must lie in [0, 1], got [{array.min()}, {array.max()}]")
     return array
+
+
+def are_parts(colors: Any) -> bool:
+    """Whether colours are the numbers of parts: one whole number a point, of an integer type.
+
+    Examples:
+        >>> are_parts([0, 1, 1]), are_parts([0.0, 1.0, 1.0]), are_parts("black"), are_parts(None)
+        (True, False, False, False)
+    """
+    if colors is None or isinstance(colors, str):
+        return False
+    if isinstance(colors, torch.Tensor):
+        return colors.ndim == 1 and not colors.is_floating_point() and not colors.is_complex()
+    array = np.asarray(colors)
+    return array.ndim == 1 and array.dtype.kind in "iub"
+
+
+def part_colors(parts: Array, name: str = "colors") -> Array:
+    """Return one ink a part, (N, 3); beyond the sixth part the inks come back lighter, then darker.
+
+    Args:
+        parts: whole numbers from 0, (N,).
+        name: what to call them in an error.
+
+    Raises:
+        ValueError: a negative part.
+
+    Examples:
+        >>> part_colors(np.array([0, 1, 0])).shape
+        (3, 3)
+    """
+    if parts.size and parts.min() < 0:
+        raise ValueError(f"{name}: parts are whole numbers from 0, got {parts.min()}")
+    inks = np.array([ink(color) for color in INKS])
+    # Six hues, three lightnesses: more parts than that no eye tells apart.
+    shades = np.concatenate([inks, 0.5 + 0.5 * inks, 0.5 * inks])
+    return shades[parts % len(shades)]
 
 
 def ink(color: str, name: str = "colors") -> Array:

@@ -53,8 +53,9 @@ def plot_clouds(
     Args:
         clouds: (N, D) for one cloud, (S, N, D) for several, a list of clouds of any sizes, a list of (S, N, D) for
             one row each (data beside samples), or a mapping from titles to any of these.
-        colors: a colour that Matplotlib knows, "position" (by place), or scalars such as log-densities, (N,), or red,
-            green and blue, (N, 3); one for all, or arranged as `clouds` is. By default one ink a row.
+        colors: a colour that Matplotlib knows, "position" (by place), scalars such as log-densities, (N,), numbers of
+            parts of an integer type, (N,), or red, green and blue, (N, 3); one for all, or arranged as `clouds` is.
+            By default one ink a row.
         titles: one for each cloud, or for each row where `clouds` has rows.
         columns: clouds beside each other, where `clouds` has no rows of its own.
         size: inches of a panel's longer side.

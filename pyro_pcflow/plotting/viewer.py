@@ -16,7 +16,7 @@ import torch
 
 from .arrays import Array, Clouds, as_array, check_points
 from .camera import view_matrix
-from .colors import INKS, Scale, check_colors, make_scale, paint, position_box
+from .colors import INKS, Scale, are_parts, check_colors, make_scale, paint, part_colors, position_box
 from .panels import check_titles
 
 _STEPS = 32767
@@ -85,9 +85,9 @@ def view_clouds(
     Args:
         clouds: (N, D) for one cloud, (T, N, D) for a film of the same points, or a mapping from names, or a list,
             of several of these. Of more than three coordinates, the first three count.
-        colors: a colour that Matplotlib knows, "position" (the place in the last frame), or scalars such as
-            log-densities, (N,), or red, green and blue, (N, 3); a mapping or a list where there are several clouds. By
-            default one ink a cloud, and "position" where something moves.
+        colors: a colour that Matplotlib knows, "position" (the place in the last frame), scalars such as log-densities,
+            (N,), numbers of parts of an integer type, (N,), or red, green and blue, (N, 3); a mapping or a list where
+            there are several clouds. By default one ink a cloud, and "position" where something moves.
         titles: names of the clouds, if they aren't given by a mapping.
         title: a heading.
         fps: frames of `clouds` shown a second; by default a film takes four seconds. Points move on straight lines
@@ -116,10 +116,12 @@ def view_clouds(
     """
     names, films = _films(clouds, titles)
     count = len(films)
+    given = _colors(colors, clouds, count)
     tints = [
         check_colors(tint, film.shape[1], f"colors[{index}]" if count > 1 else "colors")
-        for index, (tint, film) in enumerate(zip(_colors(colors, clouds, count), films, strict=True))
+        for index, (tint, film) in enumerate(zip(given, films, strict=True))
     ]
+    parts = sorted({int(part) for tint in given if are_parts(tint) for part in tint})
     if fps is not None and not 0 < fps <= 240:
         raise ValueError(f"fps: expected a number in (0, 240], got {fps}")
     if not point_size > 0:
@@ -147,7 +149,8 @@ def view_clouds(
         "autoplay": bool(autoplay),
         "pointSize": float(point_size),
     }
-    return View(_page(title, data, names, films, scale, color_label), height)
+    legend = _legend(scale, color_label) if scale is not None else _legend_of_parts(parts, color_label)
+    return View(_page(title, data, names, films, legend), height)
 
 
 def save_html(clouds: Clouds, path: str | Path, **options: Any) -> Path:
@@ -236,9 +239,7 @@ def _scene(name: str, film: Array, rgb: Array) -> dict[str, Any]:
     }
 
 
-def _page(
-    title: str, data: dict[str, Any], names: list[str], films: list[Array], scale: Scale | None, label: str
-) -> str:
+def _page(title: str, data: dict[str, Any], names: list[str], films: list[Array], legend: str) -> str:
     # In a script element only "<" can end the text early; the rest is for JavaScript's line ends.
     packed = json.dumps(data, allow_nan=False).replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
     here = files(__package__)
@@ -247,7 +248,7 @@ def _page(
         "heading": f"<h1>{html.escape(title)}</h1>" if title else "",
         "summary": html.escape(_summary(films)),
         "rows": "".join(_row(name, film) for name, film in zip(names, films, strict=True)),
-        "legend": _legend(scale, label) if scale is not None else "",
+        "legend": legend,
         "data": packed,
         "script": here.joinpath("viewer.js").read_text(encoding="utf-8"),
     }
@@ -271,8 +272,7 @@ def _row(name: str, film: Array) -> str:
 
 
 def _legend(scale: Scale, label: str) -> str:
-    stops = scale(np.linspace(scale.low, scale.high, 17))
-    ramp = ", ".join("#" + "".join(f"{round(255 * part):02x}" for part in stop) for stop in stops)
+    ramp = ", ".join(_hex(stop) for stop in scale(np.linspace(scale.low, scale.high, 17)))
     low = ("≤ " if scale.under else "") + f"{scale.low:.3g}"
     high = ("≥ " if scale.over else "") + f"{scale.high:.3g}"
     name = html.escape(label)
@@ -281,3 +281,20 @@ def _legend(scale: Scale, label: str) -> str:
         f'<div class="legend" role="img" aria-label="{spoken}"><span>{name}</span><span>{low}</span>'
         f'<i style="background: linear-gradient(90deg, {ramp})"></i><span>{high}</span></div>'
     )
+
+
+def _legend_of_parts(parts: list[int], label: str) -> str:
+    if not parts:
+        return ""
+    inks = part_colors(np.array(parts))
+    swatches = "".join(
+        f'<i class="part" style="background: {_hex(color)}"></i><span>{part}</span>'
+        for part, color in zip(parts, inks, strict=True)
+    )
+    name = html.escape(label or "part")
+    spoken = html.escape(f"Colours: {label or 'part'} {', '.join(map(str, parts))}")
+    return f'<div class="legend" role="img" aria-label="{spoken}"><span>{name}</span>{swatches}</div>'
+
+
+def _hex(color: Array) -> str:
+    return "#" + "".join(f"{round(255 * part):02x}" for part in color)

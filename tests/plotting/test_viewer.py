@@ -148,3 +148,18 @@ def test_wrong_types(tmp_path):
     for clouds in ("a.npy", 7, ["a"]):
         with pytest.raises(TypeError):
             save_html(clouds, tmp_path / "a.html")
+
+
+def test_parts_have_one_ink_each_and_a_legend(tmp_path):
+    points = torch.randn(6, 3)
+    parts = torch.tensor([0, 2, 2, 0, 1, 7])
+    path = save_html(points, tmp_path / "parts.html", colors=parts, color_label="leg")
+    tints = np.frombuffer(base64.b64decode(payload(path)["scenes"][0]["colors"]), dtype=np.uint8).reshape(-1, 3)
+    same = (tints[:, None] == tints[None]).all(-1)
+    np.testing.assert_array_equal(same, (parts[:, None] == parts[None]).numpy())
+    assert 'aria-label="Colours: leg 0, 1, 2, 7"' in path.read_text(encoding="utf-8")
+    # The same numbers as scalars are a scale.
+    scalars = save_html(points, tmp_path / "scalars.html", colors=parts.double(), color_label="leg")
+    assert "linear-gradient" in scalars.read_text(encoding="utf-8")
+    with pytest.raises(ValueError, match="from 0, got -1"):
+        save_html(points, tmp_path / "no.html", colors=parts - 1)
