@@ -49,7 +49,8 @@ def animate(
             of two are drawn flat and the camera rests.
         path: ends in `.webp` (small, all colours) or `.gif` (shown everywhere); an existing file is replaced.
         colors: a colour that Matplotlib knows, scalars (N,), parts (N,) of an integer type, or red, green and blue
-            (N, 3); they stay with their points. By default the place of each point in the last frame, so that one sees where noise goes.
+            (N, 3); they stay with their points. By default the place of each point in the last frame, so that one sees
+            where noise goes.
         fps: frames a second.
         size: pixels of the width and of the height.
         turn: degrees that the camera turns.
