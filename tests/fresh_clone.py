@@ -3,9 +3,9 @@
     python tests/fresh_clone.py                        # every command and every block of code, as written
     python tests/fresh_clone.py --without "make test"  # for who has just run the tests
 
-The last commit is cloned into an empty folder, with an empty home and only the system's programs on the path. The blocks
-of `sh` that set the project up run first, in the clone, by bash. The other blocks of a page then run in their order in
-an empty folder, in one process; what a reader brings, such as `my_scan.ply`, is made beforehand.
+The last commit is cloned into an empty folder, with an empty home and only the system's programs on the path. The
+blocks of `sh` that set the project up run first, in the clone, by bash. The other blocks of a page then run in their
+order in an empty folder, in one process; what a reader brings, such as `my_scan.ply`, is made beforehand.
 """
 
 from __future__ import annotations
