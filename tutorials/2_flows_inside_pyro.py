@@ -277,8 +277,8 @@ for name, point in points.items():
 assert points["ours"].condition(contexts).batch_shape == (5,)
 
 # %% [markdown]
-# The remedy is to say it by hand, `noise.expand([5])`. A plate does the same, as it expands what is sampled in it: inside
-# plates, Pyro's couplings draw the right number of points.
+# The remedy is to say it by hand, `noise.expand([5])`. A plate does the same, as it expands what is sampled in it:
+# inside plates, Pyro's couplings draw the right number of points.
 #
 # The second difference shows when parameters change. Both remember the noise that a sample came from, since scoring the
 # sample needs it. Pyro's memory outlives the parameters: after a change of the weights it returns the old density. The
@@ -300,9 +300,9 @@ assert errors["ours"] < 1e-4
 assert errors["Pyro's"] > 0.1  # where this fails, Pyro has changed and the text above has to follow
 
 # %% [markdown]
-# Pyro knows this ([issue 2564](https://github.com/pyro-ppl/pyro/issues/2564)). Its remedies are `clear_cache()` after each
-# change of the weights, and to condition anew, as a model does in every step. Ours believes its memory only while every
-# parameter has the identity, version and value that it had ([concepts](../concepts.md)), so nobody has to clear it.
+# Pyro knows this ([issue 2564](https://github.com/pyro-ppl/pyro/issues/2564)). Its remedies are `clear_cache()` after
+# each change of the weights, and to condition anew, as a model does in every step. Ours believes its memory only while
+# every parameter has the identity, version and value that it had ([concepts](../concepts.md)): nobody has to clear it.
 #
 # ## What we learned
 #
