@@ -235,7 +235,8 @@ assert -0.02 < divergence < (0.3 if smoke else 0.1)
 # of SVI's guide, and the cross is the truth. A long cloud knows its factors well; each scan stands above its posterior.
 
 # %%
-figure, axes = plt.subplots(2, 4, figsize=(9, 5), layout="constrained", sharex="row", sharey="row")
+figure, axes = plt.subplots(2, 4, figsize=(9, 5), layout="constrained")
+window = torch.tensor([-0.6, 0.6])
 angle = torch.linspace(0, 2 * math.pi, 100)
 circle = math.sqrt(-2 * math.log(0.1)) * torch.stack([angle.cos(), angle.sin()], -1)
 for i, (top, bottom) in enumerate(axes.T):
@@ -248,10 +249,9 @@ for i, (top, bottom) in enumerate(axes.T):
     block = posterior.covariance_matrix[2 * i : 2 * i + 2, 2 * i : 2 * i + 2].detach()
     bottom.plot(*(svi_mean[i] + circle @ torch.linalg.cholesky(block).T).T, "--", color="tab:orange")
     bottom.plot(*true_factors[i], "x", color="tab:red", markersize=9)
-    top.set(aspect="equal", xlabel="u")
-    bottom.set(aspect="equal", xlabel="tilt")
-axes[0, 0].set_ylabel("v")
-axes[1, 0].set(ylabel="bend", xlim=(-2.2, 2.2), ylim=(-2.2, 2.2))
+    top.set(aspect="equal", xlabel="u", ylabel="v" if i == 0 else None, xlim=(-4.5, 3), ylim=(-6, 1.5))
+    bottom.set(aspect="equal", xlabel="tilt", ylabel="bend" if i == 0 else None)
+    bottom.set(xlim=grid_mean[i, 0] + window, ylim=grid_mean[i, 1] + window)
 plt.show()
 
 # %% [markdown]

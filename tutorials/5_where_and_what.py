@@ -21,7 +21,7 @@ from pyro.ops.stats import effective_sample_size, split_gelman_rubin
 import pyro_pcflow as pcf
 from pyro_pcflow.distributions import with_background
 from pyro_pcflow.models import sample_pose
-from pyro_pcflow.transforms import rotation_matrix, similarity
+from pyro_pcflow.transforms import similarity
 
 smoke = "CI" in os.environ  # a short form for tests, as in Pyro's own examples
 pyro.set_rng_seed(0)
@@ -76,12 +76,10 @@ print(f"log-density of the last batch: {-loss:.3f} nats per point")
 
 # %%
 true_context = torch.tensor([0.8, -0.6])
-true_rotation = rotation_matrix(torch.tensor([0.4, 0.7, -0.3, 0.5]))
-true_translation = torch.tensor([0.5, -0.3, 0.8])
-true_pose = similarity(true_rotation, true_translation)
+true_pose = similarity(torch.tensor([0.4, 0.7, -0.3, 0.5]), torch.tensor([0.5, -0.3, 0.8]))  # a quaternion, a translation
 num_thing, num_clutter = (150, 50) if smoke else (300, 100)
 thing = true_pose(make_hammers(true_context, num_thing))
-clutter = true_translation + 3 * torch.rand(num_clutter, 3) - 1.5
+clutter = true_pose.translation + 3 * torch.rand(num_clutter, 3) - 1.5
 scan = torch.cat([thing, clutter])
 is_clutter = torch.arange(len(scan)) >= num_thing
 true_share = num_clutter / len(scan)
