@@ -52,9 +52,14 @@ def make_hammers(factors, num_points):  # (*batch, 2) -> (*batch, num_points, 3)
 # hammers in each step. `tanh` and no Fourier features keep the density smooth, which samplers want.
 
 # %%
-num_steps = 300 if smoke else 4000
+num_steps, num_couplings, width = (300, 4, 32) if smoke else (4000, 8, 48)
 flow = pcf.PointCloudFlow(
-    point_dim=3, context_dim=2, num_couplings=8, hidden_dims=[48, 48], activation="tanh", num_frequencies=0
+    point_dim=3,
+    context_dim=2,
+    num_couplings=num_couplings,
+    hidden_dims=[width, width],
+    activation="tanh",
+    num_frequencies=0,
 )
 flow.normalize(make_hammers(torch.randn(1000, 2), 10))
 adam = torch.optim.Adam(flow.parameters(), lr=1e-2)
@@ -80,7 +85,7 @@ true_context = torch.tensor([0.8, -0.6])
 true_pose = similarity(
     torch.tensor([0.4, 0.7, -0.3, 0.5]), torch.tensor([0.5, -0.3, 0.8])
 )  # a quaternion, a translation
-num_thing, num_clutter = (150, 50) if smoke else (300, 100)
+num_thing, num_clutter = (90, 30) if smoke else (240, 80)
 thing = true_pose(make_hammers(true_context, num_thing))
 clutter = true_pose.translation + 3 * torch.rand(num_clutter, 3) - 1.5
 scan = torch.cat([thing, clutter])
@@ -152,13 +157,19 @@ print("log joint density of the best starts:", [f"{value:.0f}" for value in log_
 # Four chains start from the four best.
 
 # %%
-num_chains, num_draws, num_warmup = (4, 60, 60) if smoke else (4, 500, 300)
-kept = {name: found[name][best[:num_chains]] for name in start}
-chain_around = (around / around.norm(dim=-1, keepdim=True) + found["pose_turn"])[best[:num_chains]]
+num_chains, num_draws, num_warmup = (2, 40, 50) if smoke else (4, 500, 300)
+best = best[:num_chains]
+kept = {name: found[name][best] for name in start}
+around = (around / around.norm(dim=-1, keepdim=True))[best] + kept["pose_turn"]
 kept["pose_turn"] = torch.zeros(num_chains, 4)
 kernel = NUTS(
-    model, init_strategy=init_to_value(values=kept), max_tree_depth=6, jit_compile=True, ignore_jit_warnings=True
+    model,
+    init_strategy=init_to_value(values=kept),
+    full_mass=[("pose_turn",)],  # its four numbers are correlated
+    max_tree_depth=5,
+    jit_compile=True,
+    ignore_jit_warnings=True,
 )
 mcmc = MCMC(kernel, num_draws, warmup_steps=num_warmup, disable_progbar=True)
-mcmc.run(scan, chain_around)
+mcmc.run(scan, around)
 draws = mcmc.get_samples()  # each (num_draws, num_chains, ...)
