@@ -112,22 +112,28 @@ torch.testing.assert_close(as_events, as_points.log_prob_sum(), rtol=1e-5, atol=
 # evidence lower bound is the log-likelihood itself: SVI is maximum likelihood. Fresh clouds in each step leave nothing
 # to overfit.
 
+
 # %%
-num_steps = 150 if smoke else 4000
-
-
 def supervised(clouds, factors):
     pyro.module("flow", flow)
     poutine.condition(model, {"c": factors})(clouds)
 
 
-schedule = {"optimizer": torch.optim.Adam, "optim_args": {"lr": 5e-3}, "T_max": num_steps}
-optimizer = pyro.optim.CosineAnnealingLR(schedule)
-svi = SVI(supervised, lambda clouds, factors: None, optimizer, Trace_ELBO())
-for _ in range(num_steps):
+def train(model, guide, elbo, num_steps, lr, make_data):
+    schedule = {"optimizer": torch.optim.Adam, "optim_args": {"lr": lr}, "T_max": num_steps}
+    optimizer = pyro.optim.CosineAnnealingLR(schedule)
+    svi = SVI(model, guide, optimizer, elbo)
+    for _ in range(num_steps):
+        svi.step(*make_data())
+        optimizer.step()
+
+
+def fresh_clouds():
     factors = torch.randn(64, 2)
-    svi.step(make_clouds(factors, 32), factors)
-    optimizer.step()
+    return make_clouds(factors, 32), factors
+
+
+train(supervised, lambda clouds, factors: None, Trace_ELBO(), 150 if smoke else 4000, 5e-3, fresh_clouds)
 flow.requires_grad_(False)
 
 factors = torch.randn(2000, 2)
@@ -188,14 +194,8 @@ chain.run(scans)
 draws = chain.get_samples()["c"]  # (num_draws, 4, 2)
 
 guide = AutoMultivariateNormal(model, init_loc_fn=init_to_median)
-fit_steps = 300 if smoke else 2000
-schedule = {"optimizer": torch.optim.Adam, "optim_args": {"lr": 0.03}, "T_max": fit_steps}
-optimizer = pyro.optim.CosineAnnealingLR(schedule)
 elbo = Trace_ELBO(num_particles=8, vectorize_particles=True, max_plate_nesting=1)
-svi = SVI(model, guide, optimizer, elbo)
-for _ in range(fit_steps):
-    svi.step(scans)
-    optimizer.step()
+train(model, guide, elbo, 300 if smoke else 2000, 0.03, lambda: (scans,))
 
 # %% [markdown]
 # The guide is normal, and so nearly is the posterior. The evidence lower bound is below the log-evidence by the

@@ -183,8 +183,8 @@ draws = mcmc.get_samples()  # each (num_draws, num_chains, ...)
 # ## Two poses for one hammer
 #
 # Half a turn about the handle, $S = \mathrm{diag}(-1, 1, -1)$, leaves a hammer as it is, so $R$ and $R S$ explain a
-# scan equally well. The posterior has two modes, and a chain stays in the one where it began. To compare chains, we take of
-# $R$ and $R S$ the one that is nearer to the truth. The angle between two rotations has
+# scan equally well. The posterior has two modes, and a chain stays in the one where it began. To compare chains, we
+# take of $R$ and $R S$ the one that is nearer to the truth. The angle between two rotations has
 # $\cos \alpha = (\mathrm{tr}\, R_1^\top R_2 - 1) / 2$.
 
 # %%
@@ -288,6 +288,6 @@ pcf.plotting.view_clouds(
 # compare rotations up to them.
 #
 # The [benchmarks](../benchmarks.md) have poses of eight real meshes among 5% of clutter, what becomes of them without a
-# background, and a simulation-based check of such posteriors. [Inference](../inference.md) has the other pieces, such as
-# sensors that see one side ([Half a chair](4_half_a_chair.md)) and labels that are summed out
+# background, and a simulation-based check of such posteriors. [Inference](../inference.md) has the other pieces, such
+# as sensors that see one side ([Half a chair](4_half_a_chair.md)) and labels that are summed out
 # ([A box of parts](6_a_box_of_parts.md)).
