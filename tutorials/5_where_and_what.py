@@ -17,6 +17,7 @@ from pyro import poutine
 from pyro.infer import MCMC, NUTS, SVI, Trace_ELBO
 from pyro.infer.autoguide import AutoDelta, init_to_value
 from pyro.ops.stats import split_gelman_rubin
+from torch.nn.functional import normalize
 
 import pyro_pcflow as pcf
 from pyro_pcflow.distributions import with_background
@@ -129,12 +130,13 @@ def model(scan, around):  # (N, 3), (K, 4)
 
 # %%
 num_starts, search_steps = (24, 100) if smoke else (64, 300)
-around = torch.randn(num_starts, 4)
+around = normalize(torch.randn(num_starts, 4), dim=-1)
+few = scan[torch.randperm(len(scan))[:100]]  # enough to tell good starts from bad
 pyro.clear_param_store()
 start = {
     "context": torch.zeros(num_starts, 2),
     "pose_turn": torch.zeros(num_starts, 4),
-    "pose_translation": scan.median(0).values.expand(num_starts, 3),
+    "pose_translation": few.median(0).values.expand(num_starts, 3),
     "share": torch.full((num_starts,), 0.5),
 }
 guide = AutoDelta(model, init_loc_fn=init_to_value(values=start))
@@ -143,12 +145,12 @@ optimizer = pyro.optim.CosineAnnealingLR(
 )
 svi = SVI(model, guide, optimizer, Trace_ELBO())
 for _ in range(search_steps):
-    svi.step(scan, around)
+    svi.step(few, around)
     optimizer.step()
 
 with torch.no_grad():
-    found = guide(scan, around)
-    trace = poutine.trace(poutine.condition(model, found)).get_trace(scan, around)
+    found = guide(few, around)
+    trace = poutine.trace(poutine.condition(model, found)).get_trace(few, around)
     trace.compute_log_prob()
     log_joint = sum(trace.nodes[name]["log_prob"] for name in [*start, "scan"])
 best = log_joint.argsort(descending=True)
@@ -165,7 +167,7 @@ print("log joint density of the best starts:", [f"{value:.0f}" for value in log_
 num_chains, num_draws, num_warmup = (2, 40, 50) if smoke else (4, 500, 300)
 best = best[:num_chains]
 kept = {name: found[name][best] for name in start}
-around = (around / around.norm(dim=-1, keepdim=True))[best] + kept["pose_turn"]
+around = normalize(around[best] + kept["pose_turn"], dim=-1)
 kept["pose_turn"] = torch.zeros(num_chains, 4)
 kernel = NUTS(
     model,
