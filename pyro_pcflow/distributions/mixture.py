@@ -45,7 +45,8 @@ class PointMixture(TorchDistribution):
         for component in self.components:
             if not isinstance(component, Distribution):
                 raise TypeError(f"expected point distributions as components, got {type(component).__name__}")
-        events = {tuple(component.event_shape) for component in self.components}
+        # Under torch.jit a size can be a tensor, and equal tensors are not one entry of a set.
+        events = {tuple(int(size) for size in component.event_shape) for component in self.components}
         if len(events) != 1 or len(next(iter(events))) != 1:
             raise ValueError(
                 f"expected at least one component, all of one event shape (D,), got {len(self.components)} with the "

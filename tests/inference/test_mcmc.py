@@ -14,6 +14,8 @@ from pyro.ops.stats import effective_sample_size
 from torch.distributions.transforms import AffineTransform
 
 import pyro_pcflow as pcf
+from pyro_pcflow.distributions import with_background
+from pyro_pcflow.models import sample_pose
 
 SIZES = torch.tensor([0, 1, 3, 6])
 PRIOR = torch.distributions.Normal(torch.zeros(2, dtype=torch.float64), 1.0)
@@ -218,6 +220,26 @@ def test_posterior_of_a_context(known, cloud, sampler):
     assert (diagnostics["z"]["r_hat"] < 1.01).all()
     assert diagnostics["divergences"] == {"chain 0": []}
     assert_normal_moments(mcmc.get_samples(group_by_chain=True)["z"], known.posterior(cloud), min_effective=100)
+
+
+def test_pose_before_a_background_under_jit():
+    """The traced potential is the plain one, also away from where it was traced."""
+    flow, _ = make_shape(context_dim=0)
+    scan = flow.cloud(num_points=6).sample()
+
+    def model(scan):
+        share = pyro.sample("share", dist.Beta(PRIOR.scale, 3.0))
+        pose = sample_pose(around=torch.tensor([1.0, 0.0, 0.0, 0.0]).double())
+        point = with_background(
+            dist.TransformedDistribution(flow.condition(), [pose]), share, scan.amin(0), scan.amax(0)
+        )
+        pyro.sample("scan", pcf.PointCloud(point, len(scan)), obs=scan)
+
+    _, plain, _, _ = initialize_model(model, (scan,))
+    _, traced, _, _ = initialize_model(model, (scan,), jit_compile=True, skip_jit_warnings=True)
+    for _ in range(3):
+        params = {"share": torch.randn(()).double(), "pose_turn": 0.3 * torch.randn(4).double()}
+        torch.testing.assert_close(traced(params), plain(params))
 
 
 @pytest.mark.parametrize(("model", "padding"), [(CloudsAsEvents, float("nan")), (CloudsAsPlates, 1e3)])
