@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -33,6 +37,24 @@ def test_code_blocks_run(name, count, tmp_path, monkeypatch):
     for block in found:
         # The same training, shorter.
         exec(compile(block.replace("max_seconds=20", "max_steps=5"), name, "exec"), names)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", sorted((ROOT / "docs" / "how-to").glob("*.md")), ids=lambda page: page.stem)
+def test_how_to_pages_run(page, tmp_path, monkeypatch):
+    """Blocks of Python in one module, and of the shell between them, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    # A module that can be imported, for a class that is pickled.
+    module = types.ModuleType("page")
+    monkeypatch.setitem(sys.modules, "page", module)
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    found = re.findall(r"^```(python|sh)\n(.*?)^```", page.read_text(), flags=re.M | re.S)
+    assert found
+    for language, block in found:
+        if language == "python":
+            exec(compile(block.replace("max_seconds=20", "max_steps=5"), page.name, "exec"), module.__dict__)
+        else:
+            subprocess.run(["bash", "-euo", "pipefail", "-c", block], check=True, env={**os.environ, "PATH": path})
 
 
 @pytest.mark.parametrize("path", [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))], ids=lambda p: p.name)
