@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Many shapes
 #
-# One conditional flow draws every shape of a kind, given a latent for each, and a second flow is the prior over latents.
+# One conditional flow draws every shape of a kind, given a latent for each; a second flow is the prior over latents.
 # We train such a model on human bodies, sample, reconstruct and walk with a trained one, and ask what its evidence is.
 # The claim: a flow as prior is worth something, first for clouds, then in a variational autoencoder (VAE) that has
 # nothing to do with points.
@@ -15,7 +15,7 @@ import pyro
 import pyro.distributions as dist
 import torch
 from pyro.infer import SVI, Trace_ELBO
-from torch import nn
+from torch import Tensor, nn
 
 import pyro_pcflow as pcf
 
@@ -44,7 +44,7 @@ for prior in ["normal", "flow"]:
     model = pcf.PointCloudVAE(point_dim=3, latent_dim=32, prior=prior)
     result = pcf.fit(model, bodies, max_steps=num_steps, lr=8e-3, noise=0.01, held_out=test, eval_every=num_steps)
     scores[prior] = result.scores
-    drawn[prior] = model.sample(60, 256)
+    drawn[prior] = model.sample(20 if smoke else 60, 256)
     print(f"{prior:>6}: " + ", ".join(f"{name} {value:.2f}" for name, value in result.scores.items()))
 
 # %% [markdown]
@@ -54,7 +54,7 @@ for prior in ["normal", "flow"]:
 
 # %%
 for prior, samples in drawn.items():
-    report = pcf.metrics.evaluate(samples, test[:, :256])
+    report = pcf.metrics.evaluate(samples, test[: len(samples), :256])
     print(
         f"{prior:>6}: " + ", ".join(f"{key} {report[key]:.2f}" for key in ["1-nna-cd", "1-nna-cd-ref", "1-nna-cd-smp"])
     )
@@ -67,8 +67,8 @@ for prior, samples in drawn.items():
 gain = scores["flow"]["nats_per_cloud"] - scores["normal"]["nats_per_cloud"]
 saving = scores["normal"]["kl"] - scores["flow"]["kl"]
 print(f"the flow prior gains {gain:.1f} nats per cloud, and its KL is {saving:.1f} nats lower")
-assert saving > 5
-assert smoke or gain > 10
+assert saving > (0 if smoke else 20)
+assert smoke or gain > 20
 
 # %% [markdown]
 # ## Sampling and reconstruction
@@ -96,8 +96,8 @@ assert own.float().mean() > 0.9
 # %% [markdown]
 # ## A walk
 #
-# `interpolate` walks on a straight line in the space where the prior is standard normal, $z = T(u)$ with $T$ the prior's
-# flow, and decodes each latent from the same noise, so that a point of one cloud becomes a point of the next.
+# `interpolate` walks on a straight line in the space where the prior is standard normal, $z = T(u)$ with $T$ the flow
+# of the prior, and decodes each latent from the same noise, so that a point of one cloud becomes a point of the next.
 # Move the slider: limbs move and hardly fade. [Many shapes](../many-shapes.md) has numbers for this, against blends.
 
 # %%
@@ -176,7 +176,7 @@ axis = torch.linspace(-1, 1, side)
 pixels = torch.stack(torch.meshgrid(axis, axis, indexing="xy"), -1).flatten(0, 1)  # (144, 2)
 
 
-def draw_hand(angle):
+def draw_hand(angle: Tensor) -> Tensor:
     """Images without noise, from angles of shape (n,) to (n, 144)."""
     direction = torch.stack([angle.cos(), angle.sin()], -1).unsqueeze(-2)
     along = (pixels * direction).sum(-1, keepdim=True).clamp(0, 0.8)
@@ -196,7 +196,7 @@ truth = dist.Normal(hands, sigma).to_event(1).log_prob(held_out.unsqueeze(1)).lo
 
 # %%
 class ImageVAE(nn.Module):
-    def __init__(self, prior):
+    def __init__(self, prior: str) -> None:
         super().__init__()
         self.encoder = nn.Sequential(nn.Linear(side**2, 128), nn.SiLU(), nn.Linear(128, 4))
         self.decoder = nn.Sequential(
@@ -204,25 +204,25 @@ class ImageVAE(nn.Module):
         )
         self.flow = pcf.models.latent_flow(2) if prior == "flow" else None
 
-    def prior(self):
+    def prior(self) -> dist.Distribution:
         return dist.Normal(torch.zeros(2), 1.0).to_event(1) if self.flow is None else self.flow.condition()
 
-    def encode(self, images):
+    def encode(self, images: Tensor) -> dist.Distribution:
         loc, log_scale = self.encoder(images).chunk(2, -1)
         return dist.Normal(loc, log_scale.exp()).to_event(1)
 
-    def model(self, images):
+    def model(self, images: Tensor) -> None:
         pyro.module("vae", self)
         with pyro.plate("images", len(images)):
             z = pyro.sample("z", self.prior())
             pyro.sample("x", dist.Normal(self.decoder(z), sigma).to_event(1), obs=images)
 
-    def guide(self, images):
+    def guide(self, images: Tensor) -> None:
         with pyro.plate("images", len(images)):
             pyro.sample("z", self.encode(images))
 
 
-def train(prior, num_steps):
+def train(prior: str, num_steps: int) -> ImageVAE:
     pyro.set_rng_seed(0)
     pyro.clear_param_store()
     vae = ImageVAE(prior)
@@ -237,7 +237,7 @@ def train(prior, num_steps):
 # decoded image is within a root mean square of 0.05, half of the noise, of some image of the truth.
 
 # %%
-image_vaes = {prior: train(prior, 400 if smoke else 3000) for prior in ["normal", "flow"]}
+image_vaes = {prior: train(prior, 1000 if smoke else 3000) for prior in ["normal", "flow"]}
 image_bounds, good, samples = {}, {}, {}
 for prior, image_vae in image_vaes.items():
     with torch.no_grad():
