@@ -142,8 +142,8 @@ plt.show()
 
 # %% [markdown]
 # It still rises at the right end: the weights vary by many nats, so that a few of them make up the mean. Most of what
-# is missing is the encoder's, which guesses a posterior for every cloud in one pass. A $q$ of the same family, fitted to
-# these clouds alone from the encoder's on, shows how much.
+# is missing is the encoder's, which guesses a posterior for every cloud in one pass. A $q$ of the same family, fitted
+# to these clouds alone from the encoder's on, shows how much.
 
 # %%
 loc, log_scale = q.mean.clone().requires_grad_(), q.stddev.log().requires_grad_()
