@@ -3,9 +3,9 @@
 #
 # Sets of generated clouds are judged by a few numbers, and each of them can be bought without a better model. We
 # take a trained model of human bodies and turn one knob, the temperature of its latent noise. The claim: one setting
-# has the better MMD, another the better coverage, a mean of 1-NNA can look ideal while both of its halves are far
-# off, and copies of the training set look best of all. Both halves, several draws and a row for the training set
-# show it.
+# has the better MMD, another the better coverage; the mean of 1-NNA can look ideal while both of its halves are far
+# off; and copies of the training set pass every test. Both halves, several draws, the worst sample and a row for the
+# training set show it.
 
 # %%
 import math
@@ -160,11 +160,11 @@ for axis, chosen in zip(axes, (list(keys)[:3], ["cov-cd"], ["mmd-cd"]), strict=T
 plt.show()
 
 # %% [markdown]
-# Dotted lines are the training set. MMD likes a cool model that crowds in the middle of the data, since it looks for
-# likenesses alone; it is then below that of the training set, which no honest model should be. Coverage likes a hot
-# one, since varied clouds fall near more references. 1-NNA finds both, if one looks at its halves: under a cool
-# model, references are surrounded by samples (a low half), and samples by samples (a high one), and the mean lies
-# between. The band is where 95% of the values lie if both sets are of one kind, by permutation of the labels.
+# Dotted lines are the training set. MMD looks for likenesses alone, and likes a cool model that crowds in the middle
+# of the data: it falls below that of real bodies. Coverage likes a hot one, whose varied clouds fall near more
+# references. 1-NNA finds both, if one looks at its halves: under a cool model, references have samples around them
+# (a low half) and samples have samples (a high one), and the mean lies between. The band is where 95% of the values
+# lie if both sets are of one kind, by permutation of the labels.
 
 # %%
 cool, normal, hot, real = (
@@ -183,18 +183,19 @@ if not smoke:
     assert hot[3].mean() > normal[3].mean() + normal[3].std()  # coverage
 
 # %% [markdown]
-# At 1.2 all columns agree with the training set's. That is no discovery: the temperature was looked for among
-# held-out clouds, which are no longer held out, and the choice needs a third set of clouds to be believed.
+# At 1.2 all columns are near the training set's. This is no result: the temperature was looked for among the
+# held-out clouds, which are therefore no longer held out. To be believed, it needs clouds that nothing was chosen
+# by.
 #
-# Draws differ too. Whoever reports one draw reports luck, and whoever picks it reports what he likes:
+# Draws differ too. One draw is luck, and one that was picked from several is worse:
 
 # %%
 for t, report in reports.items():
     print(f"1-NNA at {t}, draw by draw: " + ", ".join(f"{value:.3f}" for value in report.draws["1-nna-cd"]))
 
 # %% [markdown]
-# What no column sees is one awful sample: MMD and coverage ignore it, and 1-NNA counts it as one of many. Look at
-# the samples that are farthest from all references.
+# No column sees an awful sample: MMD and coverage ignore it, and 1-NNA counts it as one of many. So look at the
+# samples that are farthest from all references; at 1.5 there are some that have left the scene.
 
 # %%
 torch.manual_seed(0)
@@ -236,7 +237,7 @@ print(
 print(f"dropped instead: 1-NNA {dropped['1-nna-cd']:.3f}, samples {dropped['1-nna-cd-smp']:.3f}")
 print(f"a row of NaNs covers reference {int(torch.full((num_clouds,), torch.nan).argmin())} in torch")
 assert report.failed[0] == num_clouds // 5
-assert report["1-nna-cd-smp"] > dropped["1-nna-cd-smp"] + 0.03
+assert report["1-nna-cd"] > dropped["1-nna-cd"] + 0.02
 
 # %% [markdown]
 # A normalisation for each cloud hides what is wrong with place and size. Our samples, moved and shrunk:
