@@ -202,6 +202,7 @@ torch.manual_seed(0)
 for t in (0.8, 1.0, 1.5):
     apart = metrics.pairwise(sample(5 * num_clouds, num_points, t), held_out).amin(1)
     print(f"temperature {t}: to the nearest reference {apart.median():.3f} in the median, {apart.max():.3g} at worst")
+assert apart.max() > 10 * apart.median()
 
 # %% [markdown]
 # ## Copies, failures, frames
@@ -240,7 +241,8 @@ assert report.failed[0] == num_clouds // 5
 assert report["1-nna-cd"] > dropped["1-nna-cd"] + 0.02
 
 # %% [markdown]
-# A normalisation for each cloud hides what is wrong with place and size. Our samples, moved and shrunk:
+# A normalisation for each cloud hides what is wrong with place and size, and moves 1-NNA where nothing is wrong.
+# Here are our samples, as they are and moved and shrunk:
 
 # %%
 moved = 0.8 * samples + torch.tensor([0.1, 0.0, 0.0])
@@ -280,12 +282,11 @@ sphere = torch.nn.functional.normalize(torch.randn(num_clouds, num_points, 3), d
 strangers = {
     "ellipsoids": centre + spread * sphere,
     "bodies of half size": centre + 0.5 * (held_out - centre),
-    "chairs": pcf.data.load_example("chair", num_points),
+    "chairs": pcf.data.load_example("chair", num_points)[..., [2, 0, 1]],  # upright like the bodies
     "samples at 0.6": sample(num_clouds, num_points, 0.6),
 }
-figure = pcf.plotting.plot_clouds([held_out[0], *(clouds[0] for clouds in strangers.values())], up="z", size=1.5,
-                                  titles=["body", *strangers])  # fmt: skip
-figure
+examples = {"body": held_out[0], **{name: clouds[0] for name, clouds in strangers.items()}}
+pcf.plotting.plot_clouds(list(examples.values()), titles=list(examples), up="z", size=1.5)
 
 # %%
 models = {
