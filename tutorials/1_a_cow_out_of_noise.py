@@ -98,7 +98,7 @@ draws = noise_to_data(torch.randn(20_000, 3, dtype=torch.float64))
 log_scale = shift_and_log_scale(draws)[1]
 ratio = ((b * log_scale).sum(-1) - ((1 - b) * log_scale).sum(-1)).exp()
 error = ratio.std().item() / math.sqrt(len(draws))
-print(f"with the slip the 'density' integrates to {ratio.mean().item():.3f} +- {error:.3f}")
+print(f"with the slip the 'density' integrates to {ratio.mean().item():.3f} ± {error:.3f}")
 assert abs(ratio.mean().item() - 1) > 10 * error
 
 # %% [markdown]
@@ -162,7 +162,7 @@ with torch.no_grad():
 gain = by_flow - by_gaussian
 print(f"Gaussian: {by_gaussian.mean().item():.3f} nats per point")
 print(f"flow:     {by_flow.mean().item():.3f} nats per point")
-print(f"gain:     {gain.mean().item():.3f} +- {gain.std().item() / 100:.3f}")
+print(f"gain:     {gain.mean().item():.3f} ± {gain.std().item() / 100:.3f}")
 assert gain.mean() > (1.0 if smoke else 2.5)
 
 # %% [markdown]
@@ -182,20 +182,23 @@ pcf.plotting.view_clouds(film, azim=120, title="Noise becomes a cow")
 # ## The density on a slice
 #
 # A density has a value everywhere, and not only where there are points. Here is $\log p$ on the plane of symmetry of
-# the cow, and on one that cuts two of its legs; colours end 12 nats below the maximum.
+# the cow, and on one that cuts a front leg and a hind leg. Each point has its own colour, down to 12 nats below the
+# maximum. The thin threads, and the wisps at the muzzle and under the chest, are errors: a smooth map stretches the
+# ball of noise into a hollow shape, and cannot tear it.
 
-# %% alt="Log-density on two upright planes through the cow: bright outlines of the body on a dark ground"
+# %% alt="Log-density on two upright planes through the cow: bright outlines of its body, and faint threads"
 side = torch.linspace(-1.3, 1.3, 131 if smoke else 261)
 y, z = torch.meshgrid(side, side, indexing="ij")
+cuts = (0.0, 0.25)
+with torch.no_grad():
+    planes = [flow.log_prob(torch.stack([torch.full_like(y, x), y, z], dim=-1)) for x in cuts]
+top = max(plane.max().item() for plane in planes)
 figure, axes = plt.subplots(1, 2, figsize=(9, 4), sharey=True, layout="constrained")
-for axis, at in zip(axes, (0.0, 0.25), strict=True):
-    plane = torch.stack([torch.full_like(y, at), y, z], dim=-1)
-    with torch.no_grad():
-        log_density = flow.log_prob(plane)
-    image = axis.pcolormesh(z, y, log_density, vmin=log_density.max() - 12, cmap="magma", shading="nearest")
-    axis.set(title=f"x = {at}", xlabel="z, half-sides", aspect="equal")
-    figure.colorbar(image, ax=axis, label="log-density, nats")
+for axis, cut, plane in zip(axes, cuts, planes, strict=True):
+    image = axis.pcolormesh(z, y, plane, vmin=top - 12, vmax=top, cmap="magma", shading="nearest")
+    axis.set(title=f"x = {cut} half-sides", xlabel="z, half-sides", aspect="equal")
 axes[0].set_ylabel("y, half-sides")
+figure.colorbar(image, ax=axes, label="log-density, nats")
 plt.show()
 
 # %% [markdown]
@@ -207,7 +210,7 @@ plt.show()
 #
 # with a standard error of $V / \sqrt n$ times the standard deviation of $p(u)$. Over all of space the integral is 1.
 # Over a box it is the probability that a sample falls into it, so that density and sampling check each other: once in a
-# box around the cow, once in the half of it where the head is.
+# box around the cow, once in the half of it without the head.
 
 
 # %%
@@ -223,7 +226,7 @@ low, high = cow.amin(0) - 0.2, cow.amax(0) + 0.2
 samples = flow.cloud(num_points=100_000).sample()
 for name, corner in {
     "the whole box": low,
-    "its front half": torch.tensor([low[0], low[1], (low + high)[2] / 2]),
+    "its rear half": torch.tensor([low[0], low[1], (low + high)[2] / 2]),
 }.items():
     value, error = integral(corner, high, 200_000 if smoke else 3_000_000)
     share = ((samples > corner) & (samples < high)).all(-1).double().mean().item()
@@ -235,7 +238,8 @@ for name, corner in {
 # ## Outliers
 #
 # A point off the surface has a low log-density. The area under the receiver operating characteristic (AUROC) is the
-# probability that a stray point, uniform in the box, scores below a held-out point of the cow; 0.5 is guessing.
+# probability that a stray point, uniform in the box, scores below a held-out point of the cow; 0.5 is guessing. A stray
+# that lands on the surface cannot be told from it, so that no score reaches 1.
 
 # %% alt="The cow in yellow and green, stray points around it in dark blue"
 strays = low + (high - low) * torch.rand(10_000, 3)
