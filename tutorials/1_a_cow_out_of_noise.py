@@ -182,9 +182,9 @@ pcf.plotting.view_clouds(film, azim=120, title="Noise becomes a cow")
 # ## The density on a slice
 #
 # A density has a value everywhere, and not only where there are points. Here is $\log p$ on the plane of symmetry of
-# the cow, and on one that cuts a front leg and a hind leg. Colours end 12 nats below the maximum. The thin threads, and
-# the wisps at the muzzle and under the chest, are errors: a smooth map stretches the ball of noise into a hollow shape,
-# and cannot tear it.
+# the cow, and on one that cuts a front leg and a hind leg. Colours end 12 nats below the maximum. The thin threads
+# inside of the body, and the wisps under the chest, are errors: a smooth map stretches the ball of noise into a hollow
+# shape, and cannot tear it.
 
 # %% alt="Log-density on two upright planes through the cow: bright outlines of its body, and faint threads"
 side = torch.linspace(-1.3, 1.3, 131 if smoke else 261)
