@@ -24,6 +24,9 @@ SMALL = """# %% [markdown]
 # %%
 import os
 print("in CI:", "CI" in os.environ)
+import sys
+sys.stdout.flush()
+print("and more")
 
 # %%
 x = 1
@@ -88,7 +91,7 @@ def test_a_page_has_text_code_and_what_the_full_form_put_out(tmp_path, monkeypat
     page = tmp_path / "pages" / "1_small.md"
     text = page.read_text()
     assert "# A small one\nA formula, $x$." in text
-    assert "in CI: False" in text
+    assert "in CI: False\nand more\n```" in text
     assert "![Two points](1_small/1.webp)" in text
     assert 'src="1_small/2.html"' in text
     assert "srcdoc" not in text

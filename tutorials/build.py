@@ -27,6 +27,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = ROOT / "docs" / "tutorials"
 _OUTPUT = re.compile(r"<!-- output -->\n(.*?)<!-- /output -->\n", re.S)
 _FRAME = re.compile(r'srcdoc="([^"]*)"')
+_BETWEEN = "\n```\n\n```{.text .output}\n"
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -100,7 +101,9 @@ def run(tutorial: Path, folder: Path) -> list[str]:
     for cell in notebook.cells:
         if cell.cell_type == "code":
             alt = cell.metadata.get("alt", heading)
-            outputs.append("".join(_markdown(output, alt, store) for output in cell.outputs))
+            parts = "".join(_markdown(output, alt, store) for output in cell.outputs)
+            # A stream arrives in pieces.
+            outputs.append(parts.replace(_BETWEEN, "\n"))
         else:
             heading = (re.findall(r"^#+ (.*)", cell.source, re.M) or [heading])[-1]
     return outputs
