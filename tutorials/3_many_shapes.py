@@ -286,7 +286,9 @@ for axis, (prior, image_vae) in zip(axes, image_vaes.items(), strict=True):
         ticks = torch.linspace(-radius, radius, 200)
         grid = torch.stack(torch.meshgrid(ticks, ticks, indexing="xy"), -1)
         density = image_vae.prior().log_prob(grid).exp()
-    axis.imshow(density, extent=[-radius, radius, -radius, radius], origin="lower", cmap="Greys")
+    axis.imshow(
+        density, vmax=density.quantile(0.98), extent=[-radius, radius, -radius, radius], origin="lower", cmap="Greys"
+    )
     axis.scatter(*codes.T, c=angles[5000:], s=6, cmap="coolwarm")
     axis.set(title=f"{prior} prior", xlabel="first latent", ylabel="second latent", aspect="equal")
 figure.tight_layout()

@@ -45,7 +45,7 @@ def make_hammers(factors, num_points):  # (*batch, 2) -> (*batch, num_points, 3)
     head = torch.stack([width * (along - 0.5), across, up], -1)
     handle = torch.stack([across, -length * along, up], -1)
     surface = torch.where(on_head.unsqueeze(-1), head, handle)
-    return surface + 0.02 * torch.randn_like(surface)
+    return surface + 0.03 * torch.randn_like(surface)
 
 
 # %% [markdown]
@@ -93,7 +93,7 @@ true_context = torch.tensor([0.8, -0.6])
 true_pose = similarity(
     torch.tensor([0.4, 0.7, -0.3, 0.5]), torch.tensor([0.5, -0.3, 0.8])
 )  # a quaternion, a translation
-num_thing, num_clutter = (90, 30) if smoke else (240, 80)
+num_thing, num_clutter = (90, 30) if smoke else (120, 40)
 thing = true_pose(make_hammers(true_context, num_thing))
 clutter = true_pose.translation + 3 * torch.rand(num_clutter, 3) - 1.5
 scan = torch.cat([thing, clutter])
@@ -157,9 +157,8 @@ with torch.no_grad():
     log_joint = sum(trace.nodes[name]["log_prob"] for name in [*start, "scan"])
 best = log_joint.argsort(descending=True)
 below = log_joint.max() - log_joint
-print(
-    f"{(below < 10).sum()} of {num_starts} starts are within 10 nats of the best, half are {below.median():.0f} nats below"
-)
+print(f"{(below < 10).sum()} of {num_starts} starts are within 10 nats of the best;", end=" ")
+print(f"half are at least {below.median():.0f} nats below")
 
 # %% [markdown]
 # The others are in local modes, where a chain would stay.
@@ -238,7 +237,7 @@ print(f"mean angle to the true rotation {angle:.2f} degrees; mean place off by {
 
 # %%
 assert score.abs().max() < 3
-assert r_hat.max() < (1.5 if smoke else 1.05)
+assert r_hat.max() < (1.5 if smoke else 1.1)
 assert angle < (5 if smoke else 2)
 assert distance < (0.05 if smoke else 0.02)
 

@@ -281,9 +281,9 @@ centre, spread = held_out.mean((0, 1)), held_out.std((0, 1))
 sphere = torch.nn.functional.normalize(torch.randn(num_clouds, num_points, 3), dim=-1)
 strangers = {
     "ellipsoids": centre + spread * sphere,
-    "bodies of half size": centre + 0.5 * (held_out - centre),
+    "half size": centre + 0.5 * (held_out - centre),
     "chairs": pcf.data.load_example("chair", num_points)[..., [2, 0, 1]],  # upright like the bodies
-    "samples at 0.6": sample(num_clouds, num_points, 0.6),
+    "cool": sample(num_clouds, num_points, 0.6),
 }
 examples = {"body": held_out[0], **{name: clouds[0] for name, clouds in strangers.items()}}
 pcf.plotting.plot_clouds(list(examples.values()), titles=list(examples), up="z", size=1.5)
