@@ -69,6 +69,7 @@ def _train(arguments: argparse.Namespace) -> None:
 
     from pyro_pcflow import training
     from pyro_pcflow.data import MappedClouds, half_side
+    from pyro_pcflow.training.seeding import seeded
 
     clouds, of_many = _load_training_data(arguments)
     some_of_them = torch.linspace(0, len(clouds) - 1, min(len(clouds), CLOUDS_FOR_UNITS)).round().long()
@@ -77,8 +78,11 @@ def _train(arguments: argparse.Namespace) -> None:
     if max_seconds is None and arguments.max_steps is None:
         max_seconds = 60.0
     make = _make_vae if of_many else _make_flow
+    # A new process of torch draws its seed at random.
+    with seeded(arguments.seed, torch.device("cpu")):
+        module = make(arguments, some.shape[-1])
     result = training.fit(
-        make(arguments, some.shape[-1]),
+        module,
         clouds,
         max_steps=arguments.max_steps,
         max_seconds=max_seconds,

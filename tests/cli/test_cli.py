@@ -88,6 +88,18 @@ def test_score(run, tmp_path):
 SMALL = ["--couplings", "2", "--hidden", "8", "--max-steps", "3", "--device", "cpu"]
 
 
+def test_a_seed_decides_the_weights(tmp_path):
+    command = ["train", "--num-points", "120", *SMALL, "--out"]
+    weights = {}
+    for name, options in {"a": [], "b": [], "other": ["--seed", "1"]}.items():
+        torch.seed()  # as random as that of a new process
+        assert main([*command, str(tmp_path / name), *options]) == 0
+        model = pcf.load(tmp_path / name / "model.pt")
+        weights[name] = torch.cat([parameter.flatten() for parameter in model.parameters()])
+    assert torch.equal(weights["a"], weights["b"])
+    assert not torch.equal(weights["a"], weights["other"])
+
+
 @pytest.mark.parametrize(
     ("options", "lr"),
     [
