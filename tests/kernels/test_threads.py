@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import multiprocessing
+import platform
 
 import pytest
 import torch
@@ -59,6 +60,20 @@ def test_threads_change_nothing(work, team, monkeypatch):
     for _ in range(3):
         for got, one in zip(work(), expected, strict=True):
             torch.testing.assert_close(got, one, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.skipif(platform.machine().lower() not in ("x86_64", "amd64"), reason="for processors with SSE")
+@pytest.mark.parametrize("threads", [1, THREADS])
+def test_vanishing_gradients_are_zero_and_the_caller_keeps_subnormal_numbers(work, threads):
+    """Arithmetic with subnormal numbers would take ten times as long."""
+    torch.set_num_threads(threads)
+    out, _, saved = fused_cpu.forward(work.program, work.points, work.weights, work.offsets, True, True)
+    vanishing = torch.full_like(out, 1e-40)
+    gradients = fused_cpu.backward(
+        work.program, out, saved, work.weights, work.offsets, vanishing, torch.zeros_like(out[..., 0]), True, True
+    )
+    assert not any(gradient.any() for gradient in gradients)
+    assert (torch.ones(1000) * vanishing.flatten()[:1000]).all()
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
