@@ -8,7 +8,7 @@
 
 # %%
 import os
-from functools import partial
+from itertools import pairwise
 
 import matplotlib.pyplot as plt
 import pyro
@@ -94,7 +94,7 @@ def guide(clouds, size=None):
 
 
 def log_joint(flow, weights, clouds):
-    """$\log w_k + \sum_n \log p(x_n | k)$ of each cloud and kind, (B, K)."""
+    """log p(x, k) = log w_k + sum of log p(x_n | k), of each cloud and kind, (B, K)."""
     contexts = torch.eye(len(weights)).unsqueeze(1)  # (K, 1, K): beside the clouds
     with torch.no_grad():
         return (flow.cloud(contexts, num_points=clouds.shape[1]).log_prob(clouds) + weights.log().unsqueeze(1)).T
@@ -141,7 +141,7 @@ def evidence(fitted, clouds):
     return log_joint(*fitted[:2], clouds).logsumexp(-1)
 
 
-def fit(num_kinds):
+def fit_best(num_kinds):
     return max((fit_once(num_kinds, seed) for seed in range(num_starts)), key=lambda f: evidence(f, clouds).mean())
 
 
@@ -163,7 +163,7 @@ def agreement(a, b):
 
 fits = {}
 for k in kinds:
-    fits[k] = flow, weights, guess = fit(k)
+    fits[k] = flow, weights, guess = fit_best(k)
     found = log_joint(flow, weights, held_out).argmax(-1)
     print(f"{k} kinds: agreement of the start {agreement(truth, guess):.3f}, of held-out clouds "
           f"{agreement(held_out_truth, found):.3f}, weights {[round(w, 2) for w in weights.tolist()]}")  # fmt: skip
@@ -176,7 +176,7 @@ for k in kinds:
 
 # %%
 held_out_evidence = {k: evidence(fitted, held_out) for k, fitted in fits.items()}
-for few, many in zip(kinds, kinds[1:], strict=False):
+for few, many in pairwise(kinds):
     gain = held_out_evidence[many] - held_out_evidence[few]
     error = gain.std() / num_clouds**0.5
     print(f"from {few} to {many} kinds: {gain.mean():6.2f} ± {error:.2f} nats a cloud")
@@ -250,9 +250,8 @@ print(f"agreement of the start {agreement(piece, start):.3f}, of the mixture {ag
 assert agreement(piece, found) > agreement(piece, start) + (0.0 if smoke else 0.1)
 
 # %%
-colors = {"truth": piece.double(), "k-means": start.double(), "probability of a piece": responsibility[:, 1]}
-if agreement(piece, found) and (found == piece).double().mean() < 0.5:
-    colors["probability of a piece"] = responsibility[:, 0]  # names of pieces are arbitrary
+same = int((found == piece).double().mean() > 0.5)  # names of pieces are arbitrary
+colors = {"truth": piece.double(), "start": (start == same).double(), "mixture": responsibility[:, same].double()}
 pcf.plotting.view_clouds(dict.fromkeys(colors, points), colors=colors, up="z", color_label="piece", color_limits=(0, 1))
 
 # %% [markdown]
