@@ -183,7 +183,7 @@ for few, many in pairwise(kinds):
     if many == 4:
         assert gain.mean() > 5 * error
     if many == 5:
-        assert gain.mean() < 0.25 * (held_out_evidence[4] - held_out_evidence[3]).mean()
+        assert gain.mean() < 0.5 * (held_out_evidence[4] - held_out_evidence[3]).mean()
 
 figure, axis = plt.subplots(figsize=(4.5, 2.8), layout="constrained", facecolor="white")
 errors = [values.std() / num_clouds**0.5 for values in held_out_evidence.values()]
@@ -192,10 +192,10 @@ axis.set(xlabel="kinds", ylabel="held-out nats a cloud", xticks=kinds)
 plt.show()
 
 # %% [markdown]
-# It rises steeply up to four. A fifth kind is no worse: it may double one of the four, or describe some scans a
-# little better, and held-out evidence punishes neither. The number of kinds is where it stops to rise by much more
-# than trainings differ. Scans of one kind that differ in more than noise need a latent of their own beside the
-# label, or their differences become kinds.
+# It rises up to four and then no more: the fifth flow has to share the scans of one kind with another, and both
+# learn from fewer. The error is that between clouds; trainings from other starts differ too, so a step of a nat or
+# two is nothing to count kinds by. And if scans of one kind differed in more than noise, their differences would
+# become kinds: then a cloud needs a latent of its own beside its label.
 #
 # ## Which is which?
 #
@@ -220,8 +220,9 @@ colors = [inks[k].expand(num_points, 3) for k in label[:14]]
 pcf.plotting.plot_clouds(list(held_out[:14]), colors=colors, up="z", size=1.3, columns=7)
 
 # %% [markdown]
-# A probability of a label comes with it, $p(k \mid x) \propto w_k \prod_n p(x_n \mid k)$. How many points does it
-# need, and may it be believed? If it may, the mean probability of the chosen label is the share of right ones.
+# One ink a label: it agrees with what one sees. A probability comes with it, $p(k \mid x) \propto w_k \prod_n p(x_n
+# \mid k)$. How many points does it need, and may it be believed? If it may, the mean probability of the chosen label
+# is the share of right ones.
 
 # %%
 for count in (1, 2, 4, 8, 16, 32):
@@ -255,8 +256,9 @@ colors = {"truth": piece.double(), "start": (start == same).double(), "mixture":
 pcf.plotting.view_clouds(dict.fromkeys(colors, points), colors=colors, up="z", color_label="piece", color_limits=(0, 1))
 
 # %% [markdown]
-# The density is the sum over labels, and a label inside `pyro.plate("points", ...)` that is enumerated gives the
-# same, see [inference](../inference.md).
+# The start cuts a slice off the plate and gives it to the wall; the mixture moves the border to the corner. There it
+# stays soft, since the two boxes overlap. The density is the sum over labels, and a label inside
+# `pyro.plate("points", ...)` that is enumerated gives the same, see [inference](../inference.md).
 
 # %%
 with torch.no_grad():
