@@ -3,7 +3,7 @@
 #
 # A scan shows a hammer among clutter. Which hammer, in which pose, and which points are clutter? One Pyro model asks
 # for all of it at once, and NUTS answers with draws. Claim: the truth lies within the spread of the draws, up to the
-# symmetry of a hammer, and they tell the clutter from the hammer.
+# symmetry of a hammer, and the clutter is told from the hammer.
 
 # %%
 import math
@@ -163,16 +163,22 @@ print(f"half are at least {below.median():.0f} nats below")
 # %% [markdown]
 # The others are in local modes, where a chain would stay.
 #
-# ## Then sample
+# ## Two poses for one hammer
 #
-# Four chains start from the four best.
+# Half a turn about the handle, $S = \mathrm{diag}(-1, 1, -1)$, leaves a hammer as it is, so $R$ and $R S$ explain a
+# scan equally well. The posterior has two modes, and a chain stays in the one where it begins: we begin every second
+# chain in the other one. As a quaternion, $S$ is $j$, and $(w, x, y, z)\, j = (-y, -z, w, x)$.
 
 # %%
-num_chains, num_draws, num_warmup = (2, 40, 50) if smoke else (4, 500, 300)
+num_chains, num_draws, num_warmup = (2, 40, 50) if smoke else (4, 300, 200)
 best = best[:num_chains]
 kept = {name: found[name][best] for name in start}
 around = normalize(around[best] + kept["pose_turn"], dim=-1)
+w, x, y, z = around[1::2].unbind(-1)
+around[1::2] = torch.stack([-y, -z, w, x], -1)
 kept["pose_turn"] = torch.zeros(num_chains, 4)
+
+# %%
 kernel = NUTS(
     model,
     init_strategy=init_to_value(values=kept),
@@ -186,31 +192,23 @@ mcmc.run(scan, around)
 draws = mcmc.get_samples()  # each (num_draws, num_chains, ...)
 
 # %% [markdown]
-# ## Two poses for one hammer
-#
-# Half a turn about the handle, $S = \mathrm{diag}(-1, 1, -1)$, leaves a hammer as it is, so $R$ and $R S$ explain a
-# scan equally well. The posterior has two modes, and a chain stays in the one where it began. To compare chains, we
-# take of $R$ and $R S$ the one that is nearer to the truth. The angle between two rotations has
+# To compare chains, we take of $R$ and $R S$ the one that is nearer to the truth. The angle between two rotations has
 # $\cos \alpha = (\mathrm{tr}\, R_1^\top R_2 - 1) / 2$.
 
+
 # %%
-half_turn = torch.diag(torch.tensor([-1.0, 1.0, -1.0]))
-
-
 def degrees_between(a, b):
     cosine = ((a.mT @ b).diagonal(dim1=-2, dim2=-1).sum(-1) - 1) / 2
     return cosine.clamp(-1, 1).acos().rad2deg()
 
 
-def fold(rotation, reference):
-    turned = rotation @ half_turn
-    nearer = degrees_between(turned, reference) < degrees_between(rotation, reference)
-    return torch.where(nearer[..., None, None], turned, rotation), nearer
-
-
-rotation = similarity(around + draws["pose_turn"]).rotation  # (num_draws, num_chains, 3, 3)
-rotation, turned = fold(rotation, true_pose.rotation)
-print("share of each chain's draws in the second pose:", turned.float().mean(0).tolist())
+drawn = similarity(around + draws["pose_turn"]).rotation  # (num_draws, num_chains, 3, 3)
+other = drawn @ torch.diag(torch.tensor([-1.0, 1.0, -1.0]))
+turned = degrees_between(other, true_pose.rotation) < degrees_between(drawn, true_pose.rotation)
+rotation = torch.where(turned[..., None, None], other, drawn)
+in_second_pose = turned.float().mean(0)
+print("share of each chain's draws in the second pose:", in_second_pose.tolist())
+assert sorted(in_second_pose.tolist()) == [0.0] * (num_chains // 2) + [1.0] * (num_chains // 2)
 
 # %% [markdown]
 # ## Posterior and truth
@@ -238,7 +236,7 @@ print(f"mean angle to the true rotation {angle:.2f} degrees; mean place off by {
 # %%
 assert score.abs().max() < 3
 assert r_hat.max() < (1.5 if smoke else 1.1)
-assert angle < (5 if smoke else 2)
+assert angle < (5 if smoke else 4)
 assert distance < (0.05 if smoke else 0.02)
 
 # %% alt="Posterior draws of the context and of the turn, coloured by chain, with the truth"
