@@ -48,8 +48,8 @@ test = torch.cat([unknown, known])
 test = test + 0.01 * torch.randn_like(test)  # the noise of the training
 
 # %% [markdown]
-# An `AutoDecoder` has an embedding $z$ for each training chair, a flow as their prior, and no encoder, which half a chair
-# would mislead.
+# An `AutoDecoder` has an embedding $z$ for each training chair, a flow as their prior, and no encoder, which half a
+# chair would mislead.
 
 # %%
 model = pcf.models.AutoDecoder(len(train), point_dim=3, latent_dim=16)
