@@ -42,8 +42,12 @@ for index in range(20):
 
 
 def blocks(page: str) -> list[tuple[str, str]]:
-    """The blocks of code of a page that can be run: language and text."""
-    return re.findall(r"^```(sh|python)\n(.*?)^```", (ROOT / page).read_text(encoding="utf-8"), flags=re.M | re.S)
+    """The blocks of code of a page that can be run, those of what it includes too: language and text."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    for include, name, section in re.findall(r'^(--8<-- "([^":]+):(\w+)")$', text, flags=re.M):
+        marks = re.split(rf"<!-- --8<-- \[(?:start|end):{section}\] -->", (ROOT / name).read_text(encoding="utf-8"))
+        text = text.replace(include, marks[1])
+    return re.findall(r"^```(sh|python)\n(.*?)^```", text, flags=re.M | re.S)
 
 
 def program(parts: list[tuple[str, str]]) -> str:
@@ -60,6 +64,7 @@ class Reader:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.done: set[str] = set()
         self.clone = folder / "pyro-pcflow"
         self.python = self.clone / ".venv" / "bin" / "python"
         (folder / "home").mkdir()
@@ -76,6 +81,9 @@ class Reader:
         parts = blocks(page)
         setting_up = [text for language, text in parts if language == "sh" and SETS_UP.search(text)]
         for text in setting_up:
+            if text in self.done:  # on an earlier page, word for word
+                continue
+            self.done.add(text)
             kept = [line for line in text.splitlines() if line.split("#")[0].strip() not in left_out]
             self.run(["bash", "-euxo", "pipefail", "-c", "\n".join(kept)], self.clone)
         rest = [(language, text) for language, text in parts if text not in setting_up]
