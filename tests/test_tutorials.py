@@ -51,7 +51,7 @@ def test_the_short_form_runs_as_a_script(tutorial, tmp_path):
     # A figure that cannot be shown here is the only thing to be silent about.
     quiet = ["-W", "ignore:FigureCanvasAgg:UserWarning"]
     done = subprocess.run(
-        [sys.executable, *quiet, tutorial], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=180
+        [sys.executable, *quiet, tutorial], cwd=tmp_path, env=environment, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     assert list(tmp_path.iterdir()) == []

@@ -134,9 +134,9 @@ def fresh_clouds():
 
 
 train(supervised, lambda clouds, factors: None, Trace_ELBO(), 150 if smoke else 4000, 5e-3, fresh_clouds)
-flow.requires_grad_(False)
 
 # %%
+flow.requires_grad_(False)
 factors = torch.randn(2000, 2)
 test = make_clouds(factors, 50)
 gap = (true_log_prob(test, factors).sum(-1) - flow.cloud(factors, num_points=50).log_prob(test)) / 50

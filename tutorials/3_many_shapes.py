@@ -3,8 +3,8 @@
 #
 # One conditional flow draws every shape of a kind, given a latent for each; a second flow is the prior over latents.
 # We train such a model on human bodies, sample, reconstruct and walk with a trained one, and ask what its evidence is.
-# The claim: a flow as prior is worth something, first for clouds, then in a variational autoencoder (VAE) that has
-# nothing to do with points.
+# The claim: a flow as prior raises the bound, for clouds and in a variational autoencoder (VAE) that has nothing to do
+# with points, where it makes most of the samples right.
 
 # %%
 import math
@@ -37,12 +37,13 @@ pyro.set_rng_seed(0)
 # %%
 bodies = pcf.data.load_example("body", split="train")  # (240, 2048, 3), half-side 1, z up
 test = pcf.data.load_example("body", split="test")  # (60, 2048, 3)
-num_steps = 40 if smoke else 600
+held = test[:16] if smoke else test
+num_steps = 30 if smoke else 600
 scores, drawn = {}, {}
 for prior in ["normal", "flow"]:
     pyro.set_rng_seed(0)
     model = pcf.PointCloudVAE(point_dim=3, latent_dim=32, prior=prior)
-    result = pcf.fit(model, bodies, max_steps=num_steps, lr=8e-3, noise=0.01, held_out=test, eval_every=num_steps)
+    result = pcf.fit(model, bodies, max_steps=num_steps, lr=8e-3, noise=0.01, held_out=held, eval_every=num_steps)
     scores[prior] = result.scores
     drawn[prior] = model.sample(20 if smoke else 60, 256)
     print(f"{prior:>6}: " + ", ".join(f"{name} {value:.2f}" for name, value in result.scores.items()))
@@ -166,9 +167,9 @@ assert bounds[num_particles] > bounds[1] + 10
 assert own_bound > bounds[num_particles] + 100
 
 # %% [markdown]
-# The KL hardly matters here; the likelihood does. One sees it, too: new points from the encoder's latent, and from the
-# fitted one. `complete`, in the [next tutorial](4_half_a_chair.md), fits a posterior in this way. An
-# [`AutoDecoder`](../reference/models.md) never has another one.
+# The KL grows, and the log-likelihood by much more. One sees some of it: legs come apart, and limbs are sharper, though
+# the raised arm of the first body stays wrong. `complete`, in the [next tutorial](4_half_a_chair.md), fits a posterior
+# in this way, and an [`AutoDecoder`](../reference/models.md) never has another one.
 
 # %%
 with torch.no_grad():
@@ -255,7 +256,7 @@ def train(prior, num_steps):
 # decoded image is within a root mean square of 0.05, half of the noise, of some image of the truth.
 
 # %%
-image_vaes = {prior: train(prior, 1000 if smoke else 3000) for prior in ["normal", "flow"]}
+image_vaes = {prior: train(prior, 500 if smoke else 3000) for prior in ["normal", "flow"]}
 image_bounds, good, samples = {}, {}, {}
 for prior, image_vae in image_vaes.items():
     with torch.no_grad():
@@ -272,10 +273,10 @@ ahead = image_bounds["flow"] - image_bounds["normal"]
 print(f"the flow is ahead by {ahead.mean():.2f}, standard error {ahead.std() / math.sqrt(len(ahead)):.2f}")
 
 # %% [markdown]
-# The codes lie on two curves, and between them is nothing. A normal prior has most of its mass there, however
-# the encoder bends the curves: its samples from there point sideways, or in two directions at once. The flow goes
-# to where the codes are. In grey the density of each prior; the dots are codes of held-out images, coloured by the
-# angle of the hand; below, images decoded from draws of the prior.
+# The codes lie on two curves, and a normal prior has much of its mass beside them, however the encoder bends them: many
+# of its samples point in two directions at once. The flow goes to where the codes are. In grey the
+# log-density of each prior, from 8 nats below its highest on; the dots are codes of held-out images, coloured by the
+# angle of the hand. Below them are images decoded from draws of the priors.
 
 # %%
 figure, axes = plt.subplots(1, 2, figsize=(8, 4), facecolor="white")
@@ -285,10 +286,9 @@ for axis, (prior, image_vae) in zip(axes, image_vaes.items(), strict=True):
         radius = 1.15 * codes.abs().max().item()
         ticks = torch.linspace(-radius, radius, 200)
         grid = torch.stack(torch.meshgrid(ticks, ticks, indexing="xy"), -1)
-        density = image_vae.prior().log_prob(grid).exp()
-    axis.imshow(
-        density, vmax=density.quantile(0.98), extent=[-radius, radius, -radius, radius], origin="lower", cmap="Greys"
-    )
+        density = image_vae.prior().log_prob(grid)
+    lowest = density.max() - 8  # nats
+    axis.imshow(density, extent=[-radius, radius, -radius, radius], origin="lower", cmap="Greys", vmin=lowest)
     axis.scatter(*codes.T, c=angles[5000:], s=6, cmap="coolwarm")
     axis.set(title=f"{prior} prior", xlabel="first latent", ylabel="second latent", aspect="equal")
 figure.tight_layout()
@@ -306,7 +306,7 @@ plt.show()
 
 # %%
 assert ahead.mean() > (0.0 if smoke else 1.0)
-assert good["flow"] > good["normal"] + (0.0 if smoke else 0.2)
+assert good["flow"] > good["normal"] + (0.1 if smoke else 0.2)
 assert image_bounds["flow"].mean() < truth.mean()
 
 # %% [markdown]

@@ -49,7 +49,7 @@ test = torch.cat([unknown, known])
 test = test + 0.01 * torch.randn_like(test)  # the noise of the training
 
 # %% [markdown]
-# An `AutoDecoder` has an embedding $z$ for each training chair, a flow as their prior, and no encoder, which half a
+# An `AutoDecoder` has an embedding $z$ for each training chair, a flow as their prior, and no encoder, which half of a
 # chair would mislead.
 
 # %%
@@ -91,26 +91,65 @@ def sensor(thing):
 seen, hidden = draw(test, recorded, 50), draw(test, ~recorded, 300)
 
 # %% [markdown]
-# ## Completion
+# ## Four points
 #
-# `complete` fits a normal distribution to the posterior of $z$ given the seen points, and fills in hidden ones. Such a
-# fit stays at the kind of chair where it starts, so it starts at the best of many draws from the prior.
+# What do four points say? With latents $z_k$ from the prior, the posterior given $n$ points gives $z_k$ the weight
+#
+# $$w_k \propto \prod_{i=1}^n p(x_i \mid \text{recorded}, z_k).$$
+#
+# We draw completions by these weights. How many draws share the weight, $1 / \sum_k w_k^2$, says how much is left open.
+# So does the distance from a point of one completion to the nearest point of another, less the same between two
+# samples of one latent, which is what drawing points at random makes of it.
+
+
+# %%
+def disagreement(z):
+    """How far completions (K, B, 16) are apart at points of the first one, and these points (B, N, 3)."""
+    clouds, twin = model.decode(z, 1000).sample(), model.decode(z[0], 1000).sample()
+    others = torch.stack([torch.cdist(clouds[0], other).amin(-1) for other in clouds[1:]])
+    return others.mean(0) - torch.cdist(clouds[0], twin).amin(-1), clouds[0]
+
+
+draws = model.prior_of().expand((128 if smoke else 4096,)).sample()
+log_prob = torch.stack([sensor(model.decoder.condition(z)).log_prob(seen[:, :16]) for z in draws])  # (K, B, 16)
+apart = {}
+for count in [16, 4]:
+    weights = log_prob[..., :count].sum(-1).softmax(0)  # (K, B)
+    few = draws[torch.multinomial(weights.T, 16, replacement=True).T]  # (16, B, 16)
+    distance, points = disagreement(few)
+    above = points @ below < 0
+    apart[count] = {"seen side": distance[~above].mean().item(), "hidden side": distance[above].mean().item()}
+    effective = (1 / weights.square().sum(0)).median()
+    sides = ", ".join(f"{value:.4f} half-sides apart on the {side}" for side, value in apart[count].items())
+    print(f"{count} points: {effective:.1f} draws share the weight; {sides}")
+
+# %% [markdown]
+# Over all test chairs, completions agree better below, where points were seen, than above. Here are two of them, with
+# the four points that were seen and what these may belong to: the backs of the armchairs differ, in width and shape.
+
+# %%
+rows = [[test[b], seen[b, :4], *model.decode(few[:4, b], 1000).sample()] for b in [3, 7]]
+pcf.plotting.plot_clouds(rows, titles=["armchair", "bar stool"], size=1.5)
+
+# %% [markdown]
+# ## Fifty points
+#
+# With more points hardly one draw of the prior is left, and a guide is fitted instead: `complete` fits a normal
+# distribution to the posterior of $z$, and fills in hidden points. It stays at the kind of chair where it starts, so it
+# starts at the best of many draws.
 
 
 # %%
 def complete(observe, fill):
     """Completions of all test chairs at once, by a sensor or without one."""
     pyro.set_rng_seed(0)
-    draws = model.prior_of().expand((64 if smoke else 512,)).sample()
-    fit = []
-    for z in draws:
-        thing = model.decoder.condition(z.expand(len(test), -1))
-        fit.append(observe(thing).log_prob(seen.transpose(0, 1)).sum(0))
-    start = draws[torch.stack(fit).argmax(0)]
+    some = draws[:512]
+    fit = torch.stack([observe(model.decoder.condition(z)).log_prob(seen).sum(-1) for z in some])
+    start = some[fit.argmax(0)]
     return pcf.complete(
         partial(model.shape, len(test)),
         seen,
-        num_points=1000,
+        num_points=200 if smoke else 1000,
         observe=observe,
         fill=fill,
         num_samples=16,
@@ -125,8 +164,8 @@ right = complete(sensor, lambda thing: sensor(thing).complement())
 wrong = complete(lambda thing: thing, None)
 
 # %% [markdown]
-# Completions of five chairs, the first of a kind that the model does not know. A completion keeps the seen points and
-# adds hidden ones. The last row has no sensor, and so fills both sides.
+# Five chairs, the first of a kind that the model does not know. Completions keep the seen points and add others above
+# the plane. The last row is without the sensor, and so without a plane.
 
 # %%
 picked = [0, 3, 7, 11, 19]
@@ -135,36 +174,6 @@ rows |= {f"completion {k + 1}": right.clouds[k, picked] for k in range(2)}
 pcf.plotting.plot_clouds({**rows, "no sensor": wrong.clouds[0, picked]}, size=1.5)
 
 # %% [markdown]
-# ## How much to believe of it
-#
-# For each point of one completion, the mean distance to the nearest point of the others says how far they disagree
-# there; the same between two samples of one latent is the floor, as points are drawn at random. We average on either
-# side of the plane.
-
-# %%
-z = right.latents["z"]  # (16, 20, 16): draws, chairs, size of a latent
-clouds = model.decode(z, 1000).sample()
-again = model.decode(z[0], 1000).sample()
-first = clouds[0]
-disagreement = torch.cdist(first, clouds[1:]).amin(-1).mean(0)
-floor = torch.cdist(first, again).amin(-1)
-excess = disagreement - floor
-beyond = first @ below < 0
-spread = {"seen side": excess[~beyond].mean().item(), "hidden side": excess[beyond].mean().item()}
-for side, value in spread.items():
-    print(f"{side}: completions disagree by {value:.4f} half-sides beyond the floor of {floor.mean():.4f}")
-
-# %%
-pcf.plotting.plot_clouds(
-    list(first[picked]), colors=list(disagreement[picked]), color_label="disagreement", columns=5, size=1.8
-)
-
-# %% [markdown]
-# The hidden side is no less certain than the seen one, where thin legs make what difference there is. Fifty points tell
-# which of the 17 kinds it is and its proportions, and then the rest of the chair follows. Besides, a normal fit holds
-# one kind only, and leaves out the others that might have been. That certainty is worth what the model is
-# worth, so it needs a score.
-#
 # ## The score
 #
 # A hidden point has the predictive density
@@ -199,17 +208,18 @@ for name, z in latents.items():
     )
 
 # %%
-better = scores["sensor"] > scores["no sensor"]
-gained = scores["sensor"] > scores["prior"]
+better, gained = scores["sensor"] > scores["no sensor"], scores["sensor"] > scores["prior"]
 print(f"better with the sensor than without: {int(better[3:].sum())} of 17 known kinds, {int(better[:3].sum())} of 3")
 print(f"better than the prior: {int(gained[3:].sum())} of 17 known kinds, {int(gained[:3].sum())} of 3 unknown ones")
 gain = (scores["sensor"] - scores["no sensor"])[3:].mean().item()
 print(f"the sensor is worth {gain:.2f} nats per hidden point of known kinds")
-assert gain > (0.05 if smoke else 0.4)
+assert gain > (0.05 if smoke else 0.3)
 if not smoke:
     assert better[3:].sum() >= 13
     assert (scores["sensor"] - scores["prior"])[3:].mean() > 1
-    assert errors["sensor"].abs().mean() < errors["no sensor"].abs().mean()
+    assert errors["no sensor"].mean() > errors["sensor"].mean() + 0.03
+    assert apart[4]["hidden side"] > 1.2 * apart[4]["seen side"]
+    assert apart[4]["hidden side"] > 2 * apart[16]["hidden side"]
     assert scores["sensor"][:3].mean() < scores["prior"][:3].mean()  # sure, and wrong
 
 # %% [markdown]

@@ -272,7 +272,7 @@ with torch.no_grad():
 # - A label is one `pyro.sample` of a `Categorical`; enumerated, it costs a factor $K$ and no variance.
 # - Evidence of held-out clouds says how many kinds a box has, up to kinds that are split; its error is that of
 #   differences on the same clouds, and trainings differ by more.
-# - A mixture keeps the start it gets, more or less: give it a good one, or several.
+# - Where a mixture ends depends on its start: take several, and let the evidence of the training clouds choose.
 # - Pieces are where simple densities fit. They need not be the pieces that a person would name.
 #
 # Scans that lie in any pose: [where is it and what is it](5_where_and_what.md). A latent beside the label: [many

@@ -89,8 +89,8 @@ assert torch.equal(loaded.log_prob(scans[0]), flow.log_prob(scans[0]))
 #
 # $$ s = \frac{1}{N} \sum_{n=1}^N \log p(x_n), $$
 #
-# and $s$ of scans of the same thing scatters by $\sigma / \sqrt N$, where $\sigma$ is the standard deviation of $\log
-# p(x)$. Twenty more scans, which were not trained on, give $\sigma$ and the mean to compare with.
+# and $s$ of scans of the same thing scatters by $\sigma / \sqrt N$, where $\sigma$ is the standard deviation of
+# $\log p(x)$. Twenty more scans, which were not trained on, give $\sigma$ and the mean to compare with.
 
 # %%
 new = {f"tuesday_{seed}": scan(100 + seed)[0] for seed in range(5)}
@@ -268,8 +268,8 @@ dots = (torch.stack([pixel % width, pixel // width], dim=-1) + torch.rand(60_000
 truth = (share * height**2).log()[pixel]  # a pixel has the area 1 / height^2
 
 # %% [markdown]
-# The flow has one argument that differs, `point_dim=2`. It is scored on dots that it has not seen, between a Gaussian
-# and the truth.
+# The flow differs by `point_dim=2`. It is scored on dots that it has not seen, between a Gaussian and the truth. Its
+# density has the outline and the shades of the picture, and not its grain.
 
 # %% alt="The picture, the density of the flow, and dots drawn from it"
 seen, unseen, truth = dots[:50_000], dots[50_000:], truth[50_000:]

@@ -168,7 +168,8 @@ class PointCloudFlow(nn.Module):
             context: shape `(*batch, C)`, one for each cloud.
 
         Returns:
-            Shape `(1 + parts of the stack, *batch, N, D)`, the noise first, all in the data's units.
+            Shape `(1 + L, *batch, N, D)` of a stack of `L` couplings alone, the noise first and one more state for each
+            other part, all in the data's units.
         """
         context = self._check_context(context)
         with torch.no_grad():
