@@ -38,3 +38,9 @@ def dtype(request):
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _validation():
+    # The first torch.compile of a process switches it off for all that follow.
+    torch.distributions.Distribution.set_default_validate_args(__debug__)
