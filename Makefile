@@ -7,16 +7,16 @@ STAMP := $(VENV)/.installed
 .PHONY: demo test quick lint format docs tutorials browser fresh dist bench clean help
 
 help:
-	@echo "make demo   set up, train a flow on a cow and a model on bodies (runs/demo/)"
-	@echo "make test   set up, run every test, on all cores"
-	@echo "make quick  the tests without the slow ones"
-	@echo "make lint   ruff and mypy"
-	@echo "make docs   build the site into site/"
+	@echo "make demo       set up, train a flow on a cow and a model on bodies (runs/demo/)"
+	@echo "make test       set up, run every test, on all cores"
+	@echo "make quick      the tests without the slow ones"
+	@echo "make lint       ruff and mypy"
+	@echo "make docs       build the site into site/"
 	@echo "make tutorials  run again, in full, the tutorials whose code has changed, and write their pages"
 	@echo "make browser    install Chromium for the tests of the site (Debian, as root)"
 	@echo "make fresh      try each command and block of code of the README as a new user would"
-	@echo "make dist   build wheel and sdist into dist/"
-	@echo "make bench  rerun the tables of the documentation (hours); MESHES=folder CLOUDS=body.npz OTHERS=chair.npz"
+	@echo "make dist       build wheel and sdist into dist/"
+	@echo "make bench      rerun the tables of the documentation (hours); MESHES=folder CLOUDS=body.npz OTHERS=chair.npz"
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -10,12 +10,7 @@ import types
 from pathlib import Path
 
 import pytest
-
-ROOT = Path(__file__).parents[1]
-
-
-def blocks(name):
-    return re.findall(r"^```python\n(.*?)^```", (ROOT / name).read_text(), flags=re.M | re.S)
+from fresh_clone import ROOT, blocks
 
 
 @pytest.mark.slow
@@ -31,7 +26,7 @@ def blocks(name):
 )
 def test_code_blocks_run(name, count, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    found = blocks(name)
+    found = [text for language, text in blocks(name) if language == "python"]
     assert len(found) == count
     names = {}
     for block in found:
@@ -48,7 +43,7 @@ def test_how_to_pages_run(page, tmp_path, monkeypatch):
     module = types.ModuleType("page")
     monkeypatch.setitem(sys.modules, "page", module)
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    found = re.findall(r"^```(python|sh)\n(.*?)^```", page.read_text(), flags=re.M | re.S)
+    found = blocks(str(page.relative_to(ROOT)))
     assert found
     for language, block in found:
         if language == "python":
