@@ -186,7 +186,7 @@ def draw_batch(
     mask = clouds.mask_of(chosen)
     sizes = _sizes(clouds, mask, len(chosen))
     seen, scored, first = divide(sizes, num_points, seen_points)
-    wanted = int((first + scored).max())
+    wanted = int(torch.maximum(seen, first + scored).max())
     keys = torch.rand(len(chosen), clouds.max_points, generator=generator).to(device)
     if mask is not None:
         # Padding comes last.

@@ -368,6 +368,14 @@ class TestBatches:
             assert len(set(seen)) == 16
             assert seen == scored
 
+    @pytest.mark.parametrize("sizes", [None, [40, 1, 7, 40, 22, 9]])
+    def test_of_small_clouds_more_points_can_be_seen_than_are_scored(self, sizes):
+        batch = CloudBatches(numbered(6, 40, sizes), batch_size=4, num_points=5, seen_points=30, seed=0).batch(0)
+        seen, scored = places(batch.seen, batch.seen_mask), places(batch.clouds, batch.mask)
+        for size, a, b in zip(batch.num_points.tolist(), seen, scored, strict=True):
+            assert (len(set(a)), len(set(b))) == (min(size, 30), min(size, 5))
+            assert set(b) <= set(a)
+
     def test_ragged_clouds(self):
         sizes = [100, 0, 1, 64, 63, 7]
         batches = CloudBatches(numbered(6, 100, sizes), batch_size=6, num_points=40, seen_points=40, seed=0)
