@@ -81,6 +81,19 @@ def test_every_picture_of_its_page_is_there_and_no_other(tutorial):
     assert named == {f"{tutorial.stem}/{path.name}" for path in folder.glob("*")}
 
 
+@each
+def test_its_viewers_are_those_of_today(tutorial):
+    template = build.ROOT / "pyro_pcflow" / "plotting" / "viewer.html"
+    text = template.read_text(encoding="utf-8").replace("{{script}}", template.with_suffix(".js").read_text("utf-8"))
+    pattern = re.sub(r"\\{\\{\w+\\}\\}", "(.*)", re.escape(text))
+    for viewer in (build.PAGES / tutorial.stem).glob("*.html"):
+        same = re.fullmatch(pattern, viewer.read_text(encoding="utf-8"), re.S) is not None
+        assert same, (
+            f"the viewer has changed: python -m tutorials.build tutorials/{tutorial.name}, with --rerun if that is not "
+            "enough"
+        )
+
+
 @pytest.mark.slow
 def test_a_page_has_text_code_and_what_the_full_form_put_out(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(build, "PAGES", tmp_path / "pages")

@@ -4,7 +4,7 @@
     python -m tutorials.build tutorials/1_a_cow_out_of_noise.py --rerun
 
 A page keeps what its code printed and drew. Where only text has changed since, that is used again; where code has
-changed, the tutorial runs again, from top to bottom.
+changed, the tutorial runs again, from top to bottom. Its viewers take on the script and the style of today.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Sequence
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = ROOT / "docs" / "tutorials"
 _OUTPUT = re.compile(r"<!-- output -->\n(.*?)<!-- /output -->\n", re.S)
 _FRAME = re.compile(r'srcdoc="([^"]*)"')
+_STYLE = re.compile(r"<style>.*?</style>", re.S)
+_SCRIPT = re.compile(r"<script>\n.*?\n</script>", re.S)
 _BETWEEN = "\n```\n\n```{.text .output}\n"
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -76,6 +79,15 @@ def stored_outputs(tutorial: Path, page: Path) -> list[str] | None:
     return _OUTPUT.findall(text) if f"code {code_hash(tutorial)} -->" in text.split("\n", 1)[0] else None
 
 
+def fresh_viewer(page: str) -> str:
+    """A page of `pcf.plotting.view_clouds` with the script and the style that it would have today."""
+    source = resources.files("pyro_pcflow.plotting")
+    script = source.joinpath("viewer.js").read_text(encoding="utf-8")
+    style = _STYLE.findall(source.joinpath("viewer.html").read_text(encoding="utf-8"))[0]
+    page = _STYLE.sub(lambda _: style, page)
+    return _SCRIPT.sub(lambda _: f"<script>\n{script}\n</script>", page)
+
+
 def run(tutorial: Path, folder: Path) -> list[str]:
     """Run a tutorial as a notebook, in its full form, and return what each code cell put out, as Markdown.
 
@@ -93,8 +105,8 @@ def run(tutorial: Path, folder: Path) -> list[str]:
         # As a script would find the package, whether it is installed or not.
         paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
         environment = {key: value for key, value in os.environ.items() if key not in ("CI", "MPLBACKEND")}
-        resources = {"metadata": {"path": scratch}}
-        client = NotebookClient(notebook, timeout=None, kernel_name="python3", resources=resources)
+        place = {"metadata": {"path": scratch}}
+        client = NotebookClient(notebook, timeout=None, kernel_name="python3", resources=place)
         client.execute(env={**environment, "PYTHONPATH": paths})
     shutil.rmtree(folder, ignore_errors=True)
     heading, outputs, store = tutorial.stem, [], _Files(folder)
@@ -172,6 +184,8 @@ def build(tutorial: Path, *, rerun: bool = False) -> None:
     ran = outputs is None
     if outputs is None:
         outputs = run(tutorial, PAGES / tutorial.stem)
+    for viewer in (PAGES / tutorial.stem).glob("*.html"):
+        viewer.write_text(fresh_viewer(viewer.read_text(encoding="utf-8")), encoding="utf-8")
     page.parent.mkdir(parents=True, exist_ok=True)
     page.write_text(page_of(tutorial, outputs), encoding="utf-8")
     print(f"{tutorial.name}: {f'ran in {time.perf_counter() - start:.0f} s' if ran else 'text only'}", flush=True)

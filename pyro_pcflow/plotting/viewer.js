@@ -146,9 +146,12 @@
     gl.uniform1f(where.u_radius, data.radius);
     const { columns, rows } = grid(width, height);
     const w = Math.floor(width / columns), h = Math.floor(height / rows);
-    const side = Math.min(w, h) * 0.5;
+    const label = stage.querySelector(".name");
+    // The strip of the names stays free of points.
+    const free = h - (label ? Math.min(Math.ceil(label.offsetHeight * scale), Math.floor(h / 3)) : 0);
+    const side = Math.min(w, free) * 0.5;
     scenes.forEach((scene, index) => {
-      gl.viewport((index % columns) * w, height - (Math.floor(index / columns) + 1) * h, w, h);
+      gl.viewport((index % columns) * w, height - (Math.floor(index / columns) + 1) * h, w, free);
       const moment = last ? (state.frame / last) * (scene.frames - 1) : 0;
       const first = Math.min(Math.floor(moment), scene.frames - 1);
       const second = Math.min(first + 1, scene.frames - 1);
@@ -161,7 +164,7 @@
       gl.uniform3fv(where.u_center, scene.center);
       gl.uniform1f(where.u_step, scene.step);
       gl.uniform1f(where.u_share, moment - first);
-      gl.uniform2f(where.u_fit, (state.zoom * 1.8 * side) / w, (state.zoom * 1.8 * side) / h);
+      gl.uniform2f(where.u_fit, (state.zoom * 1.8 * side) / w, (state.zoom * 1.8 * side) / free);
       const dot = Math.min(Math.max(1.35 / Math.sqrt(scene.points), 0.004), 0.06);
       gl.uniform1f(where.u_size, Math.min(data.pointSize * dot * side * state.zoom * 1.35, 64));
       gl.drawArrays(gl.POINTS, 0, scene.points);

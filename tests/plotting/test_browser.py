@@ -98,6 +98,26 @@ def test_keys_mouse_and_reset(chrome, page):
     np.testing.assert_array_equal(look(chrome), first)
 
 
+@pytest.mark.parametrize("height", [300, 900])
+def test_no_point_lies_under_a_name(chrome, page, height):
+    size = chrome.get_window_size()
+    chrome.set_window_size(1000, height)
+    try:
+        chrome.get(page.as_uri())
+        strip = chrome.execute_script(
+            "const labels = [...document.querySelectorAll('.name')];"
+            "labels.forEach((label) => { label.style.color = 'transparent'; });"
+            "return labels[0].offsetHeight"
+        )
+        image = look(chrome)
+        ground = image[0, 0]
+        assert strip > 15
+        assert (image[:strip] == ground).all()
+        assert (image[strip:] != ground).any()
+    finally:
+        chrome.set_window_size(size["width"], size["height"])
+
+
 def test_play_runs_to_the_end_and_starts_again(chrome, page):
     chrome.get(page.as_uri())
     canvas = chrome.find_element("id", "view")
