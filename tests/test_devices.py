@@ -78,17 +78,21 @@ def test_distances(name, masked):
     def compute(device):
         x, y = (draw(5, 9, 3, seed=seed).to(device).requires_grad_() for seed in (1, 2))
         mask = (torch.arange(9) < torch.tensor([9, 1, 4, 8, 9]).unsqueeze(-1)).to(device)
-        masks = {"x_mask": mask, "y_mask": mask} if masked else {}
+        # A mask may lie on the CPU.
+        masks = {"x_mask": mask, "y_mask": mask.cpu()} if masked else {}
         value = distance(x, y, *options, **masks)
         return value if isinstance(value, tuple) else with_gradient(value, x, y)
 
     same_on_both(compute)
 
 
+@pytest.mark.parametrize("others", ["here", "on the CPU"])
 @pytest.mark.parametrize("name", ["chamfer", "emd", "sinkhorn", "approximate_emd"])
-def test_reports(name):
+def test_reports(name, others):
     def compute(device):
         samples, references, train = (draw(7, 20, 3, seed=seed).to(device) for seed in (1, 2, 3))
+        if others == "on the CPU":
+            samples, train = samples.cpu(), train.cpu()
         samples[3, 4, 1] = torch.nan
         options = {"sinkhorn": {"epsilon": 0.1, "iterations": 10}}.get(name, {})
         report = metrics.evaluate(samples, references, train=train, distances={"d": (name, options)}, permutations=50)
@@ -105,6 +109,7 @@ def test_set_metrics_and_likelihoods():
         flow.normalize(a)
         vae = small_model(models.preset, "default", device)
         return (
+            rows,
             metrics.one_nearest_neighbour(*rows),
             metrics.coverage(rows[2]),
             metrics.minimum_matching_distance(rows[2]),
@@ -141,6 +146,7 @@ def test_flows(kind, options):
         return (
             with_gradient(scores, context, *flow.parameters()),
             sampled,
+            flow.condition(context).sample((0,)),
             flow.cloud(context, num_points=6).log_prob(sampled),
         )
 
@@ -280,6 +286,7 @@ def test_pictures_and_files_take_clouds_of_any_device(tmp_path):
         pcf.plotting.save_figure(figure, tmp_path / "clouds.png")
         assert "<iframe" in pcf.plotting.view_clouds(clouds)._repr_html_()
         assert "<iframe" in flow._repr_html_()
+        assert "<iframe" in pcf.PointCloudFlow(3, 2, num_couplings=2, hidden_dims=[8]).to(device)._repr_html_()
         pcf.plotting.animate(flow.trajectory(20), tmp_path / "walk.gif", size=80, hold=0.0)
         pcf.data.save_clouds(clouds, tmp_path / "clouds.npz")
     assert torch.equal(torch.from_numpy(np.load(tmp_path / "clouds.npz")["points"]).double(), draw(2, 30, 3))
