@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
-from pyro_pcflow.metrics.pairs import CloudPairs, Cost, check_choice, cost_matrix, pair_clouds
+from pyro_pcflow.metrics.pairs import LEAST_EXPONENT, CloudPairs, Cost, check_choice, cost_matrix, pair_clouds
 
 __all__ = ["ApproximateEMD", "approximate_emd", "approximate_matching"]
 
@@ -147,7 +147,7 @@ def approximate_matching(
     left, right = x_mask.to(x.dtype).unsqueeze(-1), y_mask.to(x.dtype).unsqueeze(-1)
     for level in levels:
         torch.mul(squared, level, out=kernel)
-        kernel.exp_()
+        kernel.clamp_(min=LEAST_EXPONENT).exp_()
         hand_out = left / (kernel @ right + _TINY)
         offered = right * (kernel.mT @ hand_out)
         taken = right * (right / (offered + _TINY)).clamp(max=1)

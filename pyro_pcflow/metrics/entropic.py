@@ -8,7 +8,7 @@ from typing import get_args
 import torch
 from torch import Tensor
 
-from pyro_pcflow.metrics.pairs import CloudPairs, Cost, check_choice, cost_matrix, pair_clouds
+from pyro_pcflow.metrics.pairs import LEAST_EXPONENT, CloudPairs, Cost, check_choice, cost_matrix, pair_clouds
 
 __all__ = ["sinkhorn"]
 
@@ -116,6 +116,12 @@ def _potentials(scaled: Tensor, log_a: Tensor, log_b: Tensor, iterations: int) -
     """`f / epsilon + log a` and `g / epsilon + log b`, from costs divided by epsilon."""
     g = log_b
     for _ in range(iterations):
-        f = log_a - (g.unsqueeze(-2) - scaled).logsumexp(-1)
-        g = log_b - (f.unsqueeze(-1) - scaled).logsumexp(-2)
+        f = log_a - _log_sum_exp(g.unsqueeze(-2) - scaled, -1)
+        g = log_b - _log_sum_exp(f.unsqueeze(-1) - scaled, -2)
     return f, g
+
+
+def _log_sum_exp(values: Tensor, dim: int) -> Tensor:
+    """`values.logsumexp(dim)` without terms that underflow; it may overwrite `values`, and no sum may be of nothing."""
+    least = values.detach().amax(dim, keepdim=True) + LEAST_EXPONENT
+    return (values.clamp(min=least) if values.requires_grad else values.clamp_(min=least)).logsumexp(dim)

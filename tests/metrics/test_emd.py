@@ -197,6 +197,23 @@ def test_sinkhorn_in_float32_with_a_small_epsilon_does_not_underflow():
     assert value.item() == pytest.approx(sinkhorn(x.double(), y.double(), 1e-4, 500).item(), rel=1e-3)
 
 
+@pytest.mark.parametrize("dim", [-1, -2])
+def test_sums_without_terms_that_underflow_are_the_sums(dim):
+    exponents = -torch.logspace(-3, 4, 400, dtype=torch.float64)[torch.randperm(400)].reshape(20, 20)
+    exponents[3, 4] = exponents[11, 2] = -torch.inf
+    exponents.requires_grad_()
+    expected = exponents.logsumexp(dim)
+    for found in (
+        entropic_module._log_sum_exp(exponents, dim),
+        entropic_module._log_sum_exp(exponents.detach().clone(), dim),
+    ):
+        torch.testing.assert_close(found, expected, rtol=1e-14, atol=1e-14)
+    weights = torch.randn(20, dtype=torch.float64)
+    (want,) = torch.autograd.grad(expected @ weights, exponents)
+    (got,) = torch.autograd.grad(entropic_module._log_sum_exp(exponents, dim) @ weights, exponents)
+    torch.testing.assert_close(got, want, rtol=1e-13, atol=1e-20)
+
+
 def test_blocks_do_not_change_results(monkeypatch):
     x, y = real_clouds(12, 30).double().split(6)
     for function in (approximate_emd, lambda a, b: sinkhorn(a, b, 0.1, 10, debiased=True)):
