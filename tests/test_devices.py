@@ -95,7 +95,15 @@ def test_reports(name, others):
             samples, train = samples.cpu(), train.cpu()
         samples[3, 4, 1] = torch.nan
         options = {"sinkhorn": {"epsilon": 0.1, "iterations": 10}}.get(name, {})
-        report = metrics.evaluate(samples, references, train=train, distances={"d": (name, options)}, permutations=50)
+        report = metrics.evaluate(
+            samples,
+            references,
+            train=train,
+            distances={"d": (name, options)},
+            num_clouds=6,
+            num_points=15,
+            permutations=50,
+        )
         return dict(report), report.failed, report.null, report.train
 
     same_on_both(compute)
@@ -209,6 +217,22 @@ def test_models(name):
     same_on_both(compute)
 
 
+def test_classes_and_parts_of_clouds(tmp_path):
+    prior = {"num_couplings": 2, "hidden_dims": (8,)}
+    path = tmp_path / "model.pt"
+    pcf.save(pcf.PointCloudVAE(3, 4, num_classes=3, decoder={"num_couplings": 2}, prior_options=prior).double(), path)
+
+    def compute(device):
+        vae = pcf.load(path, device=device)
+        clouds, labels = draw(4, 9, 3).to(device), torch.tensor([0, 2, 1, 1], device=device)
+        mask = (torch.arange(9) < torch.tensor([1, 5, 9, 0]).unsqueeze(-1)).to(device)
+        sizes = torch.tensor([3, 50, 9, 0])  # of the clouds that these are parts of
+        elbo = Trace_ELBO().loss(vae.model, vae.guide, clouds, mask, labels=labels, num_points=sizes)
+        return elbo, vae.sample(4, 5, labels=labels), vae.interpolate(clouds[0], clouds[1], 3, 5, labels=labels[0])
+
+    same_on_both(compute)
+
+
 def test_auto_decoder():
     def compute(device):
         prior = {"num_couplings": 2, "hidden_dims": (8,)}
@@ -219,7 +243,8 @@ def test_auto_decoder():
         decoder.normalize(clouds)
         index = torch.arange(4, device=device)
         loss = Trace_ELBO().differentiable_loss(decoder.model, decoder.guide, clouds, index=index)
-        return loss, decoder.encode(clouds, num_steps=3).mean
+        whole = Trace_ELBO().differentiable_loss(decoder.model, decoder.guide, clouds)
+        return loss, whole, decoder.encode(clouds, num_steps=3).mean
 
     same_on_both(compute)
 
@@ -248,6 +273,7 @@ def test_pose_by_svi_and_nuts():
         def model(scan):
             pose = models.sample_pose(
                 around=zeros.new_tensor([1.0, 0.0, 0.0, 0.0]),
+                spread=0.3,
                 translation=dist.Normal(zeros, 1.0).to_event(1),
                 scale=dist.LogNormal(zeros[0], 0.1),
             )
@@ -273,6 +299,7 @@ def test_weights_and_sizes():
         rate = torch.tensor([3.0, 9.0], dtype=torch.float64, device=device)
         with pyro.plate("clouds", 2):
             cloud, mask = models.sample_process("x", dist.Poisson(rate), noise, max_points=30)
+            models.sample_process("y", dist.Poisson(rate), noise, obs=cloud)
         return dist.TransformedDistribution(noise, [weights()]).log_prob(draw(5, 3).to(device)), cloud, mask
 
     same_on_both(compute)
