@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from benchmarks.foreign_decoder import ForeignDecoderVAE
 from benchmarks.point_generators import perceptron
+from pyro_pcflow.metrics.entropic import log_sum_exp
 
 
 class GaussianVAE(ForeignDecoderVAE):
@@ -110,4 +111,4 @@ class GaussianPoints(TorchDistribution):
         )
         features = torch.cat([x, x.square().sum(-1, keepdim=True), torch.ones_like(x[..., :1])], -1)
         factors = torch.cat([precisions * m, -0.5 * precisions, constants], -1)
-        return torch.logsumexp(features @ factors.mT, -1).sum(-1)
+        return log_sum_exp(features @ factors.mT, -1).sum(-1)

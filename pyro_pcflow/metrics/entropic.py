@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pyro_pcflow.metrics.pairs import LEAST_EXPONENT, CloudPairs, Cost, check_choice, cost_matrix, pair_clouds
 
-__all__ = ["sinkhorn"]
+__all__ = ["log_sum_exp", "sinkhorn"]
 
 # Entries of one matrix, so that the six of a block take some 192 MiB of float32.
 _BLOCK = 1 << 23
@@ -116,12 +116,21 @@ def _potentials(scaled: Tensor, log_a: Tensor, log_b: Tensor, iterations: int) -
     """`f / epsilon + log a` and `g / epsilon + log b`, from costs divided by epsilon."""
     g = log_b
     for _ in range(iterations):
-        f = log_a - _log_sum_exp(g.unsqueeze(-2) - scaled, -1)
-        g = log_b - _log_sum_exp(f.unsqueeze(-1) - scaled, -2)
+        f = log_a - log_sum_exp(g.unsqueeze(-2) - scaled, -1)
+        g = log_b - log_sum_exp(f.unsqueeze(-1) - scaled, -2)
     return f, g
 
 
-def _log_sum_exp(values: Tensor, dim: int) -> Tensor:
-    """`values.logsumexp(dim)` without terms that underflow; it may overwrite `values`, and no sum may be of nothing."""
+def log_sum_exp(values: Tensor, dim: int) -> Tensor:
+    """`values.logsumexp(dim)`, without the terms that underflow, which make it up to ten times as slow on a CPU.
+
+    Args:
+        values: numbers, of which no sum is of nothing but minus infinities; overwritten where they need no gradient.
+        dim: the dimension that is summed over.
+
+    Examples:
+        >>> log_sum_exp(torch.tensor([0.0, 0.0, -1000.0]), 0)
+        tensor(0.6931)
+    """
     least = values.detach().amax(dim, keepdim=True) + LEAST_EXPONENT
     return (values.clamp(min=least) if values.requires_grad else values.clamp_(min=least)).logsumexp(dim)
