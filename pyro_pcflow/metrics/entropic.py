@@ -12,8 +12,8 @@ from pyro_pcflow.metrics.pairs import LEAST_EXPONENT, CloudPairs, Cost, check_ch
 
 __all__ = ["log_sum_exp", "sinkhorn"]
 
-# Entries of one matrix, so that the six of a block take some 192 MiB of float32.
-_BLOCK = 1 << 23
+# Entries of one matrix, so that the six of a block take some 48 MiB of float32: larger ones leave a CPU's caches.
+_BLOCK = 1 << 21
 
 
 def sinkhorn(
@@ -43,7 +43,7 @@ def sinkhorn(
     result is that of exactly `iterations`, and before convergence it is neither bounded by `emd` nor symmetric.
     Differentiable, through the iterations.
 
-    Memory: without gradients some 192 MiB of float32, or six matrices of N x M for one pair, whichever is more. With
+    Memory: without gradients some 48 MiB of float32, or six matrices of N x M for one pair, whichever is more. With
     gradients, about 6 such matrices for every iteration and pair of the batch.
 
     Args:
