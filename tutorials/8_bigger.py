@@ -317,9 +317,9 @@ else:
 # | the same with Pyro's own couplings | 539 ms, 1105 MB |
 # | one shape, 12 couplings of width 64, 2048 points a step, eight meshes | 2234 to 2536 steps in 20 s |
 # | the [model of bodies](../many-shapes.md#a-trained-model) of the package, on one core | 6067 steps in 700 s |
-# | the first step of the preset `cif`, on one core | 52 to 72 s |
-# | three Chamfer matrices of 405 and 405 clouds of 512 points | 104 s |
-# | the same by exact optimal matching, extrapolated from 12 pairs | 83 minutes |
+# | the first step of the preset `cif`, on one core | 52 to 112 s |
+# | three Chamfer matrices of 405 and 405 clouds of 512 points | 122 s |
+# | the same by exact optimal matching, extrapolated from 48 pairs | 101 minutes |
 #
 # ## What was learned
 # Kernels, recomputation, files, processes and interruptions leave the result what it is, and each was held to that
