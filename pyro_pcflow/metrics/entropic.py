@@ -122,10 +122,10 @@ def _potentials(scaled: Tensor, log_a: Tensor, log_b: Tensor, iterations: int) -
 
 
 def log_sum_exp(values: Tensor, dim: int) -> Tensor:
-    """`values.logsumexp(dim)`, without the terms that underflow, which make it up to ten times as slow on a CPU.
+    """`values.logsumexp(dim)`, without the terms that underflow, which make it several times as slow on a CPU.
 
     Args:
-        values: numbers, of which no sum is of nothing but minus infinities; overwritten where they need no gradient.
+        values: numbers, overwritten where they need no gradient.
         dim: the dimension that is summed over.
 
     Examples:

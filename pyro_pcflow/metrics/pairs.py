@@ -21,7 +21,8 @@ __all__ = [
 
 Cost = Literal["euclidean", "squared"]
 
-# Beside terms near 1, a weight of exp(-60) counts for nothing; where exp underflows, a CPU takes 40 times as long.
+# In sums of terms near 1, or with 1e-9 added, a weight of exp(-60) counts for nothing; where exp underflows, a CPU
+# takes some 40 times as long.
 LEAST_EXPONENT = -60.0
 
 

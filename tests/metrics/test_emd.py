@@ -202,6 +202,7 @@ def test_sinkhorn_in_float32_with_a_small_epsilon_does_not_underflow():
 def test_sums_without_terms_that_underflow_are_the_sums(dim):
     exponents = -torch.logspace(-3, 4, 400, dtype=torch.float64)[torch.randperm(400)].reshape(20, 20)
     exponents[3, 4] = exponents[11, 2] = -torch.inf
+    assert log_sum_exp(torch.full((3, 3), -torch.inf), dim).tolist() == [-torch.inf] * 3
     exponents.requires_grad_()
     expected = exponents.logsumexp(dim)
     for found in (
