@@ -211,8 +211,10 @@ def test_a_bad_file_late_in_a_folder_leaves_nothing(tmp_path, source):
 @pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGKILL])
 def test_a_process_that_is_stopped(tmp_path, source, kind):
     script = (
-        "import sys, time\n"
+        "import signal, sys, time\n"
         "from pyro_pcflow.data import convert_clouds, converting\n"
+        # Whoever starts the tests in the background may have them ignore it.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "iterate = converting.iterate_clouds\n"
         "def slowly(*args, **options):\n"
         "    for pair in iterate(*args, **options):\n"
