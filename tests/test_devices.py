@@ -115,7 +115,7 @@ def test_set_metrics_and_likelihoods():
         rows = metrics.pairwise(a), metrics.pairwise(b), metrics.pairwise(a, b)
         flow = pcf.PointCloudFlow(3, num_couplings=2, hidden_dims=[8]).double().to(device)
         flow.normalize(a)
-        vae = small_model(models.preset, "default", device)
+        vae = small_preset("default", device)
         return (
             rows,
             metrics.one_nearest_neighbour(*rows),
@@ -177,30 +177,28 @@ def test_sensors():
     same_on_both(compute)
 
 
-SMALL = {
-    "default": {},
+DECODERS = {
+    "default": {"num_couplings": 2, "hidden_dims": (8, 8)},
     "nice": {"num_couplings": 2},
-    "realnvp": {"num_couplings": 2},
+    "realnvp": {"num_couplings": 2, "hidden_dims": (8, 8)},
     "cif": {"num_couplings": 2, "hidden_dims": (8,) + (16,) * 9, "context_dims": (8,) * 5},
-    "dpf": {"num_couplings": 2},
+    "dpf": {"num_couplings": 2, "hidden_dims": (8, 8)},
     "softflow": {"num_couplings": 2},
-    "mixture": {"num_couplings": 2},
+    "mixture": {"num_couplings": 2, "hidden_dims": (8, 8)},
 }
+PRIOR = {"num_couplings": 2, "hidden_dims": (8,)}
+SMALL = {"decoder": {"num_couplings": 2}, "prior_options": PRIOR}
 
 
-def small_model(make, name, device):
-    decoder = (
-        {"hidden_dims": (8, 8), **SMALL[name]} if name in ("default", "realnvp", "dpf", "mixture") else SMALL[name]
-    )
-    prior = {"num_couplings": 2, "hidden_dims": (8,)}
-    model = make(name, latent_dim=6, decoder=decoder, prior_options=prior)
+def small_preset(name, device):
+    model = models.preset(name, latent_dim=6, decoder=DECODERS[name], prior_options=PRIOR)
     return pcf.testing.randomize_parameters(model, 0.1).double().to(device)
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", DECODERS)
 def test_models(name):
     def compute(device):
-        vae = small_model(models.preset, name, device)
+        vae = small_preset(name, device)
         clouds = 2 * draw(4, 9, 3).to(device)
         vae.normalize(clouds)
         mask = (torch.arange(9) < torch.tensor([1, 5, 9, 2]).unsqueeze(-1)).to(device)
@@ -218,9 +216,8 @@ def test_models(name):
 
 
 def test_classes_and_parts_of_clouds(tmp_path):
-    prior = {"num_couplings": 2, "hidden_dims": (8,)}
     path = tmp_path / "model.pt"
-    pcf.save(pcf.PointCloudVAE(3, 4, num_classes=3, decoder={"num_couplings": 2}, prior_options=prior).double(), path)
+    pcf.save(pcf.PointCloudVAE(3, 4, num_classes=3, **SMALL).double(), path)
 
     def compute(device):
         vae = pcf.load(path, device=device)
@@ -235,10 +232,7 @@ def test_classes_and_parts_of_clouds(tmp_path):
 
 def test_auto_decoder():
     def compute(device):
-        prior = {"num_couplings": 2, "hidden_dims": (8,)}
-        decoder = (
-            models.AutoDecoder(4, latent_dim=3, decoder={"num_couplings": 2}, prior_options=prior).double().to(device)
-        )
+        decoder = models.AutoDecoder(4, latent_dim=3, **SMALL).double().to(device)
         clouds = draw(4, 9, 3).to(device)
         decoder.normalize(clouds)
         index = torch.arange(4, device=device)
@@ -346,12 +340,11 @@ def test_fit(name, tmp_path, monkeypatch):
         options |= {"held_out": 0}
 
     def make():
-        small = {"prior_options": {"num_couplings": 2, "hidden_dims": (8,)}, "decoder": {"num_couplings": 2}}
         if name == "points":
             return pcf.PointCloudFlow(3, num_couplings=2, hidden_dims=[8])
         if name == "embeddings":
-            return models.AutoDecoder(12, 3, 4, **small)
-        return pcf.PointCloudVAE(3, 4, num_classes=2 * isinstance(data, tuple), noise_input=True, **small)
+            return models.AutoDecoder(12, 3, 4, **SMALL)
+        return pcf.PointCloudVAE(3, 4, num_classes=2 * isinstance(data, tuple), noise_input=True, **SMALL)
 
     def compute(device):
         module = make().double()
@@ -368,10 +361,9 @@ def test_fit(name, tmp_path, monkeypatch):
 
 def test_pictures_of_a_run(tmp_path):
     clouds = training.clouds.as_clouds(DATA["clouds of many sizes with labels"](None), torch.float64, 3, DEVICE)
-    small = {"prior_options": {"num_couplings": 2, "hidden_dims": (8,)}, "decoder": {"num_couplings": 2}}
     with pretended_device() as device:
         flow = pcf.PointCloudFlow(3, num_couplings=2, hidden_dims=[8]).double().to(device)
         training.pictures.write_pictures(flow, draw(50, 3).to(device), tmp_path / "flow", num_points=20)
-        vae = pcf.PointCloudVAE(3, 4, num_classes=2, **small).double().to(device)
+        vae = pcf.PointCloudVAE(3, 4, num_classes=2, **SMALL).double().to(device)
         training.pictures.write_cloud_pictures(vae, clouds.to(device), tmp_path / "vae", num_points=20)
     assert len([*tmp_path.glob("*/*")]) == 9

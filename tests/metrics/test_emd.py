@@ -205,10 +205,7 @@ def test_sums_without_terms_that_underflow_are_the_sums(dim):
     assert log_sum_exp(torch.full((3, 3), -torch.inf), dim).tolist() == [-torch.inf] * 3
     exponents.requires_grad_()
     expected = exponents.logsumexp(dim)
-    for found in (
-        log_sum_exp(exponents, dim),
-        log_sum_exp(exponents.detach().clone(), dim),
-    ):
+    for found in (log_sum_exp(exponents, dim), log_sum_exp(exponents.detach().clone(), dim)):
         torch.testing.assert_close(found, expected, rtol=1e-14, atol=1e-14)
     weights = torch.randn(20, dtype=torch.float64)
     (want,) = torch.autograd.grad(expected @ weights, exponents)
