@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 import pyro_pcflow
+from pyro_pcflow.ops.files import atomic_file
 
-__all__ = ["atomic_file", "can_save", "load", "plain", "save"]
+__all__ = ["can_save", "load", "plain", "save"]
 
 FORMAT = "pyro-pcflow"
 VERSION = 1
@@ -148,33 +148,6 @@ def plain(value: Any, where: str) -> Any:
     if isinstance(value, list | tuple):
         return [plain(item, f"{where}[{index}]") for index, item in enumerate(value)]
     raise TypeError(f"{where} is a {type(value).__name__}, but only tensors and plain values can be saved")
-
-
-@contextmanager
-def atomic_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-    """Open a file for writing that takes the place of `path` once it is complete, and never before.
-
-    Args:
-        path: the file to write or replace; its folder must exist.
-
-    Examples:
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     with atomic_file(Path(folder, "a.txt")) as file:
-        ...         _ = file.write(b"complete")
-        ...     [entry.name for entry in Path(folder).iterdir()]
-        ['a.txt']
-    """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _class_of(name: str) -> type[nn.Module]:

@@ -14,7 +14,8 @@ import torch
 from torch import nn
 
 import pyro_pcflow
-from pyro_pcflow.serialization import atomic_file, can_save, plain, save
+from pyro_pcflow.ops.files import atomic_file
+from pyro_pcflow.serialization import can_save, plain, save
 from pyro_pcflow.training import toml
 
 __all__ = ["RunFolder", "versions"]

@@ -1,0 +1,1 @@
+"""Pure functions that import nothing of ours: the ground floor of the package."""
