@@ -79,14 +79,14 @@ def add_evaluate(commands: argparse._SubParsersAction) -> None:
 def _evaluate(arguments: argparse.Namespace) -> None:
     from pyro_pcflow.cli.sheet import neighbour_sheet
     from pyro_pcflow.metrics import evaluate
+    from pyro_pcflow.ops.files import check_new, new_file, new_folder
     from pyro_pcflow.plotting import save_figure
     from pyro_pcflow.plotting.camera import view_matrix
     from pyro_pcflow.training.settings import as_device
 
     stem = arguments.samples.resolve().stem
     out = given(arguments.out, Path("evaluation") / stem)
-    if out.exists():
-        raise FileExistsError(f"{out} exists already and is not overwritten: name another folder with --out")
+    check_new(out)
     view_matrix(elev=0.0, azim=arguments.azim, up=arguments.up)
     device = as_device(arguments.device)
     model = None if arguments.samples.suffix in SUFFIXES_OF_ARRAYS else _load_sampler(arguments)
@@ -114,11 +114,12 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         progress=sys.stderr.isatty(),
         path=arguments.cache,
     )
-    out.mkdir(parents=True)
-    report.to_json(out / "report.json")
-    (out / "report.md").write_text(f"{report.to_markdown()}\n![Samples and references](sheet.png)\n", "utf-8")
     assert report.neighbours is not None
-    save_figure(neighbour_sheet(report.neighbours, up=arguments.up, azim=arguments.azim), out / "sheet.png")
+    with new_folder(out) as folder:
+        report.to_json(folder / "report.json")
+        with new_file(folder / "report.md") as file:
+            file.write(f"{report.to_markdown()}\n![Samples and references](sheet.png)\n".encode())
+        save_figure(neighbour_sheet(report.neighbours, up=arguments.up, azim=arguments.azim), folder / "sheet.png")
     _show(report)
     print(f"{out}: report.json, report.md, sheet.png")
 

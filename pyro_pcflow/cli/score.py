@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from pyro_pcflow.cli.shared import check_new, load_model
 
@@ -39,26 +40,30 @@ def add_score(commands: argparse._SubParsersAction) -> None:
 
 def _score(arguments: argparse.Namespace) -> None:
     from pyro_pcflow.data import load_clouds
-    from pyro_pcflow.plotting import plot_clouds, save_figure
+    from pyro_pcflow.ops.files import new_file
+    from pyro_pcflow.plotting import plot_clouds
 
     check_new(arguments.out, SUFFIXES_OF_SCORES)
     by_cloud, picture = arguments.out.with_suffix(".clouds.csv"), arguments.out.with_suffix(".png")
-    for path in (by_cloud, picture):
-        check_new(path, (path.suffix,))
     model = load_model(arguments.run, arguments.device)
     clouds = load_clouds(arguments.data, arguments.num_points, seed=arguments.seed)
     scores, totals = _log_densities(model, clouds, arguments.seed)
-    _write_scores(clouds, scores, arguments.out)
-    _write_table(
-        by_cloud,
-        "cloud,points,log_density,log_density_per_point",
-        ([i, clouds.shape[1], total, total / clouds.shape[1]] for i, total in enumerate(totals.tolist())),
-    )
     shown = slice(0, 12)
     figure = plot_clouds(
         clouds[shown], colors=scores[shown], color_label="log-density, nats", size=4.5 if len(clouds) == 1 else 2.4
     )
-    save_figure(figure, picture)
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    # The file that was asked for comes last: until it is there, a command that was killed can be repeated.
+    with new_file(picture, or_same=True) as file:
+        figure.savefig(file, format="png")
+    with new_file(by_cloud, or_same=True) as file:
+        _write_table(
+            file,
+            "cloud,points,log_density,log_density_per_point",
+            ([i, clouds.shape[1], total, total / clouds.shape[1]] for i, total in enumerate(totals.tolist())),
+        )
+    with new_file(arguments.out) as file:
+        _write_scores(clouds, scores, file, arguments.out.suffix)
     mean = totals.sum().item() / scores.numel()
     print(f"{mean:.3f} nats per point over {len(clouds)} clouds of {clouds.shape[1]} points")
     print(f"{arguments.out}, {by_cloud}, {picture}")
@@ -90,11 +95,11 @@ def _log_densities(model: PointCloudFlow | PointCloudVAE, clouds: Tensor, seed: 
         return torch.cat(of_points), torch.cat(of_clouds)
 
 
-def _write_scores(clouds: Tensor, scores: Tensor, path: Path) -> None:
-    import numpy as np
+def _write_scores(clouds: Tensor, scores: Tensor, file: BinaryIO, suffix: str) -> None:
+    from pyro_pcflow.ops.files import write_npy
 
-    if path.suffix == ".npy":
-        np.save(path, scores.numpy())
+    if suffix == ".npy":
+        write_npy(file, scores.numpy())
         return
     names = "xyz" if clouds.shape[-1] <= 3 else [f"x{i}" for i in range(clouds.shape[-1])]
     header = ",".join(["cloud", "point", *names[: clouds.shape[-1]], "log_density"])
@@ -103,12 +108,11 @@ def _write_scores(clouds: Tensor, scores: Tensor, path: Path) -> None:
         for i, (cloud, row) in enumerate(zip(clouds.tolist(), scores.tolist(), strict=True))
         for j, (point, score) in enumerate(zip(cloud, row, strict=True))
     )
-    _write_table(path, header, rows)
+    _write_table(file, header, rows)
 
 
-def _write_table(path: Path, header: str, rows: object) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("x", encoding="utf-8") as file:
-        file.write(header + "\n")
-        for row in rows:  # type: ignore[attr-defined]
-            file.write(",".join(f"{cell:.6g}" if isinstance(cell, float) else str(cell) for cell in row) + "\n")
+def _write_table(file: BinaryIO, header: str, rows: Iterable[list[float]]) -> None:
+    file.write(f"{header}\n".encode())
+    for row in rows:
+        text = ",".join(f"{cell:.6g}" if isinstance(cell, float) else str(cell) for cell in row)
+        file.write(f"{text}\n".encode())

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import uuid
+from itertools import chain
 from pathlib import Path
-from types import TracebackType
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+
+from pyro_pcflow.ops.files import check_new, new_file
 
 from .reading import iterate_clouds
 
@@ -28,7 +28,7 @@ def convert_clouds(
 
     At no time is more than one source file in memory, and of a npy source only one cloud. The
     file gets its name when it is complete. Until then it lies beside it under a hidden name that
-    ends in `.part`, which goes away after an error or an interruption, and is left over and safe
+    ends in `.tmp`, which goes away after an error or an interruption, and is left over and safe
     to delete where the process was killed.
 
     Args:
@@ -57,12 +57,20 @@ def convert_clouds(
     out = Path(out).expanduser()
     if out.suffix != ".npy":
         raise ValueError(f"{out}: expected a name that ends in .npy")
-    _check_new(out)
-    with _NewNpy(out) as file, _bar(progress) as bar:
-        for cloud, remaining in iterate_clouds(path, num_points, seed, progress=False):
-            file.append(cloud)
-            bar.total = bar.n + 1 + remaining
+    check_new(out)
+    clouds = iterate_clouds(path, num_points, seed, progress=False)
+    # What is wrong with the first cloud is told before a folder is made.
+    first = next(clouds)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with new_file(out) as file, _bar(progress) as bar:
+        # Written to rather than mapped: on a full disk, writing raises an error where a mapping ends the process.
+        file.write(bytes(_HEADER_BYTES))
+        for count, (cloud, remaining) in enumerate(chain([first], clouds), 1):
+            file.write(np.ascontiguousarray(cloud, dtype="<f4").data)
+            bar.total = count + remaining
             bar.update()
+        file.seek(0)
+        file.write(_header((count, *first[0].shape)))
     return out
 
 
@@ -74,72 +82,8 @@ def _bar(progress: bool | None) -> Any:
     return tqdm(desc="clouds", unit="cloud", disable=disable, delay=delay)
 
 
-def _check_new(path: Path) -> None:
-    # A link that leads nowhere is something of the user's, too.
-    if os.path.lexists(path):
-        raise FileExistsError(f"{path} exists already and is not overwritten: name another file")
-
-
-class _NewNpy:
-    """A npy file of float32 clouds that grows, and is there under its name only once it is complete.
-
-    Written to rather than mapped: on a full disk, writing raises an error where a mapping ends the process.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        # Hidden, and with an ending that `load_clouds` passes over.
-        self._part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
-        self._file: BinaryIO | None = None
-        self._shape: tuple[int, ...] = ()
-        self._count = 0
-
-    def __enter__(self) -> _NewNpy:
-        return self
-
-    def append(self, cloud: NDArray[np.float32]) -> None:
-        """Write one cloud, (N, D), of the shape of the first."""
-        if self._file is None:
-            self._shape = cloud.shape
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = self._part.open("xb")
-            self._file.write(bytes(_HEADER_BYTES))
-        self._file.write(np.ascontiguousarray(cloud, dtype="<f4").data)
-        self._count += 1
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._file is None:
-            return
-        try:
-            with self._file:
-                if error is None:
-                    self._file.seek(0)
-                    self._file.write(_header((self._count, *self._shape)))
-                    self._file.flush()
-                    os.fsync(self._file.fileno())
-            if error is None:
-                _publish(self._part, self._path)
-        finally:
-            self._part.unlink(missing_ok=True)
-
-
 def _header(shape: tuple[int, ...]) -> bytes:
     text = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}"
     start = np.lib.format.magic(1, 0)
     length = _HEADER_BYTES - len(start) - 2
     return start + length.to_bytes(2, "little") + text.ljust(length - 1).encode() + b"\n"
-
-
-def _publish(part: Path, path: Path) -> None:
-    try:
-        # Unlike a renaming, a second name never replaces a file that appeared meanwhile.
-        os.link(part, path)
-    except FileExistsError:
-        _check_new(path)
-        raise
-    except OSError:
-        # A file system without links.
-        _check_new(path)
-        part.rename(path)

@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
+from pyro_pcflow.ops.files import new_file, write_npy
+
 __all__ = ["SAVED_FORMATS", "half_side", "save_clouds"]
 
 SAVED_FORMATS = (".npy", ".npz", ".ply", ".xyz")
@@ -45,9 +47,9 @@ def save_clouds(clouds: Tensor, path: str | os.PathLike[str]) -> Path:
         raise ValueError(f"{path}: .ply holds points of 3 coordinates, got {clouds.shape[-1]}; use .xyz or .npz")
     points = clouds.detach().cpu().numpy()
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("xb") as file:
+    with new_file(path) as file:
         if path.suffix == ".npy":
-            np.save(file, points)
+            write_npy(file, points)
         elif path.suffix == ".npz":
             np.savez_compressed(file, points=points)
         elif path.suffix == ".xyz":

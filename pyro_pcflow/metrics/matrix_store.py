@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pyro_pcflow.ops.files import atomic_file, write_npy
+
 __all__ = ["MatrixStore", "fingerprint"]
 
 # Raised whenever a distance comes out otherwise than before, so that old rows are not mixed with new ones.
@@ -93,7 +95,8 @@ class MatrixStore:
         head = self.folder / "matrix.json"
         expected = {"sha256": key, "distance": distance, "shape": list(shape), "version": VERSION}
         if not head.exists():
-            _replace(head, json.dumps(expected).encode())
+            with atomic_file(head) as stream:
+                stream.write(json.dumps(expected).encode())
         try:
             found = json.loads(head.read_text())
         except ValueError as error:
@@ -129,19 +132,5 @@ class MatrixStore:
     def write(self, rows: slice, values: Tensor) -> None:
         """Keep some rows, (stop - start, R)."""
         file = self.folder / f"rows-{rows.start:06d}-{rows.stop:06d}.npy"
-        _replace(file, values.double().numpy())
-
-
-def _replace(file: Path, content: bytes | np.ndarray) -> None:
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as handle:
-            if isinstance(content, bytes):
-                handle.write(content)
-            else:
-                np.save(handle, content)
-            handle.flush()
-            os.fsync(handle.fileno())
-        os.replace(temporary, file)
-    finally:
-        temporary.unlink(missing_ok=True)
+        with atomic_file(file) as stream:
+            write_npy(stream, values.double().numpy())

@@ -16,6 +16,7 @@ from torch import Tensor
 from pyro_pcflow.metrics.likelihood import LogLikelihood
 from pyro_pcflow.metrics.protocol import Protocol
 from pyro_pcflow.metrics.set_metrics import NullBand
+from pyro_pcflow.ops.files import new_file
 
 __all__ = ["SCHEMA_VERSION", "Likelihood", "Neighbours", "Report"]
 
@@ -143,8 +144,8 @@ class Report(Mapping[str, float]):
         }
         text = json.dumps(_as_words(content), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
         if path is not None:
-            with Path(path).open("x", encoding="utf-8") as file:
-                file.write(text)
+            with new_file(path) as file:
+                file.write(text.encode())
         return text
 
     @classmethod

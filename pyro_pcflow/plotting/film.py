@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 from scipy.ndimage import gaussian_filter
+
+from pyro_pcflow.ops.files import atomic_file
 
 from .arrays import Array, Points, as_array, check_points
 from .camera import Frame, frame_around, turn, view_matrix
@@ -98,7 +100,8 @@ def animate(
     angles = azim + turn * (_path(len(points), ring) - 1.0)
     images = _shoot(points, rgb, angles, elev, up, size, ground, point_size, 0.5 if scalar else 1.0)
     path.parent.mkdir(parents=True, exist_ok=True)
-    _write(images, path, fps, 0.0 if ring else hold, ground, quality)
+    with atomic_file(path) as file:
+        _write(images, file, path.suffix.lower() == ".gif", fps, 0.0 if ring else hold, ground, quality)
     return path
 
 
@@ -152,16 +155,17 @@ def _frame(views: list[Array]) -> Frame:
     return Frame((low + high) / 2, (high - low) / 2)
 
 
-def _write(images: list[Array], path: Path, fps: float, hold: float, ground: Array, quality: int) -> None:
-    gif = path.suffix.lower() == ".gif"
+def _write(
+    images: list[Array], file: BinaryIO, gif: bool, fps: float, hold: float, ground: Array, quality: int
+) -> None:
     pictures = _palette(images, ground) if gif else _pictures(images)
     times = _durations(len(images), fps, hold, 10 if gif else 1)
     first, rest = pictures[0], pictures[1:]
     common: dict[str, Any] = {"save_all": True, "append_images": rest, "duration": times, "loop": 0}
     if gif:
-        first.save(path, format="GIF", optimize=True, disposal=1, **common)
+        first.save(file, format="GIF", optimize=True, disposal=1, **common)
     else:
-        first.save(path, format="WEBP", quality=quality, method=4, **common)
+        first.save(file, format="WEBP", quality=quality, method=4, **common)
 
 
 def _durations(count: int, fps: float, hold: float, unit: int) -> list[int]:

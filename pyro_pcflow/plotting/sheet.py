@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from pyro_pcflow.ops.files import atomic_file
+
 from .arrays import Array, Clouds
 from .camera import Frame, frame_around, turn, view_matrix
 from .colors import Scale, ink
@@ -131,6 +133,9 @@ def save_figure(figure: Figure, path: str | Path) -> Path:
     Returns:
         The path.
 
+    Raises:
+        ValueError: a path without a suffix, or with one that Matplotlib has no format for.
+
     Examples:
         >>> import tempfile, torch
         >>> with tempfile.TemporaryDirectory() as folder:
@@ -138,8 +143,11 @@ def save_figure(figure: Figure, path: str | Path) -> Path:
         'sheet.png'
     """
     path = Path(path)
+    if not path.suffix:
+        raise ValueError(f"path: expected a name with a suffix, which tells the format, got {path.name!r}")
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
+    with atomic_file(path) as file:
+        figure.savefig(file, format=path.suffix[1:])
     return path
 
 

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from pyro_pcflow.ops.files import atomic_file
+
 from .arrays import Array, Clouds, as_array, check_points
 from .camera import view_matrix
 from .colors import INKS, Scale, are_parts, check_colors, make_scale, paint, part_colors, position_box
@@ -47,7 +49,8 @@ class View:
         """Write the page; an existing file is replaced, and folders are made if need be."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(self.page, encoding="utf-8")
+        with atomic_file(path) as file:
+            file.write(self.page.encode())
         return path
 
     def _repr_html_(self) -> str:

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 import pyro_pcflow
-from pyro_pcflow.ops.files import atomic_file
+from pyro_pcflow.ops.files import atomic_file, remove_leftovers
 from pyro_pcflow.serialization import can_save, plain, save
 from pyro_pcflow.training import toml
 
@@ -78,9 +78,8 @@ class RunFolder:
     def begin(self) -> None:
         """Make the folder and write the configuration, or clear up after a process that was killed in it."""
         if self.config.exists():
-            for name in (self.config.name, self.checkpoint.name, self.model.name):
-                for leftover in self.path.glob(f".{name}.*.tmp"):
-                    leftover.unlink(missing_ok=True)
+            for file in (self.config, self.checkpoint, self.model):
+                remove_leftovers(file)
             return
         self.path.mkdir(parents=True, exist_ok=True)
         with atomic_file(self.config) as file:

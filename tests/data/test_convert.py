@@ -179,7 +179,7 @@ def test_an_interruption_leaves_nothing(tmp_path, source, monkeypatch, error):
     # It was on its way, under a name that no loader takes for a cloud.
     (part,) = set(during) - {"source"}
     assert part.startswith(".out.npy.")
-    assert part.endswith(".part")
+    assert part.endswith(".tmp")
 
 
 def test_a_failure_at_the_first_write_leaves_nothing(tmp_path, source, monkeypatch):

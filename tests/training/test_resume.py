@@ -221,7 +221,7 @@ class TestResume:
 
     def test_a_run_stopped_before_its_first_checkpoint_starts_again(self, uninterrupted, tmp_path):
         shutil.copy(uninterrupted[0] / "config.toml", tmp_path)
-        (tmp_path / ".checkpoint.pt.1234.tmp").write_bytes(b"half")
+        (tmp_path / ".checkpoint.pt.0123456789abcdef.tmp").write_bytes(b"half")
         module, _ = run(tmp_path)
         assert same_state(module.state_dict(), uninterrupted[1].state_dict())
         assert {file.name for file in tmp_path.iterdir()} == FILES
