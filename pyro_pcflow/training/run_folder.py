@@ -78,8 +78,8 @@ class RunFolder:
     def begin(self) -> None:
         """Make the folder and write the configuration, or clear up after a process that was killed in it."""
         if self.config.exists():
-            for file in (self.config, self.checkpoint, self.model):
-                remove_leftovers(file)
+            for path in (self.config, self.checkpoint, self.model):
+                remove_leftovers(path)
             return
         self.path.mkdir(parents=True, exist_ok=True)
         with atomic_file(self.config) as file:

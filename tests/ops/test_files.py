@@ -142,8 +142,7 @@ class TestNew:
             pytest.fail("was begun")
 
     def test_a_folder_that_appears_meanwhile_stays(self, tmp_path):
-        with pytest.raises(FileExistsError), new_folder(tmp_path / "a") as folder:
-            write(folder / "ours", b"x")
+        with pytest.raises(FileExistsError), new_folder(tmp_path / "a"):
             (tmp_path / "a").mkdir()
         assert names(tmp_path / "a") == []
         assert names(tmp_path) == ["a"]
