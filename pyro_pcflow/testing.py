@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import weakref
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -41,7 +42,7 @@ def check_transform(
 
     Its inverse, its log-determinant against the Jacobian that autograd computes, its shapes, the gradient of every
     parameter, its independence of other points of the batch and of the mode, copies and pickles after use, and that
-    nothing which it remembers outlives its parameters.
+    nothing which it remembers outlives its parameters or the tensors that it handed out.
 
     Args:
         make: returns a new transform; called more than once.
@@ -263,33 +264,48 @@ def _check_gradients(module: nn.Module, view: Callable[[], Transform], points: T
 
 
 def _check_memory(module: nn.Module, view: Callable[[], Transform], points: Tensor) -> None:
-    """Nothing that a transform remembers may survive a change of its parameters, however it was made."""
+    """Nothing that a transform remembers may survive a change of what it depends on, however it was made."""
 
     def in_place(tensor: Tensor) -> None:
-        tensor.add_(0.1)
+        tensor[(0,) * tensor.dim()].add_(0.1)
 
     def through_data(tensor: Tensor) -> None:
-        tensor.data.add_(0.1)
+        # As through NumPy, which no version counter sees either.
+        tensor.data[(0,) * tensor.dim()].add_(0.1)
 
     for change in (in_place, through_data):
-        transform = view()
-        with torch.no_grad():
-            sample = transform(points.clone())
-            source = transform.inv(points)
-            for tensor in _state(module):
-                change(tensor)
-            # A copy of the argument is a stranger, whose image must be computed.
-            _require(
-                torch.equal(transform.inv(sample), transform.inv(sample.clone())),
-                "a cached inverse must not outlive the parameters that made it",
-            )
-            _require(
-                torch.equal(
-                    transform.log_abs_det_jacobian(source, points),
-                    transform.log_abs_det_jacobian(source.clone(), points.clone()),
-                ),
-                "a cached log-determinant must not outlive the parameters that made it",
-            )
+        for changed in ("parameters", "sample", "source", "log-determinant"):
+            transform = view()
+            with torch.no_grad():
+                source = points.clone()
+                sample = transform(source)
+                log_det = transform.log_abs_det_jacobian(source, sample)
+                noise = transform.inv(points)
+                _require(
+                    torch.equal(transform.inv(sample), source), "a fresh sample must have the source that it came from"
+                )
+                tensors = {"sample": [sample, noise], "source": [source, points], "log-determinant": [log_det]}
+                kept = points.clone()
+                for tensor in _state(module) if changed == "parameters" else tensors[changed]:
+                    change(tensor)
+                # Copies of the arguments are strangers, whose images must be computed.
+                _require(
+                    torch.equal(transform.inv(sample), transform.inv(sample.clone())),
+                    f"a cached inverse must not outlive a change of the {changed} that made it",
+                )
+                for x, y in ((source, sample), (noise, points)):
+                    _require(
+                        torch.equal(
+                            transform.log_abs_det_jacobian(x, y), transform.log_abs_det_jacobian(x.clone(), y.clone())
+                        ),
+                        f"a cached log-determinant must not outlive a change of the {changed} that made it",
+                    )
+                points.copy_(kept)
+    source = points.clone()
+    known = weakref.ref(source)
+    sample = view()(source)
+    del source, sample
+    _require(known() is None, "nothing may be kept of a sample that has died")
     if list(module.parameters()):
         transform = view()
         with torch.no_grad():

@@ -15,6 +15,8 @@ from pyro_pcflow.nn.conditioner import ACTIVATIONS, CONDITIONINGS
 from pyro_pcflow.transforms.masks import MASK_PATTERNS, coupling_masks
 
 T = pcf.transforms
+# The drawn configurations below are of all three, too.
+DIMS = [3, *(pytest.param(dim, marks=pytest.mark.exhaustive) for dim in (2, 6))]
 SMALL = {"hidden_dims": [8, 5], "activation": "tanh"}
 
 
@@ -68,13 +70,13 @@ CONDITIONAL = {
 }
 
 
-@pytest.mark.parametrize("dim", [2, 3, 6])
+@pytest.mark.parametrize("dim", DIMS)
 @pytest.mark.parametrize("name", PLAIN)
 def test_plain(name, dim, device, dtype):
     pcf.testing.check_transform(lambda: PLAIN[name](dim), device=device, dtype=dtype)
 
 
-@pytest.mark.parametrize("dim", [2, 3, 6])
+@pytest.mark.parametrize("dim", DIMS)
 @pytest.mark.parametrize("name", CONDITIONAL)
 def test_conditional(name, dim, device, dtype):
     pcf.testing.check_conditional_transform(lambda: CONDITIONAL[name](dim), device=device, dtype=dtype)
@@ -94,10 +96,21 @@ def masks(dim):
     return st.lists(st.booleans(), min_size=dim, max_size=dim).filter(lambda mask: any(mask) and not all(mask))
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=15, deadline=None, derandomize=True)
 @given(data=st.data())
 def test_any_configuration(data):
     """Round trip, Jacobian, gradients and the rest, for drawn sizes, masks and conditionings."""
+    check_a_configuration(data)
+
+
+@pytest.mark.exhaustive
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(data=st.data())
+def test_any_of_many_configurations(data):
+    check_a_configuration(data)
+
+
+def check_a_configuration(data):
     dim = data.draw(st.sampled_from([2, 3, 6]), "dim")
     mask = data.draw(masks(dim), "mask")
     options = {
@@ -120,7 +133,7 @@ def test_any_configuration(data):
         pcf.testing.check_conditional_transform(lambda: make(dim, context_dim, **options), seed=seed, num_points=4)
 
 
-@settings(max_examples=25, deadline=None, derandomize=True)
+@settings(max_examples=6, deadline=None, derandomize=True)
 @given(
     dim=st.sampled_from([2, 3, 6]),
     num_couplings=st.integers(1, 7),
@@ -180,8 +193,12 @@ class TestTheChecksBite:
         with pytest.raises(AssertionError, match=promise):
             pcf.testing.check_transform(lambda: self.make(spoil))
 
-    def test_on_a_layer_with_a_stale_cache(self, monkeypatch):
+    @pytest.mark.parametrize(("forgotten", "changed"), [("parameters", "parameters"), ("copies", "sample")])
+    def test_on_a_layer_with_a_stale_cache(self, monkeypatch, forgotten, changed):
         module = pcf.transforms.memory
-        monkeypatch.setattr(module, "_values", lambda dependencies: torch.empty(0))
-        with pytest.raises(AssertionError, match="outlive"):
+        if forgotten == "parameters":
+            monkeypatch.setattr(module, "_joined", lambda tensors: torch.empty(0))
+        else:
+            monkeypatch.setattr(module, "map", lambda *_: [True], raising=False)
+        with pytest.raises(AssertionError, match=f"outlive a change of the {changed}"):
             pcf.testing.check_transform(lambda: T.affine_point_coupling(3, **SMALL))
