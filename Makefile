@@ -4,13 +4,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-all quick lint format docs tutorials browser fresh dist bench clean help
+.PHONY: demo test test-all quick mutants lint format docs tutorials browser fresh dist bench clean help
 
 help:
 	@echo "make demo       set up, train a flow on a cow and a model on bodies (runs/demo/)"
 	@echo "make test       set up, run the tests, on all cores: 8 minutes on two"
 	@echo "make test-all   the same, and what repeats them with more seeds, sizes or time"
 	@echo "make quick      the tests without the slow ones: 2 minutes"
+	@echo "make mutants    break the package in many places, one at a time: do the tests notice?"
 	@echo "make lint       ruff and mypy"
 	@echo "make docs       build the site into site/"
 	@echo "make tutorials  run again, in full, the tutorials whose code has changed, and write their pages"
@@ -36,6 +37,9 @@ test-all: $(STAMP)
 
 quick: $(STAMP)
 	$(BIN)/python -m pytest -n auto --dist worksteal -m 'not slow and not exhaustive'
+
+mutants: $(STAMP)
+	$(BIN)/python -m tests.mutate --jobs 2
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
