@@ -7,6 +7,7 @@ at once.
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -16,6 +17,7 @@ from pyro_pcflow.cli.evaluate import add_evaluate
 from pyro_pcflow.cli.sample import add_sample
 from pyro_pcflow.cli.score import add_score
 from pyro_pcflow.cli.train import add_train
+from pyro_pcflow.ops.signals import interruptible
 
 __all__ = ["main"]
 
@@ -27,11 +29,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: the command line without the program's name; by default that of the process.
 
     Returns:
-        The exit status: 0, or 2 after an error that the user can mend, which is told on standard error.
+        The exit status: 0; 2 after an error that the user can mend, which is told on standard error; 128 and the number
+        of the signal after an interruption, 130 for Ctrl-C.
     """
     parsed = _parser().parse_args(arguments)
     try:
-        parsed.command(parsed)
+        with interruptible():
+            parsed.command(parsed)
+    except KeyboardInterrupt as error:
+        print(f"pcflow: {str(error) or 'interrupted'}", file=sys.stderr)
+        return 128 + int(getattr(error, "signum", signal.SIGINT))
     except (ValueError, OSError, RuntimeError) as error:
         print(f"pcflow: {error}", file=sys.stderr)
         return 2

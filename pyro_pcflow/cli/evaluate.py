@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -111,7 +110,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         split=given(arguments.split, ""),
         units=arguments.units,
         likelihood=likelihood,
-        progress=sys.stderr.isatty(),
+        progress=None,
         path=arguments.cache,
     )
     assert report.neighbours is not None

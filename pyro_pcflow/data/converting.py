@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from pyro_pcflow.ops.files import check_new, new_file
+from pyro_pcflow.ops.progress import progress_bar
 
 from .reading import iterate_clouds
 
@@ -36,7 +36,8 @@ def convert_clouds(
         out: the new file, which ends in `.npy`. Folders are made if need be.
         num_points: points per cloud, N; `None` keeps every point, as in `load_clouds`.
         seed: seed of the draw.
-        progress: show a bar over the clouds; `None` shows one on a terminal, after a second.
+        progress: show a bar over the clouds; `None` shows one in a terminal or a notebook, after a second, and a line
+            every half a minute in a log.
 
     Returns:
         The path of the new file: an array (S, N, D) of float32, for `MappedClouds`.
@@ -62,7 +63,7 @@ def convert_clouds(
     # What is wrong with the first cloud is told before a folder is made.
     first = next(clouds)
     out.parent.mkdir(parents=True, exist_ok=True)
-    with new_file(out) as file, _bar(progress) as bar:
+    with new_file(out) as file, progress_bar(progress, "clouds", unit="cloud") as bar:
         # Written to rather than mapped: on a full disk, writing raises an error where a mapping ends the process.
         file.write(bytes(_HEADER_BYTES))
         for count, (cloud, remaining) in enumerate(chain([first], clouds), 1):
@@ -72,14 +73,6 @@ def convert_clouds(
         file.seek(0)
         file.write(_header((count, *first[0].shape)))
     return out
-
-
-def _bar(progress: bool | None) -> Any:
-    from tqdm import tqdm
-
-    # tqdm's own None means: only on a terminal.
-    disable, delay = (None, 1) if progress is None else (not progress, 0)
-    return tqdm(desc="clouds", unit="cloud", disable=disable, delay=delay)
 
 
 def _header(shape: tuple[int, ...]) -> bytes:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import operator
 import os
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+
+from pyro_pcflow.ops.progress import progress_bar
 
 from .errors import CloudError, cloud_error
 from .formats import as_points, read_file
@@ -78,14 +80,13 @@ def iterate_clouds(
         warnings.warn(first_short + more, UserWarning, stacklevel=3)
 
 
-def _with_progress(entries: list[Entry], progress: bool | None) -> Iterable[Entry]:
-    if progress is False or (progress is None and len(entries) == 1):
-        return entries
-    from tqdm import tqdm
-
-    # tqdm's own None means: only on a terminal.
-    disable, delay = (None, 1) if progress is None else (False, 0)
-    return tqdm(entries, desc="clouds", unit="file", disable=disable, delay=delay)
+def _with_progress(entries: list[Entry], progress: bool | None) -> Iterator[Entry]:
+    if progress is None and len(entries) == 1:
+        progress = False
+    with progress_bar(progress, "clouds", unit="file", total=len(entries)) as bar:
+        for entry in entries:
+            yield entry
+            bar.update()
 
 
 def _read(entry: Entry, split: str | None) -> Surface | Stack:

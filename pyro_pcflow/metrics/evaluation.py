@@ -58,7 +58,7 @@ def evaluate(
     split: str = "",
     units: str = "the data's units",
     likelihood: LogLikelihood | None = None,
-    progress: bool = False,
+    progress: bool | None = False,
     path: str | os.PathLike[str] | None = None,
 ) -> Report:
     """Compare samples of a model with held-out references.
@@ -97,7 +97,7 @@ def evaluate(
         split: name of its split, in the report.
         units: the unit of coordinates, in the report.
         likelihood: of the same model on held-out clouds, see `log_likelihood`, for the report.
-        progress: show bars.
+        progress: show bars; None shows them where they are seen, and a line every half a minute in a log.
         path: a folder to keep finished rows of matrices in, so that an interrupted call continues, see `pairwise`.
 
     Returns:

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from pyro_pcflow.metrics.approximate import approximate_emd
 from pyro_pcflow.metrics.chamfer import CHAMFER_CONVENTIONS, HAUSDORFF, chamfer, hausdorff
@@ -20,6 +19,7 @@ from pyro_pcflow.metrics.entropic import sinkhorn
 from pyro_pcflow.metrics.matrix_store import MatrixStore, fingerprint
 from pyro_pcflow.metrics.nearest_rows import NearestRows, find_invalid
 from pyro_pcflow.metrics.pairs import check_choice, check_cloud, check_mask, pair_clouds
+from pyro_pcflow.ops.progress import progress_bar
 
 __all__ = ["DISTANCES", "pairwise"]
 
@@ -80,7 +80,7 @@ def pairwise(
     y_mask: Tensor | None = None,
     max_memory_mb: float = 512.0,
     num_threads: int | None = None,
-    progress: bool = False,
+    progress: bool | None = False,
     path: str | os.PathLike[str] | None = None,
 ) -> Tensor:
     """The distances between all clouds of two sets, or between all clouds of one set.
@@ -108,7 +108,7 @@ def pairwise(
         y_mask: (R, M) boolean.
         max_memory_mb: the bound, in MiB.
         num_threads: threads for trees and matchings, by default as many as torch uses.
-        progress: show a bar.
+        progress: show a bar; None shows one where it is seen, and a line every half a minute in a log.
         path: a folder to keep finished rows in; it is made if need be.
 
     Returns:
@@ -151,7 +151,7 @@ def pairwise(
     matrix = torch.zeros(len(x), len(columns), dtype=torch.float64)
     done = set() if store is None else store.read_into(matrix)
     widths = [len(columns) - row if mirrored else len(columns) for row in range(len(x))]
-    with tqdm(total=sum(widths), desc=distance, unit="pair", disable=not progress) as bar, torch.no_grad():
+    with progress_bar(progress, distance, unit="pair", total=sum(widths)) as bar, torch.no_grad():
         bar.update(sum(widths[row] for row in done))
         for rows in _blocks([row for row in range(len(x)) if row not in done], step):
             first = rows.start if mirrored else 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from numbers import Real
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from pyro_pcflow.ops.signals import interruptible
 from pyro_pcflow.training.loop import Loop
 from pyro_pcflow.training.objective import check_module, is_cloud_model
 from pyro_pcflow.training.pictures import check_camera
@@ -79,6 +80,7 @@ def fit(
     log_every: int = 50,
     eval_every: int = 500,
     checkpoint_every: int = 500,
+    checkpoint_seconds: float = 60.0,
     out: str | os.PathLike[str] | None = None,
     resume: bool = False,
     pictures: bool | Mapping[str, Any] = True,
@@ -105,7 +107,13 @@ def fit(
     one writes files.
 
     With a folder `out`, a run that was stopped at any moment continues with `resume=True`. On the CPU, with
-    `max_steps` alone, it ends with the same weights to the last bit as one that was never stopped.
+    `max_steps` alone, it ends with the same weights to the last bit as one that was never stopped. A run may be
+    extended, even one that has ended: with `resume=True` and a larger `max_steps` or `max_seconds`, the learning rate
+    follows the half cosine of the new length from there on, and rises to it over `warmup_steps` from where it was. Such
+    a run ends a little behind one that was planned as long; the run folder says where it was extended.
+
+    Ctrl-C and the signals SIGTERM and SIGHUP write a checkpoint first, between two steps or amid an evaluation. While
+    that is written, a second one waits.
 
     Args:
         module: a `PointCloudFlow` without context, or any module with `log_prob`, from points (M, D) to nats (M,); or
@@ -135,8 +143,9 @@ def fit(
         log_every: steps between lines of the metrics and updates of the progress bar.
         eval_every: steps between evaluations on the held-out points.
         checkpoint_every: steps between checkpoints.
+        checkpoint_seconds: seconds after which a checkpoint is written in any case.
         out: the run folder, see `RunFolder`; None keeps nothing.
-        resume: continue the run in `out`; starts one if there is none.
+        resume: continue the run in `out`, perhaps to larger limits; starts one if there is none.
         pictures: draw a `PointCloudFlow` or a `PointCloudVAE` into `out` at the end, which takes some seconds; or the
             camera of these pictures: `up`, the axis that stands upright ("y"), and `azim`, degrees around it.
         precision: `"full"`, or `"bfloat16"` for the hidden layers of networks, which a GPU evaluates faster; shifts and
@@ -144,7 +153,8 @@ def fit(
         recompute: let a backward pass evaluate couplings once more instead of keeping their hidden layers: a third
             slower, and memory for coordinates alone grows with the depth of a stack.
         device: where to train: "auto" (a GPU where there is one), "cpu", "cuda", "cuda:1".
-        progress: show a progress bar; None shows it in a terminal.
+        progress: True shows a progress bar, or lines in a log; None shows a bar in a terminal or a notebook, and a line
+            every half a minute in a log; False shows nothing.
 
     Returns:
         The steps, the seconds and the held-out log-density in nats per point.
@@ -153,10 +163,12 @@ def fit(
         TypeError: if the module or the data is of a wrong type.
         ValueError: if a setting, the shape or a value of the data is out of range; if the flow needs a context;
             if `out` holds a run with other settings.
-        FileExistsError: if `out` holds a run and `resume` is False.
+        FileExistsError: if `out` holds a run and `resume` is False; if another process trains in it; if it holds a file
+            that is not of this run and would be replaced.
         TrainingDivergedError: if a loss, gradient or weight stops being finite. No step is taken with it; the last
             checkpoint stays, and the module holds the last averaged weights that were finite.
-        KeyboardInterrupt: after writing a checkpoint into `out`, where the interrupted step can be repeated.
+        KeyboardInterrupt: by Ctrl-C, SIGTERM (`signum` says which) or SIGHUP, after writing a checkpoint into `out`,
+            where the interrupted step can be repeated. Its message says what was kept, and how to go on.
 
     Examples:
         >>> import pyro_pcflow as pcf
@@ -189,6 +201,7 @@ def fit(
         log_every=log_every,
         eval_every=eval_every,
         checkpoint_every=checkpoint_every,
+        checkpoint_seconds=checkpoint_seconds,
         precision=precision,
         recompute=recompute,
     )
@@ -213,19 +226,26 @@ def fit(
             description,
             resume=resume,
             compared=("settings", "data", "module"),
-            ignored=("log_every", "eval_every", "checkpoint_every"),
+            ignored=("log_every", "eval_every", "checkpoint_every", "checkpoint_seconds"),
+            limits=("max_steps", "max_seconds"),
+            pictures=prepared.pictures(module) if pictures else (),
         )
     # Nobody writes before everybody has looked into the folder.
     processes.wait()
 
-    with _borrowed(module, chosen_device), seeded(settings.seed + processes.rank, chosen_device):
-        normalize = getattr(module, "normalize", None)
-        if callable(normalize) and not getattr(module, "normalized", False):
-            normalize(prepared.points_for_units())
-        with Loop(module, prepared.objective(module), settings, folder, processes) as loop:
-            loop.run(progress)
-    if folder is not None and pictures and processes.is_first:
-        prepared.write_pictures(module, folder.path, **camera)
+    with interruptible() as interrupts, ExitStack() as until_the_end:
+        with _borrowed(module, chosen_device), seeded(settings.seed + processes.rank, chosen_device):
+            normalize = getattr(module, "normalize", None)
+            if callable(normalize) and not getattr(module, "normalized", False):
+                normalize(prepared.points_for_units())
+            if folder is not None and processes.is_first:
+                until_the_end.enter_context(folder.locked())
+            loop = Loop(module, prepared.objective(module), settings, folder, processes, interrupts)
+            until_the_end.enter_context(_telling(loop))
+            with loop:
+                loop.run(progress)
+        if folder is not None and pictures and processes.is_first:
+            prepared.write_pictures(module, folder.path, **camera)
     return FitResult(
         steps=loop.step,
         seconds=loop.seconds,
@@ -252,6 +272,16 @@ def _describe(module: nn.Module) -> dict[str, Any]:
         "parameters": sum(parameter.numel() for parameter in module.parameters()),
         "config": config if isinstance(config, Mapping) else None,
     }
+
+
+@contextmanager
+def _telling(loop: Loop) -> Iterator[None]:
+    """Let an interrupt say what was kept, and how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        error.args = (loop.kept(),)
+        raise
 
 
 @contextmanager

@@ -52,8 +52,7 @@ class FlatWeights:
         self.values.grad = torch.zeros_like(self.values)
         self.averages = self.values.detach().clone()
         self._originals = [parameter.data for parameter in parameters.values()]
-        for parameter, view in zip(parameters.values(), self.named(self.values.data).values(), strict=True):
-            parameter.data = view
+        self.show(self.values)
 
     def named(self, flat: Tensor) -> dict[str, Tensor]:
         """Cut a vector like `values` into views with the names and shapes of the parameters."""
@@ -86,13 +85,17 @@ class FlatWeights:
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
-        """Let the parameters hold their averages for a while, then bring them back to the last bit."""
-        kept = self.values.detach().clone()
+        """Let the parameters be views of their averages for a while; the weights themselves are not touched."""
         try:
-            self.values.data.copy_(self.averages)
+            self.show(self.averages)
             yield
         finally:
-            self.values.data.copy_(kept)
+            self.show(self.values)
+
+    def show(self, flat: Tensor) -> None:
+        """Make the parameters views of a vector like `values`."""
+        for parameter, view in zip(self.parameters.values(), self.named(flat.detach()).values(), strict=True):
+            parameter.data = view
 
     @torch.no_grad()
     def release(self, *, averaged: bool) -> None:

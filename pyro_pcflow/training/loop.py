@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 import time
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
+from pyro_pcflow.ops.progress import ProgressBar, progress_bar
+from pyro_pcflow.ops.signals import Interrupts
 from pyro_pcflow.training.economy import economical
 from pyro_pcflow.training.flat_weights import FlatWeights
 from pyro_pcflow.training.guard import TrainingDivergedError, find_culprit
@@ -24,6 +26,21 @@ from pyro_pcflow.training.settings import PRECISIONS, Settings
 __all__ = ["Loop"]
 
 
+@dataclass(frozen=True)
+class _Moment:
+    """A moment between two changes of the weights, from which training can go on: all but the weights themselves.
+
+    Attributes:
+        numbers: steps, scores and so on, as a checkpoint has them.
+        random: states of the generators.
+        versions: how often parameters and buffers had been written to.
+    """
+
+    numbers: dict[str, Any]
+    random: dict[str, Tensor]
+    versions: list[int]
+
+
 class Loop:
     """One training, from its first step or from a checkpoint; a context that leaves averaged weights behind.
 
@@ -34,6 +51,7 @@ class Loop:
         folder: where metrics and checkpoints go, or None.
         processes: those that share the training; each takes its part of every batch, and the mean of their gradients
             is that of the whole batch.
+        interrupts: the handler of signals.
     """
 
     def __init__(
@@ -43,7 +61,9 @@ class Loop:
         settings: Settings,
         folder: RunFolder | None,
         processes: Processes | None = None,
+        interrupts: Interrupts | None = None,
     ) -> None:
+        self.interrupts = Interrupts() if interrupts is None else interrupts
         self.processes = Processes() if processes is None else processes
         self.module = module
         self.objective = objective
@@ -60,7 +80,13 @@ class Loop:
         self._watched = [*module.parameters(), *module.buffers()]
         # Sums of loss and gradient norm since the last line of the metrics, and how many they are.
         self._window = [0.0, 0.0, 0]
-        self._whole: tuple[dict[str, Tensor], list[int]] | None = None
+        # The rate of the last step, and whether that step may still wait for its evaluation and its line.
+        self._rate = 0.0
+        self._pending = False
+        self._moment: _Moment | None = None
+        # The step of the checkpoint, and when it was written.
+        self._saved: tuple[int, float] | None = None
+        self._mark = (0, 0.0)
         self._seconds_before = 0.0
         self._agreed_seconds = 0.0
         self._start = time.perf_counter()
@@ -95,51 +121,91 @@ class Loop:
         self.module.train()
         if self.processes.size > 1:
             self._begin_together()
-        with tqdm(
+        with progress_bar(
+            progress if self.processes.is_first else False,
+            "fit",
             total=1.0,
             initial=self.schedule.progress(self.step, self.seconds),
-            disable=True if not self.processes.is_first else None if progress is None else not progress,
-            desc="fit",
             bar_format="{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}",
         ) as bar:
             try:
                 with economical(self.module, PRECISIONS[self.settings.precision], self.settings.recompute):
                     self._run(bar)
             except KeyboardInterrupt:
-                self._save_if_whole()
+                with self.interrupts.held():
+                    self._save_if_whole()
                 raise
         if self.folder is not None and self.processes.is_first:
             with self.weights.averaged():
                 self.folder.write_model(self.module)
         self.processes.wait()
 
-    def _run(self, bar: tqdm) -> None:
-        mark = (self.step, time.perf_counter())
-        done = self.schedule.progress(self.step, self.seconds) >= 1.0
+    def kept(self) -> str:
+        """What an interrupt leaves, in a line."""
+        where = f"interrupted at step {self.step}"
+        if self.folder is None:
+            return f"{where}: the module holds the averaged weights, and without out nothing else is kept"
+        if self._saved is None:
+            return f"{where}: no checkpoint was written yet; resume=True (--resume) starts again in {self.folder.path}"
+        return (
+            f"{where}; {self.folder.path} holds the checkpoint of step {self._saved[0]}: continue with resume=True "
+            "(on the command line --resume)"
+        )
+
+    def _run(self, bar: ProgressBar) -> None:
+        self._mark = (self.step, time.perf_counter())
+        self._saved = (self.step, self.seconds)
+        self._note_moment(pending=self._pending)
+        done = self._settle(bar) if self._pending else self.schedule.progress(self.step, self.seconds) >= 1.0
         while not done:
-            if self.folder is not None:
-                self._whole = (self._random_state(), self._versions())
-            rate = self._take_step()
-            done = self.schedule.progress(self.step, self.seconds) >= 1.0
-            evaluate = self.objective.evaluates and (done or self.step % self.settings.eval_every == 0)
-            checkpoint = self.folder is not None and (done or self.step % self.settings.checkpoint_every == 0)
-            log = done or evaluate or self.step % self.settings.log_every == 0
-            if log:
-                steps, seconds = self.step - mark[0], time.perf_counter() - mark[1]
-                points_per_second = steps * self.objective.points_per_step / seconds
-            if evaluate or checkpoint or done:
-                self._check_weights()
+            self.interrupts.check()
+            self._take_step()
+            done = self._settle(bar)
+
+    def _settle(self, bar: ProgressBar) -> bool:
+        """Evaluate, log and save what is due after a step, and say whether it was the last one."""
+        now = self.seconds
+        done = self.schedule.progress(self.step, now) >= 1.0
+        evaluate = self.objective.evaluates and (done or self.step % self.settings.eval_every == 0)
+        log = done or evaluate or self.step % self.settings.log_every == 0
+        checkpoint = self.folder is not None and (done or self._checkpoint_is_due(now))
+        if evaluate or checkpoint or done:
+            self._check_weights()
+        if log:
+            steps, seconds = self.step - self._mark[0], time.perf_counter() - self._mark[1]
+            # A run that was interrupted between a step and its line has made no step yet.
+            points_per_second = steps * self.objective.points_per_step / seconds if steps else None
             if evaluate:
                 self.scores = self._evaluate()
-            if log:
-                self._log(rate, points_per_second, evaluate, bar)
-            if checkpoint:
-                self._save(self._random_state())
-            if log:
-                # The rate of the next line leaves out what evaluating and saving took.
-                mark = (self.step, time.perf_counter())
+            self._log(points_per_second, evaluate, bar)
+            self._note_moment(pending=False)
+        if checkpoint:
+            self._save()
+        if log:
+            # The rate of the next line leaves out what evaluating and saving took.
+            self._mark = (self.step, time.perf_counter())
+        return done
 
-    def _take_step(self) -> float:
+    def _checkpoint_is_due(self, now: float) -> bool:
+        by_time = self._saved is not None and now - self._saved[1] >= self.settings.checkpoint_seconds
+        return by_time or self.step % self.settings.checkpoint_every == 0
+
+    def _note_moment(self, pending: bool) -> None:
+        """Note that training can go on from here."""
+        if self.folder is not None:
+            self._moment = _Moment(
+                {
+                    "step": self.step,
+                    "scores": self.scores,
+                    "window": self._window,
+                    "lr": self._rate,
+                    "pending": pending,
+                },
+                self._random_state(),
+                self._versions(),
+            )
+
+    def _take_step(self) -> None:
         batch = self.objective.share(self.objective.batch(self.step), self.processes)
         self.weights.drop_gradients()
         try:
@@ -163,17 +229,18 @@ class Loop:
         if not (math.isfinite(value) and math.isfinite(norm)):
             culprit = find_culprit(self.module, self.objective.loss, batch)
             self._diverge(self.step + 1, f"the loss is {value:.6g} and the norm of the gradient {norm:.6g}", culprit)
-        # From here to the end of the step, an interrupt finds a state that belongs to no step.
-        self._whole = None
-        if norm > self.settings.grad_clip:
-            gradient.mul_(self.settings.grad_clip / norm)
-        rate = self.schedule.rate(self.step, self.seconds)
-        self.optimizer.param_groups[0]["lr"] = rate
-        self.optimizer.step()
-        self.weights.update_average(self.step)
-        self._window = [self._window[0] + value, self._window[1] + norm, self._window[2] + 1]
-        self.step += 1
-        return rate
+        with self.interrupts.held():
+            # From here to the end of the step, the state belongs to no step.
+            self._moment = None
+            if norm > self.settings.grad_clip:
+                gradient.mul_(self.settings.grad_clip / norm)
+            self._rate = self.schedule.rate(self.step, self.seconds)
+            self.optimizer.param_groups[0]["lr"] = self._rate
+            self.optimizer.step()
+            self.weights.update_average(self.step)
+            self._window = [self._window[0] + value, self._window[1] + norm, self._window[2] + 1]
+            self.step += 1
+            self._note_moment(pending=True)
 
     @torch.no_grad()
     def _evaluate(self) -> dict[str, float]:
@@ -184,13 +251,13 @@ class Loop:
         self.module.train()
         return scores
 
-    def _log(self, rate: float, points_per_second: float, evaluated: bool, bar: tqdm) -> None:
+    def _log(self, points_per_second: float | None, evaluated: bool, bar: ProgressBar) -> None:
         loss, norm, count = self._window
         line: dict[str, Any] = {
             "step": self.step,
             "seconds": self.seconds,
             "loss": loss / count,
-            "lr": rate,
+            "lr": self._rate,
             "grad_norm": norm / count,
             "points_per_second": points_per_second,
         }
@@ -204,19 +271,23 @@ class Loop:
         self._window = [0.0, 0.0, 0]
         score = self.scores.get("nats_per_point")
         held_out = "" if score is None else f", held-out {score:.3f} nats per point"
-        bar.set_postfix_str(f"loss {loss / count:.3f}{held_out}, {points_per_second:,.0f} points/s", refresh=False)
+        speed = "" if points_per_second is None else f", {points_per_second:,.0f} points/s"
+        bar.set_postfix_str(f"loss {loss / count:.3f}{held_out}{speed}", refresh=False)
         bar.update(self.schedule.progress(self.step, self.seconds) - bar.n)
 
     def _begin_in_folder(self, folder: RunFolder) -> None:
-        if self.processes.is_first:
-            folder.begin()
+        # The first process has locked the folder.
         self.processes.wait()
         state = folder.read_checkpoint()
+        self._extend(folder, state)
         if self.processes.is_first:
-            self.history = folder.read_metrics(-1 if state is None else state["step"])
+            # The line of a step that waits for it will be written again.
+            last = -1 if state is None else state["step"] - state.get("pending", False)
+            self.history = folder.read_metrics(last)
         if state is None:
             # So that a resumed run starts from these very weights, whatever module it is given.
-            self._save(self._random_state())
+            self._note_moment(pending=False)
+            self._save()
             return
         try:
             self.module.load_state_dict(state["module"])
@@ -230,12 +301,37 @@ class Loop:
         self.step = state["step"]
         self.scores = state["scores"]
         self._window = state["window"]
+        self._rate = state.get("lr", 0.0)
+        self._pending = state.get("pending", False)
         self._seconds_before = state["seconds"]
         if self.processes.is_first:
             self._set_random_state(state)
         else:
             # Every process draws its own numbers; only the first one's are kept.
             torch.manual_seed(hash((self.settings.seed, self.processes.rank, self.step)))
+
+    def _extend(self, folder: RunFolder, state: dict[str, Any] | None) -> None:
+        """Let the rest of a run that was extended, now or before, begin at the rate that it had come to."""
+        step, seconds = (0, 0.0) if state is None else (state["step"], state["seconds"])
+        before = folder.limits_before
+        schedule = self._schedule(folder, before or {})
+        ended = schedule.progress(step, seconds) >= 1.0
+        if self.processes.is_first:
+            folder.check_outputs(ended)
+        if before is not None:
+            # The rate of the first step is no rate that a run has come to.
+            folder.extend(step, seconds, schedule.rate(step, seconds) if step else 0.0, ended)
+            if self.processes.is_first:
+                folder.write_extended()
+        self.schedule = self._schedule(folder, {})
+
+    def _schedule(self, folder: RunFolder, limits: dict[str, Any]) -> Schedule:
+        settings = self.settings
+        own = {"max_steps": settings.max_steps, "max_seconds": settings.max_seconds}
+        last: dict[str, Any] = folder.extensions[-1] if folder.extensions else {"step": 0, "lr": 0.0}
+        return Schedule(
+            settings.lr, settings.warmup_steps, **{**own, **limits}, start_step=last["step"], start_rate=last["lr"]
+        )
 
     def _set_random_state(self, state: dict[str, Any]) -> None:
         torch.set_rng_state(state["random"]["cpu"])
@@ -250,27 +346,31 @@ class Loop:
         for tensor in (self.weights.values.data, self.weights.averages):
             tensor.copy_(self.processes.from_first(tensor))
 
-    def _save(self, random: dict[str, Tensor]) -> None:
+    def _save(self) -> None:
+        """Write a checkpoint of the moment that was noted last, which the weights still belong to."""
+        assert self._moment is not None
+        self._saved = (self.step, self.seconds)
         if not self.processes.is_first:
             return
         assert self.folder is not None
-        self.folder.write_checkpoint(
-            {
-                "step": self.step,
-                "seconds": self.seconds,
-                "scores": self.scores,
-                "window": self._window,
-                "random": random,
-                "module": self.module.state_dict(),
-                "averages": self.weights.named(self.weights.averages),
-                "optimizer": self.optimizer.state_dict(),
-            }
-        )
+        with self.interrupts.held():
+            self.folder.write_checkpoint(
+                {
+                    **self._moment.numbers,
+                    "seconds": self.seconds,
+                    "random": self._moment.random,
+                    "module": self.module.state_dict(),
+                    "averages": self.weights.named(self.weights.averages),
+                    "optimizer": self.optimizer.state_dict(),
+                }
+            )
 
     def _save_if_whole(self) -> None:
-        """Save the state at the beginning of an interrupted step, unless the step has already changed it."""
-        if self._whole is not None and self._whole[1] == self._versions():
-            self._save(self._whole[0])
+        """Save the moment that was noted last, unless something has written to the module since."""
+        if self._moment is not None and self._moment.versions == self._versions():
+            # Whatever was being evaluated with other weights.
+            self.weights.show(self.weights.values)
+            self._save()
 
     @property
     def _device(self) -> torch.device:

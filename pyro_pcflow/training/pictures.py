@@ -17,7 +17,10 @@ from pyro_pcflow.plotting.camera import view_matrix
 from pyro_pcflow.training.clouds import Source
 from pyro_pcflow.training.seeding import seeded
 
-__all__ = ["check_camera", "write_cloud_pictures", "write_pictures"]
+__all__ = ["PICTURES_OF_CLOUDS", "PICTURES_OF_POINTS", "check_camera", "write_cloud_pictures", "write_pictures"]
+
+PICTURES_OF_POINTS = ("samples.png", "film.webp", "film.gif", "viewer.html")
+PICTURES_OF_CLOUDS = ("samples.png", "reconstructions.png", "walk.png", "walk.webp", "walk.html")
 
 
 def check_camera(camera: Mapping[str, Any]) -> dict[str, Any]:

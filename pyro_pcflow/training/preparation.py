@@ -16,7 +16,12 @@ from pyro_pcflow.models import AutoDecoder, PointCloudVAE
 from pyro_pcflow.training.cloud_batches import CloudBatches, evaluation_batches
 from pyro_pcflow.training.clouds import Clouds, Source, as_clouds, some_points, split_clouds
 from pyro_pcflow.training.objective import EvidenceLowerBound, ExactLikelihood, Objective, takes_batches
-from pyro_pcflow.training.pictures import write_cloud_pictures, write_pictures
+from pyro_pcflow.training.pictures import (
+    PICTURES_OF_CLOUDS,
+    PICTURES_OF_POINTS,
+    write_cloud_pictures,
+    write_pictures,
+)
 from pyro_pcflow.training.points import Batches, Split, as_points, fingerprint, split_points
 from pyro_pcflow.training.settings import Settings
 
@@ -44,6 +49,10 @@ class Prepared(ABC):
         """What the loop maximises."""
 
     @abstractmethod
+    def pictures(self, module: nn.Module) -> tuple[str, ...]:
+        """Names of what `write_pictures` writes."""
+
+    @abstractmethod
     def write_pictures(self, module: nn.Module, folder: Path, **options: Any) -> None:
         """Draw a module that can be drawn, with options of the functions that draw."""
 
@@ -60,6 +69,9 @@ class PreparedPoints(Prepared):
     def objective(self, module: nn.Module) -> ExactLikelihood:
         batches = Batches(self.split.training, self.settings.batch_size, self.settings.seed, self.settings.noise)
         return ExactLikelihood(module, batches, self.split.held_out)
+
+    def pictures(self, module: nn.Module) -> tuple[str, ...]:
+        return PICTURES_OF_POINTS if isinstance(module, PointCloudFlow) else ()
 
     def write_pictures(self, module: nn.Module, folder: Path, **options: Any) -> None:
         if isinstance(module, PointCloudFlow):
@@ -93,6 +105,9 @@ class PreparedClouds(Prepared):
         if self.held_out is not None:
             held_out = evaluation_batches(self.held_out, settings.seed, settings.noise, whole=not takes_batches(module))
         return EvidenceLowerBound(module, batches, held_out)
+
+    def pictures(self, module: nn.Module) -> tuple[str, ...]:
+        return PICTURES_OF_CLOUDS if isinstance(module, PointCloudVAE) else ()
 
     def write_pictures(self, module: nn.Module, folder: Path, **options: Any) -> None:
         if isinstance(module, PointCloudVAE):

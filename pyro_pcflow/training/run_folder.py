@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import platform
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyro
 import torch
+from filelock import FileLock, Timeout
 from torch import nn
 
 import pyro_pcflow
@@ -21,7 +26,7 @@ from pyro_pcflow.training import toml
 __all__ = ["RunFolder", "versions"]
 
 CHECKPOINT_FORMAT = "pyro-pcflow checkpoint"
-CHECKPOINT_VERSION = 1
+CHECKPOINT_VERSION = 2
 
 
 class RunFolder:
@@ -33,9 +38,17 @@ class RunFolder:
     `checkpoint.pt`           everything that resuming needs; always complete, never half-written
     `model.pt`                the final weights
     `samples.png`, ...        pictures of a flow, see `write_pictures`
+    `.lock`                   locked while a process trains here; once that has ended, in whatever way, it says nothing
     ========================  ==========================================================================
 
-    Nothing is written before `begin`.
+    A run that was extended has a list `extended` in `config.toml`: at which step, after how many seconds and at which
+    learning rate, and which limits it had before.
+
+    Nothing is written before `locked`. Every file appears under its name when it is complete; a process that is killed
+    may leave a hidden `.NAME.*.tmp`, which the next one deletes.
+
+    The lock is that of the operating system (`flock`). On a network file system it holds where the system passes locks
+    on to the server, as NFS version 4 does; where it does not, a warning says so, or a second run goes unnoticed.
 
     Args:
         path: the folder; need not exist.
@@ -43,6 +56,8 @@ class RunFolder:
         resume: continue the run that the folder holds, if it holds one.
         compared: tables of `config` that a resumed run must repeat.
         ignored: entries of those tables that may differ.
+        limits: entries of the table `settings` that may grow.
+        pictures: names of the pictures that will be written.
 
     Raises:
         FileExistsError: if the folder holds a run and `resume` is False, or files that are not of a run.
@@ -57,46 +72,155 @@ class RunFolder:
         resume: bool,
         compared: tuple[str, ...],
         ignored: tuple[str, ...] = (),
+        limits: tuple[str, ...] = (),
+        pictures: tuple[str, ...] = (),
     ) -> None:
         self.path = Path(path)
         self.config = self.path / "config.toml"
         self.metrics = self.path / "metrics.jsonl"
         self.checkpoint = self.path / "checkpoint.pt"
         self.model = self.path / "model.pt"
-        present = [file for file in (self.config, self.metrics, self.checkpoint, self.model) if file.exists()]
-        if present and not resume:
+        self.pictures = tuple(self.path / name for name in pictures)
+        self._resume = resume
+        self._compared, self._ignored, self._limits = compared, ignored, limits
+        self._now = toml.loads(toml.dumps(plain(config, "config")))
+        self._look()
+
+    @property
+    def extensions(self) -> list[dict[str, Any]]:
+        """Where the run was extended so far."""
+        return self._earlier.get("extended", [])
+
+    @property
+    def limits_before(self) -> dict[str, Any] | None:
+        """The limits of the run in the folder, if those of now are larger."""
+        return self._limits_before
+
+    def _look(self) -> None:
+        files = (self.config, self.metrics, self.checkpoint, self.model)
+        present = [file for file in files if os.path.lexists(file)]
+        if present and not self._resume:
             raise FileExistsError(
                 f"{self.path} already holds a run ({present[0].name}): pass resume=True to continue it, or choose "
                 "another folder"
             )
         if present and not self.config.exists():
             raise FileExistsError(f"{self.path} holds {present[0].name} but no config.toml: choose another folder")
-        self._text = toml.dumps(plain(config, "config"))
+        self._earlier: dict[str, Any] = {}
+        self._limits_before: dict[str, Any] | None = None
         if present:
-            self._compare(compared, ignored)
+            self._compare()
+        else:
+            self._refuse_foreign(self.pictures)
 
-    def begin(self) -> None:
-        """Make the folder and write the configuration, or clear up after a process that was killed in it."""
-        if self.config.exists():
-            for path in (self.config, self.checkpoint, self.model):
-                remove_leftovers(path)
-            return
+    def _refuse_foreign(self, files: Iterable[Path]) -> None:
+        for file in files:
+            if os.path.lexists(file):
+                raise FileExistsError(
+                    f"{file} is not of this run, which would replace it: move it away, or choose another folder"
+                )
+
+    def check_outputs(self, ended: bool) -> None:
+        """See that what is written at the end replaces nothing but files of an earlier end of this very run.
+
+        Args:
+            ended: whether the run has come to an end before.
+
+        Raises:
+            FileExistsError: naming the file.
+        """
+        if not (ended or any(extension["ended"] for extension in self.extensions)):
+            self._refuse_foreign((self.model, *self.pictures))
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep the folder for this process: make it, clear up after one that was killed, and write the configuration.
+
+        Raises:
+            FileExistsError: if another process trains in it, or has meanwhile begun to.
+        """
         self.path.mkdir(parents=True, exist_ok=True)
-        with atomic_file(self.config) as file:
-            file.write(self._text.encode())
+        with self._lock():
+            self._look()
+            for path in (self.config, self.checkpoint, self.model, *self.pictures):
+                remove_leftovers(path)
+            if not self.config.exists():
+                self._write_config(self._now)
+            yield
 
-    def _compare(self, compared: tuple[str, ...], ignored: tuple[str, ...]) -> None:
+    @contextmanager
+    def _lock(self) -> Iterator[None]:
+        path = self.path / ".lock"
+        if path.is_symlink():
+            # The library follows links, and writes.
+            raise FileExistsError(f"{path} is a link, and no lock of ours: delete it, or choose another folder")
+        lock = FileLock(path)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            holder = path.read_text(encoding="utf-8", errors="replace").strip()
+            process = f"process {holder}" if holder.isdecimal() else "another process"
+            raise FileExistsError(
+                f"{self.path}: {process} is training in this folder: wait until it has ended, or choose another folder"
+            ) from None
+        except NotImplementedError:
+            warnings.warn(
+                f"{self.path}: its file system has no locks: see to it that no second run uses the folder", stacklevel=2
+            )
+            yield
+            return
+        try:
+            if os.name == "posix":
+                path.write_text(f"{os.getpid()}\n", encoding="utf-8")
+            yield
+        finally:
+            lock.release()
+
+    def _write_config(self, config: dict[str, Any]) -> None:
+        with atomic_file(self.config) as file:
+            file.write(toml.dumps(config).encode())
+
+    def extend(self, step: int, seconds: float, rate: float, ended: bool) -> None:
+        """Take the new limits into the configuration, and note where they begin to matter.
+
+        Args:
+            step: how many steps the run had made.
+            seconds: how long it had taken.
+            rate: the learning rate that it had come to.
+            ended: whether the old limits had been reached.
+        """
+        assert self.limits_before is not None
+        here = {"step": step, "seconds": seconds, "lr": rate, "ended": ended, **self.limits_before}
+        limits = {name: self._now["settings"][name] for name in self.limits_before}
+        self._earlier["settings"].update(limits)
+        self._earlier["extended"] = [*self.extensions, here]
+        self._limits_before = None
+
+    def write_extended(self) -> None:
+        """Write the configuration of a run that was extended."""
+        self._write_config(self._earlier)
+
+    def _compare(self) -> None:
         try:
             earlier = toml.loads(self.config.read_text(encoding="utf-8"))
         except ValueError as error:
             raise ValueError(f"{self.config}: damaged ({error}): choose another folder") from error
-        now = toml.loads(self._text)
+        if not all(_is_extension(entry) for entry in earlier.setdefault("extended", [])):
+            raise ValueError(f"{self.config}: damaged (its list `extended`): choose another folder")
+        self._earlier = earlier
         differences = []
-        for table in compared:
-            before, after = earlier.get(table, {}), now.get(table, {})
-            for key in sorted({*before, *after} - {*ignored}):
-                if before.get(key) != after.get(key):
-                    differences.append(f"{table}.{key} was {before.get(key)!r} and is {after.get(key)!r}")
+        for table in self._compared:
+            before, after = earlier.get(table, {}), self._now.get(table, {})
+            for key in sorted({*before, *after} - {*self._ignored}):
+                one, other = before.get(key), after.get(key)
+                if one == other:
+                    continue
+                may_grow = table == "settings" and key in self._limits and _are_numbers(one, other)
+                if may_grow and other > one:
+                    self._limits_before = {**(self._limits_before or {}), key: one}
+                else:
+                    hint = ", but may only grow" if may_grow else ""
+                    differences.append(f"{table}.{key} was {one!r} and is {other!r}{hint}")
         if differences:
             raise ValueError(
                 f"{self.path} holds a run with other settings, which would end with other weights: "
@@ -105,8 +229,15 @@ class RunFolder:
 
     def log(self, line: dict[str, Any]) -> None:
         """Append one line of finite numbers to the metrics."""
-        with self.metrics.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line, allow_nan=False) + "\n")
+        with self.metrics.open("ab", buffering=0) as file:
+            whole = file.tell()
+            text = (json.dumps(line, allow_nan=False) + "\n").encode()
+            try:
+                if file.write(text) != len(text):
+                    raise OSError(errno.ENOSPC, "the disk is full", str(self.metrics))
+            except OSError:
+                file.truncate(whole)
+                raise
 
     def read_metrics(self, last_step: int) -> list[dict[str, Any]]:
         """Read the metrics up to a step, and cut off what follows: later lines, and a line half-written."""
@@ -169,6 +300,19 @@ class RunFolder:
         plain(state, "state_dict")
         with atomic_file(self.model) as file:
             torch.save(state, file)
+
+
+def _are_numbers(*values: Any) -> bool:
+    return all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+
+
+def _is_extension(entry: Any) -> bool:
+    return (
+        isinstance(entry, dict)
+        and {"step", "seconds", "lr", "ended"} <= entry.keys()
+        and _are_numbers(*(entry[name] for name in ("step", "seconds", "lr")))
+        and isinstance(entry["ended"], bool)
+    )
 
 
 def versions() -> dict[str, str]:

@@ -40,6 +40,7 @@ class Settings:
     log_every: int
     eval_every: int
     checkpoint_every: int
+    checkpoint_seconds: float
     precision: str
     recompute: bool
 
@@ -58,6 +59,7 @@ class Settings:
             self._require(name, lambda value: value >= 1, "at least 1")
         for name in ("max_seconds", "lr"):
             self._require(name, lambda value: 0 < value < math.inf, "positive and finite")
+        self._require("checkpoint_seconds", lambda value: value > 0, "positive (infinity for none by time)")
         self._require("grad_clip", lambda value: value > 0, "positive (infinity for no clipping)")
         self._require("noise", lambda value: 0 <= value < math.inf, "a standard deviation, at least 0 and finite")
         for name in ("warmup_steps", "kl_warmup_steps"):
