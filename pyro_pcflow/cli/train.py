@@ -97,9 +97,8 @@ def _train(arguments: argparse.Namespace) -> None:
     )
     kind = "bound on held-out clouds" if of_many else "held-out points"
     print(f"{result.nats_per_point:.3f} nats per point, {kind}, after {result.steps} steps")
-    print(
-        f"{arguments.out}: {', '.join(sorted(path.name for path in Path(arguments.out).iterdir() if not path.name.startswith('.')))}"
-    )
+    names = sorted(path.name for path in Path(arguments.out).iterdir() if path.name != ".lock")
+    print(f"{arguments.out}: {', '.join(names)}")
 
 
 def _learning_rate(arguments: argparse.Namespace, of_many: bool) -> float:

@@ -163,6 +163,12 @@ FLOW = pcf.PointCloudFlow(2, num_couplings=1, hidden_dims=[40])
 CLOUDS = torch.randn(1, 2000, 3, generator=torch.Generator().manual_seed(0))
 
 
+def write_config(folder):
+    with RunFolder(folder, {"a": "x" * 5000}, resume=True, compared=()).locked():
+        # Of the two files, only this one is for somebody to read.
+        (folder / ".lock").unlink()
+
+
 def write_checkpoint(folder):
     RunFolder(folder, {}, resume=True, compared=()).write_checkpoint({"a": CLOUDS})
 
@@ -171,7 +177,7 @@ WRITERS = {
     "save": lambda folder: pcf.save(FLOW, folder / "flow.pt"),
     "checkpoint": write_checkpoint,
     "weights": lambda folder: RunFolder(folder, {}, resume=True, compared=()).write_model(torch.nn.Linear(99, 99)),
-    "config": lambda folder: RunFolder(folder, {"a": "x" * 5000}, resume=True, compared=()).begin(),
+    "config": write_config,
     "rows": lambda folder: MatrixStore(folder, "0" * 64, "emd", (1, 999)).write(slice(0, 1), torch.zeros(1, 999)),
     "npy": lambda folder: pcf.data.save_clouds(CLOUDS, folder / "new.npy"),
     "npz": lambda folder: pcf.data.save_clouds(CLOUDS, folder / "new.npz"),
@@ -202,6 +208,7 @@ def test_a_full_disk_leaves_nothing_and_replaces_nothing(tmp_path, writer):
         empty.mkdir()
         with full_disk(after), pytest.raises((OSError, RuntimeError)):
             WRITERS[writer](empty)
+        (empty / ".lock").unlink(missing_ok=True)
         left = {path.relative_to(empty): path.read_bytes() for path in empty.rglob("*") if path.is_file()}
         assert left.items() <= written.items(), "cut, or under a temporary name"
         assert len(left) < len(written)
