@@ -205,7 +205,8 @@ class RunFolder:
             earlier = toml.loads(self.config.read_text(encoding="utf-8"))
         except ValueError as error:
             raise ValueError(f"{self.config}: damaged ({error}): choose another folder") from error
-        if not all(_is_extension(entry) for entry in earlier.setdefault("extended", [])):
+        extended = earlier.get("extended", [])
+        if not (isinstance(extended, list) and all(map(_is_extension, extended))):
             raise ValueError(f"{self.config}: damaged (its list `extended`): choose another folder")
         self._earlier = earlier
         differences = []
