@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from pyro_pcflow.distributions.mixture import PointMixture
 from pyro_pcflow.distributions.point_cloud import PointCloud
-from pyro_pcflow.distributions.point_cloud_flow import PointCloudFlow
+from pyro_pcflow.distributions.point_cloud_flow import FLOW_OPTIONS, PointCloudFlow
+from pyro_pcflow.ops.options import check_options
 
 __all__ = ["MixtureOfFlows"]
 
@@ -33,6 +34,7 @@ class MixtureOfFlows(nn.Module):
         **flow_options: any other option of `PointCloudFlow`, the same for every flow.
 
     Raises:
+        TypeError: if an option is unknown.
         ValueError: if a size or a name is out of range.
 
     Examples:
@@ -46,6 +48,7 @@ class MixtureOfFlows(nn.Module):
 
     def __init__(self, num_flows: int, point_dim: int = 3, context_dim: int = 0, **flow_options: Any) -> None:
         super().__init__()
+        check_options(flow_options, FLOW_OPTIONS, type(self).__name__)
         if num_flows < 1:
             raise ValueError(f"num_flows must be at least 1, got {num_flows}")
         self.num_flows = num_flows

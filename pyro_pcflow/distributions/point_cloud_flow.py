@@ -13,6 +13,7 @@ from pyro_pcflow.distributions.bases import ConditionalNormal, StandardNormal
 from pyro_pcflow.distributions.notebook import flow_html
 from pyro_pcflow.distributions.point_cloud import PointCloud
 from pyro_pcflow.distributions.point_distribution import PointDistribution
+from pyro_pcflow.ops.options import check_options, option_names
 from pyro_pcflow.transforms import (
     ConditionalPointTransform,
     ConditionedPointTransform,
@@ -26,6 +27,8 @@ from pyro_pcflow.transforms.one_pass import check_context, check_points
 __all__ = ["PointCloudFlow"]
 
 BASES = ("normal", "conditional")
+# What a flow takes beside the sizes of its points and its context.
+FLOW_OPTIONS = ("base", *option_names(coupling_stack, without=["point_dim", "context_dim"]))
 
 
 class PointCloudFlow(nn.Module):
@@ -45,6 +48,7 @@ class PointCloudFlow(nn.Module):
         **stack_options: any other option of `coupling_stack`.
 
     Raises:
+        TypeError: if an option is unknown.
         ValueError: if a size or a name is out of range.
 
     Examples:
@@ -69,6 +73,7 @@ class PointCloudFlow(nn.Module):
             raise ValueError(f"base must be one of {', '.join(BASES)}, got {base!r}")
         if base == "conditional" and context_dim == 0:
             raise ValueError("a conditional base needs a context: give context_dim of at least 1")
+        check_options(stack_options, ["point_dim", "context_dim", *FLOW_OPTIONS], type(self).__name__)
         self.point_dim = point_dim
         self.context_dim = context_dim
         self.config = {

@@ -42,6 +42,7 @@ class AutoDecoder(LatentCloudModel):
         prior_options: options of `latent_flow`.
 
     Raises:
+        TypeError: if `decoder` or `prior_options` hold an unknown option.
         ValueError: if a size or a name is out of range.
 
     Examples:
@@ -99,14 +100,17 @@ class AutoDecoder(LatentCloudModel):
         mask: Tensor | None = None,
         size: int | None = None,
         *,
-        index: Tensor | None = None,
+        labels: Tensor | None = None,
+        noise_level: Tensor | float = 0.0,
+        num_points: Tensor | int | None = None,
         kl_weight: float = 1.0,
-        **_: Any,
+        index: Tensor | None = None,
+        seen: Tensor | None = None,
+        seen_mask: Tensor | None = None,
     ) -> Tensor:
-        """The sites of the guide: the embeddings `z` of training clouds. It takes the arguments of `joint` too.
+        """The sites of the guide: the embeddings `z` of training clouds; arguments as for `joint`.
 
-        Args:
-            index: which training clouds these are, shape `(B,)`; all of them, in order, by default.
+        Without an `index`, the batch is all training clouds, in order.
 
         Returns:
             The latents, shape `(B, latent_dim)`.

@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from pyro_pcflow.distributions import MixtureOfFlows, PointCloud, PointCloudFlow
+from pyro_pcflow.distributions.point_cloud_flow import FLOW_OPTIONS
 from pyro_pcflow.models.latent_prior import latent_flow
+from pyro_pcflow.ops.options import check_options
 from pyro_pcflow.transforms.memory import is_traced
 
 __all__ = ["PRIORS", "CloudDecoder"]
@@ -58,6 +60,8 @@ class CloudDecoder(nn.Module):
                 f"{latent_dim}, {num_flows} and {num_classes}"
             )
         decoder = {**DECODER, **decoder}
+        check_options(decoder, FLOW_OPTIONS, "decoder")
+        check_options(prior_options, FLOW_OPTIONS, "prior_options")
         self.config: dict[str, Any] = {
             "point_dim": point_dim,
             "latent_dim": latent_dim,

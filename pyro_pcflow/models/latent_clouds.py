@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import pyro
 import torch
@@ -44,19 +43,62 @@ class LatentCloudModel(CloudDecoder):
         """
         raise NotImplementedError(f"{type(self).__name__} does not define encode")
 
-    def posterior(self, clouds: Tensor, mask: Tensor | None = None, size: int | None = None, **options: Any) -> Tensor:
-        """The sites of the guide: latents `z` given clouds, in a plate `clouds`. It takes the arguments of `joint`."""
+    def posterior(
+        self,
+        clouds: Tensor,
+        mask: Tensor | None = None,
+        size: int | None = None,
+        *,
+        labels: Tensor | None = None,
+        noise_level: Tensor | float = 0.0,
+        num_points: Tensor | int | None = None,
+        kl_weight: float = 1.0,
+        index: Tensor | None = None,
+        seen: Tensor | None = None,
+        seen_mask: Tensor | None = None,
+    ) -> Tensor:
+        """The sites of the guide: latents `z` given clouds, in a plate `clouds`; arguments as for `joint`."""
         raise NotImplementedError(f"{type(self).__name__} does not define posterior")
 
-    def model(self, clouds: Tensor, mask: Tensor | None = None, size: int | None = None, **options: Any) -> Tensor:
+    def model(
+        self,
+        clouds: Tensor,
+        mask: Tensor | None = None,
+        size: int | None = None,
+        *,
+        labels: Tensor | None = None,
+        noise_level: Tensor | float = 0.0,
+        num_points: Tensor | int | None = None,
+        kl_weight: float = 1.0,
+        index: Tensor | None = None,
+        seen: Tensor | None = None,
+        seen_mask: Tensor | None = None,
+    ) -> Tensor:
         """Register the parameters with Pyro as `name` and sample `joint`, whose arguments it takes."""
         pyro.module(self.name, self)
-        return self.joint(clouds, mask, size, **options)
+        return self.joint(
+            clouds, mask, size, labels=labels, noise_level=noise_level, num_points=num_points, kl_weight=kl_weight
+        )
 
-    def guide(self, clouds: Tensor, mask: Tensor | None = None, size: int | None = None, **options: Any) -> Tensor:
-        """Register the parameters with Pyro as `name` and sample `posterior`, whose arguments it takes."""
+    def guide(
+        self,
+        clouds: Tensor,
+        mask: Tensor | None = None,
+        size: int | None = None,
+        *,
+        labels: Tensor | None = None,
+        noise_level: Tensor | float = 0.0,
+        num_points: Tensor | int | None = None,
+        kl_weight: float = 1.0,
+        index: Tensor | None = None,
+        seen: Tensor | None = None,
+        seen_mask: Tensor | None = None,
+    ) -> Tensor:
+        """Register the parameters with Pyro as `name` and sample `posterior`; arguments as for `joint`."""
         pyro.module(self.name, self)
-        return self.posterior(clouds, mask, size, **options)
+        return self.posterior(
+            clouds, mask, size, labels=labels, kl_weight=kl_weight, index=index, seen=seen, seen_mask=seen_mask
+        )
 
     def joint(
         self,
@@ -68,11 +110,14 @@ class LatentCloudModel(CloudDecoder):
         noise_level: Tensor | float = 0.0,
         num_points: Tensor | int | None = None,
         kl_weight: float = 1.0,
-        **_: Any,
+        index: Tensor | None = None,
+        seen: Tensor | None = None,
+        seen_mask: Tensor | None = None,
     ) -> Tensor:
         """The sites of the model: latents `z` and observed clouds `x`, in a plate `clouds`.
 
-        It takes the arguments of `posterior` too, and leaves them to it.
+        Pyro gives the same arguments to a model and its guide: both take all, and each leaves to the other what it
+        does not need.
 
         Args:
             clouds: observed clouds, shape `(B, N, D)`, in the data's units.
@@ -82,6 +127,10 @@ class LatentCloudModel(CloudDecoder):
             noise_level: for a model with `noise_input`, between 0 and 1, shape `(B,)` or a number.
             num_points: number of points that the scored ones of a cloud stand for, one number or shape `(B,)`.
             kl_weight: weight of the latent's terms, below 1 while training warms up; anything but 1 is no bound.
+            index: for the guide of an `AutoDecoder`, which training clouds these are, shape `(B,)`.
+            seen: for the guide of a `PointCloudVAE`, points that the encoder reads, shape `(B, M, D)`; by default the
+                clouds themselves.
+            seen_mask: True at the points of a seen cloud, shape `(B, M)`.
 
         Returns:
             The latents, shape `(B, latent_dim)`.

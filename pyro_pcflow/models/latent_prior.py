@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from pyro_pcflow.distributions import PointCloudFlow
+from pyro_pcflow.distributions.point_cloud_flow import FLOW_OPTIONS
+from pyro_pcflow.ops.options import check_options
 
 __all__ = ["latent_flow"]
 
@@ -31,6 +33,9 @@ def latent_flow(
         hidden_dims: widths of every conditioner's hidden layers.
         **flow_options: any other option of `PointCloudFlow`.
 
+    Raises:
+        TypeError: if an option is unknown.
+
     Returns:
         A module whose `condition(context)` is a Pyro distribution with `event_shape (latent_dim,)`.
 
@@ -45,5 +50,6 @@ def latent_flow(
         >>> pyro.poutine.trace(model).get_trace(torch.randn(5, 2)).nodes["z"]["value"].shape
         torch.Size([5, 4])
     """
+    check_options(flow_options, FLOW_OPTIONS, "latent_flow")
     options = {"masks": "halves", "activation": "silu", "num_frequencies": 0, **flow_options}
     return PointCloudFlow(latent_dim, context_dim, num_couplings, hidden_dims, **options)

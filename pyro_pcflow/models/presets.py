@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from pyro_pcflow.models.vae import PointCloudVAE
+from pyro_pcflow.ops.options import check_options, option_names
 
 __all__ = ["PRESETS", "Preset", "preset"]
 
+VAE_OPTIONS = option_names(PointCloudVAE, without=["point_dim"])
 T, F = True, False
 # Keep two coordinates, then one, each in turn.
 DPF_MASKS = ((F, T, T), (T, F, T), (T, T, F), (F, F, T), (F, T, F), (T, F, F))
@@ -185,6 +187,7 @@ def preset(name: str, point_dim: int = 3, **overrides: Any) -> PointCloudVAE:
             replaced and the rest stays.
 
     Raises:
+        TypeError: if an option is unknown.
         ValueError: if the name is not known, or the masks are for points of another size.
 
     Examples:
@@ -196,6 +199,7 @@ def preset(name: str, point_dim: int = 3, **overrides: Any) -> PointCloudVAE:
     """
     if name not in PRESETS:
         raise ValueError(f"preset must be one of {', '.join(PRESETS)}, got {name!r}")
+    check_options(overrides, VAE_OPTIONS, "preset")
     options = dict(PRESETS[name].options)
     for key, value in overrides.items():
         nested = isinstance(value, Mapping) and isinstance(options.get(key), Mapping)

@@ -14,6 +14,7 @@ from torch.distributions import Distribution
 
 from pyro_pcflow.models.latent_clouds import LatentCloudModel, clouds_plate
 from pyro_pcflow.nn import CloudEncoder
+from pyro_pcflow.ops.options import check_options, option_names
 from pyro_pcflow.transforms import rescale
 
 __all__ = ["PointCloudVAE"]
@@ -25,6 +26,7 @@ ENCODER: dict[str, Any] = {
     "activation": "silu",
     "num_frequencies": 3,
 }
+ENCODER_OPTIONS = option_names(CloudEncoder, without=["point_dim", "output_dims", "context_dim"])
 
 
 class PointCloudVAE(LatentCloudModel):
@@ -52,6 +54,7 @@ class PointCloudVAE(LatentCloudModel):
         encoder: options of `CloudEncoder`; by default widths of 64 and 128, then 512, `"silu"`, and 3 frequencies.
 
     Raises:
+        TypeError: if `decoder`, `prior_options` or `encoder` hold an unknown option.
         ValueError: if a size or a name is out of range.
 
     Examples:
@@ -89,6 +92,7 @@ class PointCloudVAE(LatentCloudModel):
             prior_options=prior_options or {},
         )
         encoder = {**ENCODER, **(encoder or {})}
+        check_options(encoder, ENCODER_OPTIONS, "encoder")
         self.config = {**self.config, "encoder": encoder}
         self.units = rescale(point_dim)
         self.encoder = CloudEncoder(point_dim, [latent_dim, latent_dim], context_dim=num_classes, **encoder)
@@ -125,21 +129,14 @@ class PointCloudVAE(LatentCloudModel):
         size: int | None = None,
         *,
         labels: Tensor | None = None,
+        noise_level: Tensor | float = 0.0,
+        num_points: Tensor | int | None = None,
         kl_weight: float = 1.0,
+        index: Tensor | None = None,
         seen: Tensor | None = None,
         seen_mask: Tensor | None = None,
-        **_: Any,
     ) -> Tensor:
-        """The sites of the guide: latents `z` given clouds. It takes the arguments of `joint` too.
-
-        Args:
-            clouds: observed clouds, shape `(B, N, D)`.
-            mask: True at the points of a cloud, shape `(B, N)`; all of them by default.
-            size: number of clouds that the `B` stand for; `B` by default.
-            labels: numbers of classes, shape `(B,)`; needed if the model has classes.
-            kl_weight: weight of the latent's terms.
-            seen: points that the encoder reads, shape `(B, M, D)`; by default the clouds themselves.
-            seen_mask: True at the points of a seen cloud, shape `(B, M)`.
+        """The sites of the guide: latents `z` given clouds; arguments as for `joint`.
 
         Returns:
             The latents, shape `(B, latent_dim)`.

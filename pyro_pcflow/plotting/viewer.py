@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from pyro_pcflow.ops.files import atomic_file
+from pyro_pcflow.ops.options import check_options, option_names
 
 from .arrays import Array, Clouds, as_array, check_points
 from .camera import view_matrix
@@ -177,6 +178,7 @@ def save_html(clouds: Clouds, path: str | Path, **options: Any) -> Path:
         ...     save_html({"noise": torch.randn(4, 64, 3)}, f"{folder}/noise.html", title="Noise").name
         'noise.html'
     """
+    check_options(options, option_names(view_clouds, without=["clouds"]), "save_html")
     return view_clouds(clouds, **options).save(path)
 
 

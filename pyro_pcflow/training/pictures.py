@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pyro_pcflow.distributions import PointCloudFlow
 from pyro_pcflow.models import PointCloudVAE
+from pyro_pcflow.ops.options import check_options
 from pyro_pcflow.plotting import animate, plot_clouds, save_figure, save_html
 from pyro_pcflow.plotting.camera import view_matrix
 from pyro_pcflow.training.clouds import Source
@@ -30,10 +31,10 @@ def check_camera(camera: Mapping[str, Any]) -> dict[str, Any]:
         camera: `up` and `azim`, or one of them, or none.
 
     Raises:
-        ValueError: if there is something else, or a value is wrong.
+        TypeError: if there is something else.
+        ValueError: if a value is wrong.
     """
-    if not camera.keys() <= {"up", "azim"}:
-        raise ValueError(f"pictures must be True, False, or a camera of up and azim, got {sorted(camera)}")
+    check_options(camera, ["up", "azim"], "the camera of pictures")
     view_matrix(elev=0.0, **{"azim": 0.0, **camera})
     return dict(camera)
 
