@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from pyro_pcflow.data import MappedClouds
-from pyro_pcflow.training.points import as_tensor, fingerprint, seeded_generator
+from pyro_pcflow.training.points import as_tensor, check_share, fingerprint, first_equal, set_apart
 
 __all__ = ["Clouds", "MappedSource", "Source", "as_clouds", "some_points", "split_clouds"]
 
@@ -206,7 +206,7 @@ def as_clouds(
 
 
 def split_clouds(clouds: Source, held_out: float, seed: int) -> tuple[Source, Source | None]:
-    """Set clouds apart for evaluation, at most 512.
+    """Set clouds apart for evaluation, at most 512. A cloud that occurs several times is on one side only.
 
     Args:
         clouds: all of them.
@@ -216,18 +216,25 @@ def split_clouds(clouds: Source, held_out: float, seed: int) -> tuple[Source, So
     Raises:
         ValueError: if the share is not in [0, 1), or leaves nothing to train or to evaluate on.
     """
-    if not 0 <= held_out < 1:
-        raise ValueError(f"held_out must be a share in [0, 1) or clouds, got {held_out}")
+    check_share(held_out, "clouds")
     if held_out == 0:
         return clouds, None
-    count = min(round(held_out * len(clouds)), MAX_HELD_OUT)
-    if not 0 < count < len(clouds):
-        raise ValueError(
-            f"held_out={held_out} of {len(clouds)} clouds leaves {len(clouds) - count} to train on and {count} to "
-            "evaluate on: give more clouds, or held_out=0 for no evaluation"
-        )
-    order = torch.randperm(len(clouds), generator=seeded_generator(seed, "split"))
-    return clouds.subset(order[count:].sort().values), clouds.subset(order[:count])
+    training, drawn = set_apart(first_equal_cloud(clouds), held_out, MAX_HELD_OUT, seed, "clouds")
+    return clouds.subset(training), clouds.subset(drawn)
+
+
+def first_equal_cloud(clouds: Source) -> Tensor:
+    """For each cloud the number of the first one with the same points in the same order, shape `(S,)`, on the CPU."""
+    rows = torch.arange(len(clouds), device=clouds.device)
+    # One point of each is read, and a whole cloud only where that is another one's.
+    first = first_equal(clouds.take(rows, torch.zeros_like(rows).unsqueeze(-1)).squeeze(1))
+    known: dict[str, int] = {}
+    for row in (first.bincount(minlength=len(first))[first] > 1).nonzero().flatten().tolist():
+        chosen = rows[row : row + 1]
+        points, mask = clouds.take(chosen), clouds.mask_of(chosen)
+        # Adding zero makes one number of the two zeros.
+        first[row] = known.setdefault(fingerprint((points if mask is None else points[mask]) + 0.0), row)
+    return first
 
 
 def some_points(clouds: Source) -> Tensor:

@@ -130,11 +130,13 @@ def fit(
         lr: the highest learning rate.
         seed: decides the held-out data, the order of the batches, the noise, and a module's own random numbers.
         noise: standard deviation, in the data's units, of Gaussian noise added afresh to every batch, and once
-            to the share that is held out. Without it, the density of points on a surface has no upper bound. A model
-            with `noise_input` gets a uniform share of it for each cloud.
+            to held-out data. Without it, the density of points on a surface has no upper bound. A model with
+            `noise_input` gets a uniform share of it for each cloud in training, and all of it in evaluation.
         held_out: the share of points, or of clouds, kept for evaluation (at most 20,000 points or 512 clouds; 0 for
-            none); or the points, which are then evaluated as they are, without noise; or the clouds, in any form of
-            `data`, which are evaluated with noise.
+            none); or the points or clouds themselves, in any form of `data`. A point or a cloud that occurs several
+            times in the data is on one side only. Drawn or given, they are evaluated with noise, since the density
+            that is learned is that of points with noise: give them as they are. A score without noise, or of points
+            that have theirs already, is `module.log_prob(points).mean()`.
         warmup_steps: steps over which the learning rate rises.
         kl_warmup_steps: for a model, steps over which the weight of the latents' terms rises to 1. What is evaluated is
             always the bound, without weights.

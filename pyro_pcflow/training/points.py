@@ -11,7 +11,18 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-__all__ = ["Batches", "Split", "as_points", "as_tensor", "fingerprint", "seeded_generator", "split_points"]
+__all__ = [
+    "Batches",
+    "Split",
+    "as_points",
+    "as_tensor",
+    "check_share",
+    "fingerprint",
+    "first_equal",
+    "seeded_generator",
+    "set_apart",
+    "split_points",
+]
 
 # Enough for a standard error below 0.01 nats per point, and evaluated in a blink.
 MAX_HELD_OUT = 20_000
@@ -72,13 +83,14 @@ class Split:
 
 
 def split_points(points: Tensor, held_out: float | Tensor, *, seed: int, noise: float) -> Split:
-    """Set points apart for evaluation.
+    """Set points apart for evaluation. A point that occurs several times is on one side only.
 
     Args:
         points: shape (M, D).
         held_out: the share of points to draw, at most 20,000 points, none at 0; or the points themselves.
         seed: decides which points are drawn, and the noise on them.
-        noise: standard deviation of the Gaussian noise that is added once to drawn points; given ones stay as they are.
+        noise: standard deviation of the Gaussian noise that is added once to the points that are evaluated, drawn or
+            given.
 
     Raises:
         ValueError: if the share is not in [0, 1), or leaves nothing to train or to evaluate on.
@@ -89,21 +101,80 @@ def split_points(points: Tensor, held_out: float | Tensor, *, seed: int, noise: 
         (torch.Size([80, 3]), torch.Size([20, 3]))
     """
     if isinstance(held_out, Tensor):
-        return Split(points, held_out)
-    if not 0 <= held_out < 1:
-        raise ValueError(f"held_out must be a share in [0, 1) or points, got {held_out}")
+        return Split(points, _with_noise(held_out, noise, seed))
+    check_share(held_out, "points")
     if held_out == 0:
         return Split(points, None)
-    count = min(round(held_out * len(points)), MAX_HELD_OUT)
-    if not 0 < count < len(points):
+    training, drawn = (
+        rows.to(points.device) for rows in set_apart(first_equal(points), held_out, MAX_HELD_OUT, seed, "points")
+    )
+    return Split(points[training], _with_noise(points[drawn], noise, seed))
+
+
+def check_share(held_out: float, kind: str) -> None:
+    """Raise a `ValueError` unless a share of points or clouds can be set apart."""
+    if not 0 <= held_out < 1:
+        raise ValueError(f"held_out must be a share in [0, 1) or {kind}, got {held_out}")
+
+
+def first_equal(points: Tensor) -> Tensor:
+    """For each point the number of the first one that equals it in every coordinate, its own if there is none.
+
+    Args:
+        points: shape (M, D), finite.
+
+    Returns:
+        Shape (M,), on the CPU.
+
+    Examples:
+        >>> first_equal(torch.tensor([[1.0, 2.0], [0.0, 0.0], [1.0, 2.0]])).tolist()
+        [0, 1, 0]
+    """
+    # Sorted by every coordinate in turn, equal points are neighbours, the first of them in front.
+    order = torch.arange(len(points), device=points.device)
+    for coordinate in points.unbind(-1):
+        order = order[coordinate[order].argsort(stable=True)]
+    ordered = points[order]
+    starts = torch.ones(len(points), dtype=torch.bool, device=points.device)
+    starts[1:] = (ordered[1:] != ordered[:-1]).any(-1)
+    first = torch.empty_like(order)
+    first[order] = order[starts][starts.cumsum(0) - 1]
+    return first.cpu()
+
+
+def set_apart(first: Tensor, share: float, most: int, seed: int, kind: str) -> tuple[Tensor, Tensor]:
+    """Draw a share of different things, each with everything that equals it.
+
+    Args:
+        first: for each thing the number of the first one that equals it, shape (M,), see `first_equal`.
+        share: of the things that differ, in (0, 1).
+        most: how many of them are drawn at most, and how many things are returned as drawn.
+        seed: decides which.
+        kind: what the things are called in an error.
+
+    Returns:
+        Numbers of the things that stay, in order, and of those that were drawn.
+
+    Raises:
+        ValueError: if nothing would stay, or be drawn.
+    """
+    different = (first == torch.arange(len(first))).nonzero().flatten()
+    count = min(round(share * len(different)), most)
+    if not 0 < count < len(different):
         raise ValueError(
-            f"held_out={held_out} of {len(points)} points leaves {len(points) - count} to train on and {count} to "
-            "evaluate on: give more points, or held_out=0 for no evaluation"
+            f"held_out={share} of {len(different)} different {kind} leaves {len(different) - count} to train on and "
+            f"{count} to evaluate on: give more {kind}, or held_out=0 for no evaluation"
         )
-    order = torch.randperm(len(points), generator=seeded_generator(seed, "split")).to(points.device)
-    # The training points keep their order, whatever the share.
-    training = points[order[count:].sort().values]
-    return Split(training, _with_noise(points[order[:count]], noise, seed))
+    order = torch.randperm(len(different), generator=seeded_generator(seed, "split"))
+    place = torch.empty_like(first)
+    place[different[order]] = torch.arange(len(different))
+    place = place[first]
+    drawn = (place < count).nonzero().flatten()
+    drawn = drawn[place[drawn].argsort(stable=True)]
+    if len(drawn) > most:
+        some = torch.randperm(len(drawn), generator=seeded_generator(seed, "held-out copies"))[:most]
+        drawn = drawn[some.sort().values]
+    return (place >= count).nonzero().flatten(), drawn
 
 
 class Batches:

@@ -19,7 +19,15 @@ from pyro_pcflow.training.cloud_batches import (
     evaluation_batches,
     with_noise,
 )
-from pyro_pcflow.training.clouds import Clouds, MappedSource, as_clouds, some_points, split_clouds
+from pyro_pcflow.training.clouds import (
+    Clouds,
+    MappedSource,
+    as_clouds,
+    first_equal_cloud,
+    some_points,
+    split_clouds,
+)
+from pyro_pcflow.training.points import seeded_generator
 
 CPU = torch.device("cpu")
 
@@ -265,8 +273,33 @@ class TestSplit:
         assert ours.fingerprint() != take(mapped).fingerprint()
 
     def test_no_more_than_512_are_held_out(self):
-        training, held_out = split_clouds(Clouds(torch.zeros(2000, 1, 2)), 0.5, seed=0)
+        training, held_out = split_clouds(numbered(2000, 1), 0.5, seed=0)
         assert (len(training), len(held_out)) == (1488, 512)
+
+    @pytest.mark.parametrize("form", ["tensor", "file", "list"])
+    def test_a_cloud_that_is_repeated_is_on_one_side_only(self, form, tmp_path):
+        """The same points in the same order; that two clouds begin alike makes them no copies."""
+        clouds = torch.randn(20, 5, 3)
+        clouds[:10, 0] = 0.0
+        order = torch.randint(20, (200,))
+        data = clouds[order]
+        if form == "file":
+            data = MappedClouds(pcf.data.save_clouds(data, tmp_path / "a.npy"))
+        elif form == "list":
+            data = [cloud[: 5 - int(i) % 2] for cloud, i in zip(data, order, strict=True)]
+        training, held_out = split_clouds(take((data, order)), 0.2, seed=0)
+        first, second = (set(part.labels.tolist()) for part in (training, held_out))
+        assert not first & second
+        assert len(second) == 4
+        assert len(training) + len(held_out) == 200
+
+    def test_a_split_of_different_clouds_is_that_of_its_seed(self):
+        order = torch.randperm(40, generator=seeded_generator(2, "split"))
+        held_out = split_clouds(numbered(40, 3), 0.25, seed=2)[1]
+        assert torch.equal(held_out.points, numbered(40, 3).points[order[:10]])
+
+    def test_clouds_without_points_are_alike(self):
+        assert first_equal_cloud(numbered(4, 3, [0, 2, 0, 3])).tolist() == [0, 1, 0, 3]
 
     def test_none_are_held_out(self):
         clouds = numbered(4, 3)

@@ -7,10 +7,19 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
+from torch.utils.data import TensorDataset
 
+from pyro_pcflow.training import points as points_module
 from pyro_pcflow.training import toml
 from pyro_pcflow.training.flat_weights import FlatWeights
-from pyro_pcflow.training.points import Batches, fingerprint, split_points
+from pyro_pcflow.training.points import (
+    Batches,
+    as_points,
+    fingerprint,
+    first_equal,
+    seeded_generator,
+    split_points,
+)
 from pyro_pcflow.training.schedule import Schedule
 from pyro_pcflow.training.settings import as_device
 
@@ -119,13 +128,63 @@ class TestPoints:
         assert sorted([*split.training.flatten().tolist(), *split.held_out.flatten().tolist()]) == list(range(1000))
 
     def test_held_out_points_are_at_most_20000_and_their_noise_is_fixed(self):
-        points = torch.zeros(100_000, 2)
+        points = 1e-9 * torch.arange(100_000.0).unsqueeze(-1).expand(-1, 2)
         one, other = (split_points(points, 0.5, seed=1, noise=0.1) for _ in range(2))
         assert len(one.held_out) == 20_000
         assert len(one.training) == 80_000
         assert torch.equal(one.held_out, other.held_out)
         assert one.held_out.std().item() == pytest.approx(0.1, rel=0.02)
-        assert one.training.abs().max() == 0
+        assert one.training.abs().max() < 1e-3
+
+    @pytest.mark.parametrize("seed", [0, 5])
+    def test_a_split_of_different_points_is_that_of_its_seed(self, seed):
+        points = torch.randn(200, 3)
+        order = torch.randperm(200, generator=seeded_generator(seed, "split"))
+        split = split_points(points, 0.3, seed=seed, noise=0.0)
+        assert torch.equal(split.held_out, points[order[:60]])
+        assert torch.equal(split.training, points[order[60:].sort().values])
+
+    @pytest.mark.parametrize("form", [torch.Tensor, "array", "clouds", "Dataset"])
+    def test_a_point_that_is_repeated_is_on_one_side_only(self, form):
+        """As of a scan of 100 points that was repeated to 3000: every score of those would be of points seen before."""
+        scan = torch.randn(100, 3)
+        data = scan[torch.randint(100, (3000,))]
+        if form == "array":
+            data = data.numpy()
+        elif form == "clouds":
+            data = data.reshape(30, 100, 3)
+        elif form == "Dataset":
+            data = TensorDataset(data)
+        points = as_points(data, torch.float32, 3)
+        split = split_points(points, 0.1, seed=1, noise=0.0)
+        training, held_out = ({tuple(point) for point in part.tolist()} for part in (split.training, split.held_out))
+        assert not training & held_out
+        assert len(held_out) == 10
+        assert len(split.training) + len(split.held_out) == 3000
+        again = split_points(points, 0.1, seed=1, noise=0.0)
+        assert torch.equal(again.training, split.training)
+        assert torch.equal(again.held_out, split.held_out)
+
+    def test_copies_are_held_out_with_their_weight_and_no_more_than_20000(self, monkeypatch):
+        monkeypatch.setattr(points_module, "MAX_HELD_OUT", 40)
+        points = torch.arange(100.0).unsqueeze(-1).repeat_interleave(torch.tensor([1, 9] * 50), 0)
+        split = split_points(points, 0.3, seed=0, noise=0.0)
+        assert len(split.held_out) == 40
+        assert not torch.isin(split.held_out, split.training).any()
+        assert len(split.training.unique()) == 70
+        assert 0.5 < (split.held_out % 2).mean() < 1
+
+    def test_equal_means_equal_in_every_coordinate(self):
+        points = torch.tensor([[1.0, 0.0], [1.0, 2.0], [0.0, 2.0], [1.0, -0.0], [1.0, 2.0], [1.0, 0.0]])
+        assert first_equal(points).tolist() == [0, 1, 2, 0, 1, 0]
+        assert first_equal(points[:0]).tolist() == []
+        many = torch.randint(3, (500, 4)).float()
+        expected = [next(j for j in range(500) if torch.equal(many[i], many[j])) for i in range(0, 500, 50)]
+        assert first_equal(many)[::50].tolist() == expected
+
+    def test_points_that_are_all_the_same_leave_nothing(self):
+        with pytest.raises(ValueError, match="of 1 different points leaves 1 to train on and 0"):
+            split_points(torch.ones(50, 3), 0.1, seed=0, noise=0.0)
 
     def test_fingerprints_tell_values_apart(self):
         points = torch.randn(10, 3)
@@ -169,9 +228,11 @@ def test_toml_leaves_out_none_and_refuses_the_rest():
         toml.dumps({"a": torch.zeros(1)})
 
 
-def test_given_points_are_held_out_without_noise():
-    """Whoever gives the points has decided about their noise; a second helping would change the score."""
-    points, chosen = torch.randn(50, 3), torch.randn(20, 3)
-    assert torch.equal(split_points(points, chosen, seed=0, noise=0.5).held_out, chosen)
-    drawn = split_points(points, 0.2, seed=0, noise=0.5).held_out
-    assert not torch.isin(drawn, points).any()
+def test_points_that_are_given_get_the_noise_of_points_that_are_drawn():
+    """The score says nothing of how the points came: those that a seed draws score alike when they are given."""
+    points = torch.randn(50, 3)
+    drawn, clean = (split_points(points, 0.2, seed=0, noise=noise) for noise in (0.5, 0.0))
+    assert not torch.isin(drawn.held_out, points).any()
+    given = split_points(clean.training, clean.held_out, seed=0, noise=0.5)
+    assert torch.equal(given.held_out, drawn.held_out)
+    assert torch.equal(given.training, drawn.training)
