@@ -132,6 +132,7 @@ class TestOneSide:
         torch.testing.assert_close(joint.logsumexp(0), flow.log_prob(points))
         torch.testing.assert_close(seen.log_share().exp() + hidden.log_share().exp(), torch.ones(()).double())
 
+    @pytest.mark.exhaustive
     def test_error_of_the_share_for_a_flow(self):
         """The documented 4e-3, root mean square over flows, against two million draws each."""
         errors = []

@@ -74,20 +74,23 @@ def test_batch_shape_is_that_of_the_context(point):
     torch.testing.assert_close(wide.log_prob(value), together)
 
 
+TRIES, DRAWS = 30_000, 10_000
+
+
 def test_draws_come_from_the_density(point):
     """Means of test functions under the draws are those by importance sampling, which knows the density alone."""
     density = point(torch.tensor([0.3, -0.5]).double())
     proposal = dist.MultivariateStudentT(
         torch.tensor(5.0).double(), torch.zeros(3).double(), 1.2 * torch.eye(3).double()
     )
-    tries = proposal.sample((100_000,))
+    tries = proposal.sample((TRIES,))
     with torch.no_grad():
         weights = (density.log_prob(tries) - proposal.log_prob(tries)).exp()
-        draws = density.sample((20_000,))
-    assert (weights.mean() - 1).abs() < 4 * weights.std() / 100_000**0.5 + 0.005
+        draws = density.sample((DRAWS,))
+    assert (weights.mean() - 1).abs() < 4 * weights.std() / TRIES**0.5 + 0.005
     for f in (torch.sin, torch.cos, torch.tanh):
         by_weights = weights.unsqueeze(-1) * f(tries)
-        error = (by_weights.var(0) / 100_000 + f(draws).var(0) / 20_000).sqrt()
+        error = (by_weights.var(0) / TRIES + f(draws).var(0) / DRAWS).sqrt()
         assert ((by_weights.mean(0) - f(draws).mean(0)).abs() < 4 * error + 0.005).all()
 
 

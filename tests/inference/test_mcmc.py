@@ -202,7 +202,7 @@ def test_potential_follows_the_weights(cloud, in_one_list):
     assert len(set(energies)) == 3
 
 
-@pytest.mark.parametrize("sampler", ["NUTS", "compiled NUTS", "HMC"])
+@pytest.mark.parametrize("sampler", ["NUTS", pytest.param("compiled NUTS", marks=pytest.mark.exhaustive), "HMC"])
 def test_posterior_of_a_context(known, cloud, sampler):
     """Mean and covariance in closed form, a hundred effective samples or more."""
     model = OneCloud(known.flow)
@@ -242,7 +242,10 @@ def test_pose_before_a_background_under_jit():
         torch.testing.assert_close(traced(params), plain(params))
 
 
-@pytest.mark.parametrize(("model", "padding"), [(CloudsAsEvents, float("nan")), (CloudsAsPlates, 1e3)])
+@pytest.mark.parametrize(
+    ("model", "padding"),
+    [(CloudsAsEvents, float("nan")), pytest.param(CloudsAsPlates, 1e3, marks=pytest.mark.exhaustive)],
+)
 def test_posteriors_of_clouds_of_different_sizes(known, clouds, model, padding):
     """Each in closed form; that of an empty cloud is the prior."""
     points, mask = clouds
@@ -283,7 +286,9 @@ def test_posterior_of_a_pose():
     assert_normal_moments(got, torch.distributions.MultivariateNormal(mean, covariance), min_effective=100)
 
 
-@pytest.mark.parametrize("way", ["one by one", "fork", pytest.param("spawn", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "way", ["fork", *(pytest.param(way, marks=pytest.mark.exhaustive) for way in ("one by one", "spawn"))]
+)
 # From Python 3.12 on every fork of a process with threads warns, and Pyro starts a thread for its log.
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_two_chains(known, cloud, monkeypatch, way):

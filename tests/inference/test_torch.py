@@ -17,6 +17,7 @@ from conjugate import make_conjugate
 from functorch.compile import make_boxed_func
 from torch import nn
 from torch._dynamo.backends.common import aot_autograd
+from torch._dynamo.testing import CompileCounter
 from torch.func import functional_call, grad, hessian, stack_module_state, vmap
 
 import pyro_pcflow as pcf
@@ -220,8 +221,21 @@ def check_compiled_score(flow, score, device, backend):
     assert (check(second) - before).abs().max() > 0.1
 
 
-@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
-@pytest.mark.parametrize("score", SCORES.values(), ids=SCORES.keys())
+@pytest.mark.parametrize(
+    ("score", "backend"),
+    [
+        *(pytest.param(score, "eager", id=f"{name}-eager") for name, score in SCORES.items()),
+        *(
+            pytest.param(
+                score,
+                "aot_eager",
+                id=f"{name}-aot_eager",
+                marks=() if name == "masked cloud" else pytest.mark.exhaustive,
+            )
+            for name, score in SCORES.items()
+        ),
+    ],
+)
 def test_compiled_score_is_the_eager_one(score, backend, device):
     check_compiled_score(make_flow(device), score, device, backend)
 
@@ -245,13 +259,13 @@ def check_compiled_samples(flow, draw, device, backend):
                 parameter.mul_(1.1)
 
 
-@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+@pytest.mark.parametrize("backend", ["eager", pytest.param("aot_eager", marks=pytest.mark.exhaustive)])
 @pytest.mark.parametrize("draw", SAMPLES.values(), ids=SAMPLES.keys())
 def test_compiled_samples_are_the_eager_ones(draw, backend, device):
     check_compiled_samples(make_flow(device), draw, device, backend)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive  # the compiler takes longer than all other tests of this file
 @pytest.mark.skipif(
     not (shutil.which(os.environ.get("CXX", "g++")) and Path(sysconfig.get_path("include"), "Python.h").exists()),
     reason="torch's default backend needs a C++ compiler and Python's headers",
@@ -260,8 +274,15 @@ def test_compiled_by_the_default_backend(device):
     check_compiled_score(make_flow(device), SCORES["masked cloud"], device, "inductor")
 
 
-@pytest.mark.parametrize("training", [False, True])
-@pytest.mark.parametrize("score", ["condition", "masked cloud"])
+@pytest.mark.parametrize(
+    ("score", "training"),
+    [
+        ("condition", True),
+        pytest.param("condition", False, marks=pytest.mark.exhaustive),
+        pytest.param("masked cloud", False, marks=pytest.mark.exhaustive),
+        pytest.param("masked cloud", True, marks=pytest.mark.exhaustive),
+    ],
+)
 def test_compiled_score_evaluates_each_network_once(score, training, device):
     """As many matrix products in the forward graph as there are linear layers."""
     flow, data = make_flow(device), make_data(device)
@@ -318,13 +339,13 @@ def test_compiled_code_may_walk_the_parameters(device):
 
 def test_compiled_for_any_number_of_points(device):
     flow, context = make_flow(device), torch.randn(CONTEXT, dtype=torch.float64, device=device)
-    counts = []
+    counter = CompileCounter()
     score = lambda x: flow.cloud(context, num_points=x.shape[-2]).log_prob(x)  # noqa: E731
-    fast = compiled(score, counting_backend(counts), dynamic=True)
+    fast = compiled(score, counter, dynamic=True)
     for num_points in (5, 8, 100):
         x = torch.randn(num_points, 3, dtype=torch.float64, device=device)
         torch.testing.assert_close(fast(x), score(x))
-    assert len(counts) == 1
+    assert counter.frame_count == 1
 
 
 def test_torch_switches_validation_off_when_it_compiles(device):
@@ -457,7 +478,7 @@ def in_a_worker(method, target, *arguments):
     [
         # Python 3.12 warns of every fork in a process with threads, of which torch always has some.
         pytest.param("fork", marks=pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")),
-        pytest.param("spawn", marks=pytest.mark.slow),
+        pytest.param("spawn", marks=pytest.mark.exhaustive),
     ],
 )
 def test_workers_score_clouds(method):

@@ -111,7 +111,7 @@ def model(scan):
     pyro.sample("scan", pcf.PointCloud(dist.TransformedDistribution(THING, [pose]), num_points=len(scan)), obs=scan)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_posterior_of_a_pose_against_importance_sampling():
     """NUTS over rotation, translation and scale, against self-normalised importance sampling.
 

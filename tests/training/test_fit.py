@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils.data import Dataset, TensorDataset
 
 import pyro_pcflow as pcf
-from pyro_pcflow.training import FitResult, fit
+from pyro_pcflow.training import FitResult, fit, objective
 
 
 def closed_form(training, held_out):
@@ -34,6 +34,15 @@ class TestMaximumLikelihood:
         module = NormalizedGaussian()
         result = fit(module, some_points(), held_out=held_out, max_steps=30, batch_size=100, device="cpu")
         assert result.nats_per_point == pytest.approx(module.log_prob(held_out).mean().item(), abs=1e-6)
+
+    def test_the_score_is_no_mean_of_means(self, monkeypatch):
+        """Held-out points are scored in parts, of which the last is smaller."""
+        monkeypatch.setattr(objective, "POINTS_AT_ONCE", 100)
+        held_out = some_points(103, seed=6)
+        held_out[100:] += 5
+        module = NormalizedGaussian()
+        result = fit(module, some_points(), held_out=held_out, max_steps=2, device="cpu")
+        assert result.nats_per_point == pytest.approx(module.log_prob(held_out).mean().item(), abs=1e-5)
 
     def test_a_pyro_distribution_is_trained_without_normalisation(self):
         class Wrapped(nn.Module):

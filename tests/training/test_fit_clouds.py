@@ -17,9 +17,10 @@ from torch.utils.data import Dataset
 
 import pyro_pcflow as pcf
 from pyro_pcflow.models import AutoDecoder
-from pyro_pcflow.training import fit, toml
+from pyro_pcflow.training import fit, pictures, toml
 from pyro_pcflow.training.cloud_batches import CloudBatches, evaluation_batches
 from pyro_pcflow.training.clouds import Clouds
+from pyro_pcflow.training.clouds import as_clouds as take_clouds
 from pyro_pcflow.training.objective import EvidenceLowerBound
 
 DECODER = {"num_couplings": 2, "hidden_dims": [8]}
@@ -366,9 +367,30 @@ class TestRepeating:
             run(**changed[change])
 
 
+def test_held_out_data_is_scored_alike_on_both_roads():
+    """Given points and given clouds both get the noise that is trained with."""
+    points, clouds = some_clouds(1, 400)[0], some_clouds(8, 80)
+    held_points, held_clouds = some_clouds(1, 300, seed=6)[0], some_clouds(6, 100, seed=6)
+    scores = {}
+    for noise in (0.0, 3.0):
+        torch.manual_seed(0)
+        flow, vae = pcf.PointCloudFlow(3, **DECODER), small_vae()
+        options = {"max_steps": 1, "noise": noise, "lr": 1e-9, "ema_decay": 0, "device": "cpu"}
+        scores["flow", noise] = fit(flow, points, held_out=held_points, **options).nats_per_point
+        scores["vae", noise] = fit(vae, clouds, held_out=held_clouds, **options).nats_per_point
+        with torch.no_grad():
+            clean = flow.log_prob(held_points).mean().item()
+        assert (scores["flow", noise] == pytest.approx(clean, abs=1e-4)) == (noise == 0)
+    # Noise of six times the width of a cloud costs whichever model some nats.
+    for road in ("flow", "vae"):
+        assert scores[road, 3.0] < scores[road, 0.0] - 0.3
+
+
 class TestRunFolder:
     @pytest.mark.slow
-    @pytest.mark.parametrize("kind", ["classes", "ragged", "plain"])
+    @pytest.mark.parametrize(
+        "kind", ["classes", *(pytest.param(kind, marks=pytest.mark.exhaustive) for kind in ("ragged", "plain"))]
+    )
     def test_holds_what_it_promises(self, tmp_path, kind):
         clouds = some_clouds(10, 70)
         data = {"classes": (clouds, torch.arange(10) % 2), "ragged": ragged_clouds(repeats=2), "plain": clouds}[kind]
@@ -393,7 +415,13 @@ class TestRunFolder:
         assert lines == result.history
 
     @pytest.mark.slow
-    @pytest.mark.parametrize("kind", ["empty held out", "one held out", "plane", "mapped"])
+    @pytest.mark.parametrize(
+        "kind",
+        [
+            "empty held out",
+            *(pytest.param(kind, marks=pytest.mark.exhaustive) for kind in ("one held out", "plane", "mapped")),
+        ],
+    )
     def test_pictures_of_unusual_data(self, tmp_path, kind):
         clouds = some_clouds(10, 70, 2 if kind == "plane" else 3)
         held_out, data = 0.3, clouds
@@ -522,6 +550,21 @@ class TestForeignModels:
         points = sum(len(cloud) for cloud in held_out)
         assert result.scores["nats_per_point"] == pytest.approx(sum(evidences) / points, rel=1e-5)
 
+    def test_its_score_is_no_mean_of_means(self):
+        """Batches of clouds of 40 and of 2 points, three and one of them: each point counts once."""
+        module, clouds = GaussianClouds().double(), [cloud.double() for cloud in some_clouds(4, 40, seed=6)]
+        clouds[3] = clouds[3][:2]
+        held_out = take_clouds(clouds, torch.float64, 3, torch.device("cpu"))
+        batches = evaluation_batches(held_out, 0, 0.0, whole=True, at_once=3)
+        assert [len(batch.clouds) for batch in batches] == [3, 1]
+        objective = EvidenceLowerBound(module, CloudBatches(held_out, 4, 40, 40, seed=0), batches)
+        with torch.no_grad():
+            scores = objective.evaluate()
+        evidences = [module.log_evidence(cloud) for cloud in clouds]
+        assert scores["nats_per_point"] == pytest.approx(sum(evidences) / 122, rel=1e-5)
+        assert scores["nats_per_cloud"] == pytest.approx(sum(evidences) / 4, rel=1e-5)
+        assert scores["log_likelihood"] - scores["kl"] == pytest.approx(scores["nats_per_cloud"])
+
     @pytest.mark.parametrize("num_points", [10, 100])
     def test_it_is_given_whole_clouds(self, num_points):
         module = GaussianClouds()
@@ -590,15 +633,32 @@ class TestAutoDecoder:
         assert np.isfinite(again.embedding_loc.detach().numpy()).all()
 
 
-@pytest.mark.parametrize(("camera", "words"), [({"down": "z"}, r"\['down'\]"), ({"up": "w"}, "up: expected")])
-def test_a_wrong_camera_is_refused_before_the_training(camera, words, tmp_path):
-    with pytest.raises(ValueError, match=words):
+@pytest.mark.parametrize(
+    ("camera", "kind", "words"), [({"down": "z"}, TypeError, "'down'"), ({"up": "w"}, ValueError, "up: expected")]
+)
+def test_a_wrong_camera_is_refused_before_the_training(camera, kind, words, tmp_path):
+    with pytest.raises(kind, match=words):
         fit(small_vae(), some_clouds(), max_steps=1, out=tmp_path / "run", pictures=camera, **OPTIONS)
     assert not (tmp_path / "run").exists()
 
 
-def test_the_camera_of_the_pictures(tmp_path):
-    """A cloud that is long along z stands where z is up and lies where y is."""
+def test_the_camera_of_the_pictures(tmp_path, monkeypatch):
+    cameras = []
+
+    def look(*_, up, azim, **__):
+        cameras.append((up, azim))
+
+    for name in ("plot_clouds", "animate", "save_html"):
+        monkeypatch.setattr(pictures, name, look)
+    monkeypatch.setattr(pictures, "save_figure", lambda *_: None)
+    for number, camera in enumerate([{"up": "z", "azim": 30.0}, {"up": "x"}, True]):
+        fit(small_vae(), some_clouds(), max_steps=1, out=tmp_path / f"{number}", pictures=camera, **OPTIONS)
+    assert cameras == [("z", 30.0)] * 5 + [("x", 215.0)] * 5 + [("y", 215.0)] * 5
+
+
+@pytest.mark.exhaustive
+def test_a_cloud_stands_where_up_is_up(tmp_path):
+    """One that is long along z stands where z is up and lies where y is."""
     clouds = some_clouds() * torch.tensor([1.0, 1.0, 9.0])
     heights = []
     for up in ("y", "z"):
