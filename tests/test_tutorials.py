@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import ast
+import gc
+import importlib
+import inspect
 import os
 import re
-import subprocess
-import sys
+import runpy
 
+import pyro
 import pytest
+from matplotlib import pyplot
 
 pytest.importorskip("jupytext", reason="the extra `docs` is not installed")
 
@@ -16,6 +20,13 @@ from tutorials import build
 
 TUTORIALS = build.tutorials()
 each = pytest.mark.parametrize("tutorial", TUTORIALS, ids=lambda path: path.stem)
+# Those that take no more than a few seconds stay; the calls of the others are still compared with what is called.
+SHORT = ("1_a_cow_out_of_noise", "6_a_box_of_parts")
+short_forms = pytest.mark.parametrize(
+    "tutorial",
+    [pytest.param(path, marks=() if path.stem in SHORT else pytest.mark.exhaustive) for path in TUTORIALS],
+    ids=lambda path: path.stem,
+)
 
 SMALL = """# %% [markdown]
 # # A small one
@@ -44,16 +55,23 @@ pcf.plotting.view_clouds(torch.zeros(2, 3) + torch.arange(2.0)[:, None], height=
 
 
 @pytest.mark.slow
-@each
-def test_the_short_form_runs_as_a_script(tutorial, tmp_path):
-    environment = {**os.environ, "CI": "1", "MPLBACKEND": "agg", "OMP_NUM_THREADS": "1"}
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(build.ROOT), os.environ.get("PYTHONPATH")]))
-    # A figure that cannot be shown here is the only thing to be silent about.
-    quiet = ["-W", "ignore:FigureCanvasAgg:UserWarning"]
-    done = subprocess.run(
-        [sys.executable, *quiet, tutorial], cwd=tmp_path, env=environment, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+@pytest.mark.filterwarnings("default")
+@pytest.mark.filterwarnings("ignore:FigureCanvasAgg:UserWarning")  # a figure cannot be shown here
+@pytest.mark.filterwarnings("ignore:Implicitly cleaning up:ResourceWarning")  # a script leaves that to its end
+@short_forms
+def test_the_short_form_runs_from_any_folder(tutorial, tmp_path, monkeypatch):
+    monkeypatch.setenv("CI", "1")
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    # The processes that it starts find the package too.
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(build.ROOT), os.environ.get("PYTHONPATH")])))
+    monkeypatch.chdir(tmp_path)
+    try:
+        runpy.run_path(str(tutorial), run_name="__main__")
+    finally:
+        pyro.clear_param_store()
+        pyplot.close("all")
+        gc.collect()  # temporary folders too
     assert list(tmp_path.iterdir()) == []
 
 
@@ -63,6 +81,48 @@ def test_it_claims_something_and_has_a_short_form(tutorial):
     assert any(isinstance(node, ast.Assert) for node in ast.walk(tree))
     assert any(isinstance(node, ast.Name) and node.id == "smoke" for node in ast.walk(tree))
     assert tutorial.read_text(encoding="utf-8").startswith("# %% [markdown]\n# # ")
+
+
+DOTTED = re.compile(r"\w+(\.\w+)*")
+
+
+def called(tree):
+    """Calls of the package by its dotted name: line, name, number of arguments, and the names of the keywords."""
+    aliases = {"pcf": "pyro_pcflow"}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("pyro_pcflow"):
+            aliases |= {alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and DOTTED.fullmatch(name := ast.unparse(node.func)):
+            first, *rest = name.split(".")
+            if first in aliases:
+                positional = sum(not isinstance(argument, ast.Starred) for argument in node.args)
+                keywords = [keyword.arg for keyword in node.keywords if keyword.arg]
+                yield node.lineno, ".".join([aliases[first], *rest]), positional, keywords
+
+
+def resolve(name):
+    """What a dotted name of the package means."""
+    first, *rest = name.split(".")
+    thing = importlib.import_module(first)
+    for part in rest:
+        if inspect.ismodule(thing) and not hasattr(thing, part):
+            thing = importlib.import_module(f"{thing.__name__}.{part}")
+        else:
+            thing = getattr(thing, part)
+    return thing
+
+
+@each
+def test_what_it_calls_takes_what_it_gives(tutorial):
+    """A name or a keyword that is gone is found here, although the long ones do not run."""
+    calls = list(called(ast.parse(tutorial.read_text(encoding="utf-8"))))
+    assert calls
+    for line, name, positional, keywords in calls:
+        try:
+            inspect.signature(resolve(name)).bind_partial(*[None] * positional, **dict.fromkeys(keywords))
+        except (AttributeError, ImportError, TypeError) as error:
+            pytest.fail(f"{tutorial.name}:{line}: {name}: {error}")
 
 
 @each
