@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
+import shlex
 import sys
 import types
-from pathlib import Path
 
 import pytest
 from fresh_clone import ROOT, blocks
+
+from pyro_pcflow import cli
 
 
 @pytest.mark.slow
@@ -37,19 +37,23 @@ def test_code_blocks_run(name, count, tmp_path, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize("page", sorted((ROOT / "docs" / "how-to").glob("*.md")), ids=lambda page: page.stem)
 def test_how_to_pages_run(page, tmp_path, monkeypatch):
-    """Blocks of Python in one module, and of the shell between them, in an empty folder."""
+    """Blocks of Python in one module, and the commands between them, in an empty folder."""
     monkeypatch.chdir(tmp_path)
     # A module that can be imported, for a class that is pickled.
     module = types.ModuleType("page")
     monkeypatch.setitem(sys.modules, "page", module)
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     found = blocks(str(page.relative_to(ROOT)))
     assert found
     for language, block in found:
         if language == "python":
             exec(compile(block.replace("max_seconds=20", "max_steps=5"), page.name, "exec"), module.__dict__)
-        else:
-            subprocess.run(["bash", "-euo", "pipefail", "-c", block], check=True, env={**os.environ, "PATH": path})
+            continue
+        for line in block.splitlines():
+            program, *arguments = shlex.split(line, comments=True)
+            if program == "cat":
+                assert [(tmp_path / name).is_file() for name in arguments] == [True]
+            else:
+                assert (program, cli.main(arguments)) == ("pcflow", 0)
 
 
 @pytest.mark.parametrize("path", [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))], ids=lambda p: p.name)
