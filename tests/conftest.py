@@ -6,6 +6,11 @@ import os
 
 import pytest
 import torch
+from hypothesis import settings
+
+# The same examples on every run, and no limit of time for one: a test fails for what it tests, or not at all.
+settings.register_profile("suite", derandomize=True, deadline=None)
+settings.load_profile("suite")
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # The workers share the cores; threads that wait for each other would take longer than one.

@@ -22,7 +22,7 @@ def ellipsoids(count=12, points=256, seed=0):
     return 3 + radii * nn.functional.normalize(torch.randn(count, points, 3, generator=generator), dim=-1)
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(st.integers(1, 3), st.integers(1, 7), st.integers(1, 7), st.integers(1, 4), st.integers(0, 99))
 def test_the_nearest_are_those_of_brute_force(batch, n, m, dim, seed):
     generator = torch.Generator().manual_seed(seed)

@@ -95,7 +95,7 @@ def test_both_pyro_spellings_give_one_density(flow, contexts, device, dtype):
     torch.testing.assert_close(event, expected)
 
 
-@settings(max_examples=30, deadline=None, derandomize=True)
+@settings(max_examples=30)
 @given(
     batch=st.lists(st.integers(1, 3), max_size=3),
     sample=st.lists(st.integers(1, 3), max_size=2),

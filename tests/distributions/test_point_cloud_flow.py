@@ -324,7 +324,7 @@ def test_pyros_own_compositions(device, dtype):
     torch.testing.assert_close(conditional.condition(context).log_prob(points), inner + log_det)
 
 
-@settings(max_examples=20, deadline=None, derandomize=True)
+@settings(max_examples=20)
 @given(
     batch=st.lists(st.integers(1, 3), max_size=3),
     num_points=st.integers(0, 5),

@@ -94,7 +94,7 @@ def test_trees_and_blocks_find_the_same(monkeypatch):
         assert torch.equal(nearest_by_blocks(x, y, mask, block), expected)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     left=st.lists(st.integers(1, 3), max_size=2),
     ones=st.lists(st.booleans(), min_size=2, max_size=2),

@@ -68,7 +68,7 @@ def test_zero_only_for_equal_clouds():
     assert emd(once, twice).item() == pytest.approx(1 / 3)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     left=st.lists(st.integers(1, 3), max_size=2),
     ones=st.lists(st.booleans(), min_size=2, max_size=2),

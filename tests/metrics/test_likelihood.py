@@ -101,7 +101,7 @@ def test_a_nan_is_never_repaired():
     assert math.isnan(result.nats_per_point)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.lists(st.integers(-3, 3), min_size=1, max_size=8), st.lists(st.integers(-3, 3), min_size=1, max_size=8))
 def test_auroc_counts_pairs(positives, negatives):
     expected = sum((a > b) + 0.5 * (a == b) for a in positives for b in negatives) / len(positives) / len(negatives)

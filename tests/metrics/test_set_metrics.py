@@ -38,7 +38,7 @@ def loop_coverage(cross):
 shapes = st.tuples(st.integers(2, 9), st.integers(2, 9), st.integers(0, 10_000), st.booleans())
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(shapes)
 def test_against_loops(case):
     num_samples, num_references, seed, ties = case

@@ -96,7 +96,7 @@ def masks(dim):
     return st.lists(st.booleans(), min_size=dim, max_size=dim).filter(lambda mask: any(mask) and not all(mask))
 
 
-@settings(max_examples=15, deadline=None, derandomize=True)
+@settings(max_examples=15)
 @given(data=st.data())
 def test_any_configuration(data):
     """Round trip, Jacobian, gradients and the rest, for drawn sizes, masks and conditionings."""
@@ -104,7 +104,7 @@ def test_any_configuration(data):
 
 
 @pytest.mark.exhaustive
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=150)
 @given(data=st.data())
 def test_any_of_many_configurations(data):
     check_a_configuration(data)
@@ -133,7 +133,7 @@ def check_a_configuration(data):
         pcf.testing.check_conditional_transform(lambda: make(dim, context_dim, **options), seed=seed, num_points=4)
 
 
-@settings(max_examples=6, deadline=None, derandomize=True)
+@settings(max_examples=6)
 @given(
     dim=st.sampled_from([2, 3, 6]),
     num_couplings=st.integers(1, 7),
