@@ -267,7 +267,7 @@ def test_nothing_of_size_points_times_context_is_allocated(dtype):
             out = func(*args, **(kwargs or {}))
             for tensor in out if isinstance(out, tuple | list) else [out]:
                 if isinstance(tensor, torch.Tensor):
-                    sizes.append(tensor.untyped_storage().nbytes() // tensor.element_size())
+                    sizes.append(tensor.untyped_storage().nbytes() // dtype.itemsize)
             return out
 
     flow = make_flow("cpu", dtype, context_dim=800, base="conditional")
