@@ -50,6 +50,10 @@ class _Stack(nn.Module):
         if context is not None:
             points = points.expand(*torch.broadcast_shapes(points.shape[:-1], context.shape[:-1]), points.shape[-1])
         groups = Groups(points.shape[:-1], None if context is None else context.shape[:-1])
+        weight = next(self.parameters(), None)
+        if weight is not None:
+            # A compiled kernel would read the memory of wider weights as that of the points' type.
+            points = points.to(torch.promote_types(points.dtype, weight.dtype))
         backend = choose(self.backend, points, groups.count)
         total = points.new_zeros(points.shape[:-1])
         for lowerable, members in groupby(

@@ -381,3 +381,14 @@ def test_repr_shows_masks_widths_and_parameters():
 def test_wrong_use_is_told(act, error, words):
     with pytest.raises(error, match=words):
         act()
+
+
+@pytest.mark.parametrize("backend", ["plain", "tiled", "auto"])
+def test_points_in_float32_of_a_flow_in_float64(backend):
+    """The compiled kernel read the weights as if they were the points' type: log-densities of -inf."""
+    flow = pcf.PointCloudFlow(3, num_couplings=2, hidden_dims=[8]).double()
+    pcf.kernels.set_backend(flow, backend)
+    points = torch.randn(5000, 3)
+    log_prob = flow.log_prob(points)
+    assert log_prob.dtype == torch.float64
+    torch.testing.assert_close(log_prob, flow.log_prob(points.double()), rtol=1e-12, atol=1e-12)
