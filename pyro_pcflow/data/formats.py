@@ -8,8 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
+from pyro_pcflow.ops.reading import check_regular, phrase
+
 from .arrays import read_npy, read_npz, read_text
-from .errors import check_regular, cloud_error, phrase
+from .errors import cloud_error
 from .meshes import read_mesh
 from .sampling import Stack, Surface, has_area
 

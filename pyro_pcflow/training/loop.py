@@ -12,7 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from pyro_pcflow.ops.progress import ProgressBar, progress_bar
+from pyro_pcflow.ops.reading import printable
 from pyro_pcflow.ops.signals import Interrupts
+from pyro_pcflow.training.checkpoint import check_checkpoint
 from pyro_pcflow.training.economy import economical
 from pyro_pcflow.training.flat_weights import FlatWeights
 from pyro_pcflow.training.guard import TrainingDivergedError, find_culprit
@@ -279,6 +281,12 @@ class Loop:
         # The first process has locked the folder.
         self.processes.wait()
         state = folder.read_checkpoint()
+        averages = self.weights.named(self.weights.averages)
+        if state is not None:
+            try:
+                check_checkpoint(state, self.module, self.weights.values.detach(), averages)
+            except ValueError as error:
+                raise ValueError(f"{printable(folder.checkpoint)} does not fit the module: {error}") from error
         self._extend(folder, state)
         if self.processes.is_first:
             # The line of a step that waits for it will be written again.
@@ -289,14 +297,12 @@ class Loop:
             self._note_moment(pending=False)
             self._save()
             return
-        try:
-            self.module.load_state_dict(state["module"])
-            averages = self.weights.named(self.weights.averages)
-            for name, average in averages.items():
-                average.copy_(state["averages"][name])
-            self.optimizer.load_state_dict(state["optimizer"])
-        except (KeyError, RuntimeError, ValueError) as error:
-            raise ValueError(f"{folder.checkpoint} does not fit the module: {error}") from error
+        self.module.load_state_dict(state["module"])
+        for name, average in averages.items():
+            average.copy_(state["averages"][name])
+        # The options of the optimizer are those of this training, whatever the file says.
+        own = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": state["optimizer"]["state"], "param_groups": own})
         self._good.copy_(self.weights.averages)
         self.step = state["step"]
         self.scores = state["scores"]

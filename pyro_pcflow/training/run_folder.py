@@ -20,7 +20,9 @@ from torch import nn
 
 import pyro_pcflow
 from pyro_pcflow.ops.files import atomic_file, remove_leftovers
-from pyro_pcflow.serialization import can_save, plain, save
+from pyro_pcflow.ops.reading import check_regular, phrase, printable, shortened
+from pyro_pcflow.ops.tensor_files import load_tensors, write_tensors
+from pyro_pcflow.serialization import is_known, plain, save
 from pyro_pcflow.training import toml
 
 __all__ = ["RunFolder", "versions"]
@@ -202,12 +204,14 @@ class RunFolder:
 
     def _compare(self) -> None:
         try:
-            earlier = toml.loads(self.config.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(f"{self.config}: damaged ({error}): choose another folder") from error
-        extended = earlier.get("extended", [])
-        if not (isinstance(extended, list) and all(map(_is_extension, extended))):
-            raise ValueError(f"{self.config}: damaged (its list `extended`): choose another folder")
+            earlier = toml.read(self.config)
+            extended = earlier.get("extended", [])
+            if not all(isinstance(earlier.get(table, {}), dict) for table in self._compared):
+                raise ValueError(f"one of {', '.join(self._compared)} is no table")
+            if not (isinstance(extended, list) and all(map(_is_extension, extended))):
+                raise ValueError("its list `extended`")
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{printable(self.config)}: damaged ({phrase(error)}): choose another folder") from error
         self._earlier = earlier
         differences = []
         for table in self._compared:
@@ -241,17 +245,25 @@ class RunFolder:
                 raise
 
     def read_metrics(self, last_step: int) -> list[dict[str, Any]]:
-        """Read the metrics up to a step, and cut off what follows: later lines, and a line half-written."""
+        """Read the metrics up to a step, and cut off what follows: later lines, and a line half-written.
+
+        Raises:
+            ValueError: if a line before the last is damaged: what follows it is not thrown away.
+        """
         if not self.metrics.exists():
             return []
         history, kept = [], 0
+        check_regular(self.metrics)
+        size = self.metrics.stat().st_size
         with self.metrics.open("rb") as file:
-            for text in file:
-                try:
-                    line = json.loads(text)
-                except ValueError:
-                    break
-                if not text.endswith(b"\n") or line["step"] > last_step:
+            for number, text in enumerate(file, start=1):
+                line = _parse_line(text)
+                if line is None and kept + len(text) < size:
+                    raise ValueError(
+                        f"{printable(self.metrics)}: line {number} is no line of metrics, and others follow it: mend "
+                        "or remove it to continue the run"
+                    )
+                if line is None or line["step"] > last_step:
                     break
                 history.append(line)
                 kept += len(text)
@@ -270,37 +282,55 @@ class RunFolder:
             with self.metrics.open("rb") as file:
                 os.fsync(file.fileno())
         with atomic_file(self.checkpoint) as file:
-            torch.save({"format": CHECKPOINT_FORMAT, "version": CHECKPOINT_VERSION, **state}, file)
+            write_tensors({"format": CHECKPOINT_FORMAT, "version": CHECKPOINT_VERSION, **state}, file)
 
     def read_checkpoint(self) -> dict[str, Any] | None:
         """Read the checkpoint, on the CPU, or return None if the run was stopped before its first.
 
         Raises:
             ValueError: if the file is damaged or of a newer format.
+            FileNotFoundError: if it is a link that leads nowhere.
         """
-        if not self.checkpoint.exists():
+        # A link that leads nowhere is no sign of a run without a checkpoint.
+        if not os.path.lexists(self.checkpoint):
             return None
-        with self.checkpoint.open("rb") as file:
-            try:
-                state = torch.load(file, map_location="cpu", weights_only=True)
-            # What torch raises on arbitrary bytes is an open list.
-            except Exception as error:
-                raise ValueError(f"{self.checkpoint}: damaged ({type(error).__name__})") from error
-        if not isinstance(state, dict) or state.get("format") != CHECKPOINT_FORMAT:
-            raise ValueError(f"{self.checkpoint}: not a checkpoint of a run")
-        if state["version"] > CHECKPOINT_VERSION:
-            raise ValueError(f"{self.checkpoint}: written by a newer pyro-pcflow, in format {state['version']}")
+        state = load_tensors(self.checkpoint, "a checkpoint of a run")
+        shown, version = printable(self.checkpoint), state.get("version")
+        if state.get("format") != CHECKPOINT_FORMAT:
+            raise ValueError(f"{shown}: not a checkpoint of a run")
+        if type(version) is not int or version < 1:
+            raise ValueError(f"{shown}: damaged: expected a format version, found {shortened(version)}")
+        if version > CHECKPOINT_VERSION:
+            raise ValueError(f"{shown}: written by a newer pyro-pcflow, in format {version}: upgrade it")
         return state
 
     def write_model(self, module: nn.Module) -> None:
-        """Write the final weights: by `pcf.save` where it knows the class, else the plain state_dict."""
-        if can_save(module):
-            save(module, self.model)
-            return
+        """Write the final weights: by `pcf.save` where it can, else the plain state_dict.
+
+        Warns:
+            UserWarning: if the module is of a class that `pcf.save` knows, and was changed so that it refuses it.
+        """
+        if is_known(module):
+            try:
+                save(module, self.model)
+                return
+            except (TypeError, ValueError) as error:
+                what = f"{printable(self.model)} holds a state_dict alone, for torch.load and load_state_dict"
+                warnings.warn(f"{what}: {error}", UserWarning, stacklevel=2)
         state = module.state_dict()
         plain(state, "state_dict")
         with atomic_file(self.model) as file:
-            torch.save(state, file)
+            write_tensors(state, file)
+
+
+def _parse_line(text: bytes) -> dict[str, Any] | None:
+    """A whole line of metrics; None for any other bytes."""
+    try:
+        line = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    whole = text.endswith(b"\n") and isinstance(line, dict) and type(line.get("step")) is int
+    return line if whole else None
 
 
 def _are_numbers(*values: Any) -> bool:

@@ -6,16 +6,44 @@ import json
 import math
 import re
 import sys
+from pathlib import Path
 from typing import Any
+
+from pyro_pcflow.ops.reading import read_small_text
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
 
-__all__ = ["dumps", "loads"]
+__all__ = ["dumps", "loads", "read"]
+
+# A configuration has some kilobytes; the parser's time grows with the square of what one key can take up.
+MOST_BYTES = 1 << 20
+MOST_DOTS = 50
+# Without its end where a line ends before, so that each character is looked at once.
+_STRING = re.compile(r"""\"(?:[^"\\\n]|\\.)*"?|'[^'\n]*'?""")
 
 loads = tomllib.loads
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Read a file of TOML.
+
+    Raises:
+        ValueError: if it is damaged, too large, or no file.
+        OSError: if it can't be read.
+    """
+    text = read_small_text(path, MOST_BYTES)
+    if '"""' in text or "'''" in text:
+        raise ValueError("a string of several lines, which no configuration has")
+    keys = re.split(r"[=,\[\]{}\n]", _STRING.sub("", text))
+    if max(key.count(".") for key in keys) > MOST_DOTS:
+        raise ValueError(f"a key of more than {MOST_DOTS} parts")
+    try:
+        return loads(text)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
 
 
 def dumps(table: dict[str, Any]) -> str:

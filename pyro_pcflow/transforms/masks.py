@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
-__all__ = ["MASK_PATTERNS", "check_mask", "coupling_masks"]
+__all__ = ["MASK_PATTERNS", "check_mask", "coupling_masks", "iterate_masks"]
 
 Mask = tuple[bool, ...]
 
@@ -31,13 +31,18 @@ def coupling_masks(point_dim: int, num_couplings: int, pattern: str = "move_one"
         >>> coupling_masks(3, 2, "move_one")
         [(False, True, True), (True, False, True)]
     """
+    return list(iterate_masks(point_dim, num_couplings, pattern))
+
+
+def iterate_masks(point_dim: int, num_couplings: int, pattern: str) -> Iterator[Mask]:
+    """The masks of `coupling_masks` one by one, so that the first layers are made before the last are thought of."""
     if point_dim < 2:
         raise ValueError(f"a coupling needs points of at least 2 coordinates, got point_dim={point_dim}")
     if num_couplings < 1:
         raise ValueError(f"num_couplings must be at least 1, got {num_couplings}")
     if pattern not in MASK_PATTERNS:
         raise ValueError(f"masks must be one of {', '.join(MASK_PATTERNS)}, got {pattern!r}")
-    return [_mask(point_dim, layer, pattern) for layer in range(num_couplings)]
+    return (_mask(point_dim, layer, pattern) for layer in range(num_couplings))
 
 
 def _mask(point_dim: int, layer: int, pattern: str) -> Mask:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -15,7 +15,7 @@ from pyro_pcflow.kernels.operator import run
 from pyro_pcflow.transforms.actnorm import act_norm
 from pyro_pcflow.transforms.lowering import Groups, can_lower, lower
 from pyro_pcflow.transforms.lu import lu_linear
-from pyro_pcflow.transforms.masks import MASK_PATTERNS, check_mask, coupling_masks
+from pyro_pcflow.transforms.masks import MASK_PATTERNS, check_mask, iterate_masks
 from pyro_pcflow.transforms.one_pass import ConditionalPointTransform, PointTransform
 from pyro_pcflow.transforms.point_coupling import (
     additive_point_coupling,
@@ -260,13 +260,13 @@ def _coupling(
     return make_conditional(point_dim, context_dim, **options)
 
 
-def _masks(masks: str | Sequence[Sequence[bool]], point_dim: int, num_couplings: int) -> list[tuple[bool, ...]]:
+def _masks(masks: str | Sequence[Sequence[bool]], point_dim: int, num_couplings: int) -> Iterator[tuple[bool, ...]]:
     if isinstance(masks, str):
-        return coupling_masks(point_dim, num_couplings, masks)
+        return iterate_masks(point_dim, num_couplings, masks)
     checked = [check_mask(mask, point_dim) for mask in masks]
     if not checked:
         raise ValueError(f"masks must name a pattern ({', '.join(MASK_PATTERNS)}) or hold at least one mask")
-    return [checked[layer % len(checked)] for layer in range(num_couplings)]
+    return (checked[layer % len(checked)] for layer in range(num_couplings))
 
 
 def _common_point_dim(parts: Sequence[Any], kinds: type | tuple[type, ...]) -> int:

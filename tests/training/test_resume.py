@@ -266,7 +266,7 @@ class TestResume:
         shutil.copytree(uninterrupted[0], tmp_path / "run")
         checkpoint = tmp_path / "run" / "checkpoint.pt"
         checkpoint.write_bytes(checkpoint.read_bytes()[:-100] if content is None else content)
-        with pytest.raises(ValueError, match=r"checkpoint\.pt: damaged"):
+        with pytest.raises(ValueError, match=r"checkpoint\.pt: not a checkpoint of a run, or damaged"):
             run(tmp_path / "run")
 
     def test_state_that_could_not_be_read_again_is_refused_when_written(self, tmp_path):
