@@ -9,7 +9,6 @@ import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -136,8 +135,9 @@ def load(path: str | os.PathLike[str], device: str | torch.device = "cpu") -> nn
     if type(version) is not int or version < 1:
         raise ValueError(f"{shown}: damaged: expected a format version, found {shortened(version)}")
     if version > VERSION:
+        writer = shortened(content.get("library")).strip("'")
         raise ValueError(
-            f"{shown}: written in format {version} by pyro-pcflow {shortened(content.get('library')).strip(chr(39))}, but this is "
+            f"{shown}: written in format {version} by pyro-pcflow {writer}, but this is "
             f"pyro-pcflow {pyro_pcflow.__version__}, which reads formats up to {VERSION}: upgrade it"
         )
     if type(name) is not str or name not in CLASSES:

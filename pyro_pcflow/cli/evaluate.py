@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pyro_pcflow.cli.shared import draw_clouds, given, load_model
+from pyro_pcflow.ops.reading import printable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -149,23 +150,13 @@ def _read_samples(path: Path) -> np.ndarray:
     """Anyone's samples, of which some may be NaN, which files of data must not be."""
     import numpy as np
 
-    try:
-        content = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise ValueError(f"{path}: not readable as an array of numbers: {error}") from error
-    if isinstance(content, np.ndarray):
-        array = content
-    else:
-        with content:
-            names = content.files
-            if "points" not in names and len(names) != 1:
-                raise ValueError(
-                    f"{path}: expected an array `points`, or a single one, got {', '.join(names) or 'none'}"
-                )
-            array = content["points" if "points" in names else names[0]]
+    from pyro_pcflow.ops.array_files import read_array
+
+    array = read_array(path)
     if array.dtype.kind not in "fiu" or array.ndim not in (3, 4):
         raise ValueError(
-            f"{path}: expected numbers of shape (S, N, D) or (draws, S, N, D), got {array.dtype} {array.shape}"
+            f"{printable(path)}: expected numbers of shape (S, N, D) or (draws, S, N, D), got {array.dtype} "
+            f"{array.shape}"
         )
     return array if array.dtype in (np.float32, np.float64) else array.astype(np.float32)
 

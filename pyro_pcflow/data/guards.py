@@ -23,23 +23,34 @@ _GLB_COLUMNS = {"SCALAR": 1, "VEC2": 2, "VEC3": 3, "VEC4": 4, "MAT2": 4, "MAT3":
 # Honest files share one buffer among many accessors; a bomb does so without end.
 _GLB_SHARING = 16
 _GLB_FREE_BYTES = 1 << 26
+# The parser cuts a face into triangles one by one, and joins parts of a scene one by one.
+_MOST_CORNERS = 10_000
+_GLB_MOST_PARTS = 10_000
+_PLY_MOST_LINES = 1000
 
 
-def check_obj(text: str) -> None:
-    """Refuse face indices that are relative to a moving end of the vertex list.
+def check_obj(text: str) -> str:
+    """Refuse face indices that are relative to a moving end of the vertex list, and huge faces; leave out groups.
 
     Args:
         text: the whole file.
 
+    Returns:
+        The text without lines that name groups and materials, for each of which the parser would look through it all.
+
     Raises:
-        ValueError: the parser would count such indices from the end of the file.
+        ValueError: the parser would count such indices from the end of the file, or not come to an end.
 
     Examples:
-        >>> check_obj("v 0 0 0\\nv 1 0 0\\nv 0 1 0\\nf -3 -2 -1")
+        >>> check_obj("v 0 0 0\\nv 1 0 0\\nv 0 1 0\\nusemtl red\\nf -3 -2 -1")
+        'v 0 0 0\\nv 1 0 0\\nv 0 1 0\\nf -3 -2 -1'
     """
     relative = re.search(r"^f[^\n]*[ /]-\d", text, re.MULTILINE)
     if relative and re.search(r"^v ", text[relative.start() :], re.MULTILINE):
         raise ValueError("negative face indices between vertex blocks, export absolute ones")
+    for line in re.finditer(rf"^f .{{{2 * _MOST_CORNERS},}}$", text, re.MULTILINE):
+        _check_corners(len(line[0].split()) - 1)
+    return re.sub(r"^(?:usemtl|mtllib|[ogs])(?: .*)?\n", "", text, flags=re.MULTILINE)
 
 
 def check_off(text: str) -> None:
@@ -66,6 +77,12 @@ def check_off(text: str) -> None:
         words = row.split()
         if int(words[0]) > len(words) - 1:
             raise ValueError(f"face line '{row[:60]}' is cut short")
+        _check_corners(int(words[0]))
+
+
+def _check_corners(count: int) -> None:
+    if count > _MOST_CORNERS:
+        raise ValueError(f"a face of {count} corners, export triangles")
 
 
 def check_stl(data: bytes) -> None:
@@ -111,6 +128,8 @@ def check_ply(data: bytes) -> int:
     counts: dict[str, int] = {}
     widths: dict[str, int] = {}
     element = ""
+    if raw_head.count(b"\n") > _PLY_MOST_LINES:
+        raise ValueError(f"a header of more than {_PLY_MOST_LINES} lines")
     for words in (line.split() for line in raw_head.decode().splitlines()):
         if words and words[0] == "element":
             element = words[1]
@@ -156,6 +175,10 @@ def check_glb(data: bytes) -> None:
     if start != len(data):
         raise ValueError("chunks don't fill the file")
     header = json.loads(data[20 : 20 + int.from_bytes(data[12:16], "little")])
+    parts = sum(len(header.get(kind, [])) for kind in ("nodes", "meshes", "scenes"))
+    parts += sum(len(mesh["primitives"]) for mesh in header.get("meshes", []))
+    if parts > _GLB_MOST_PARTS:
+        raise ValueError(f"a scene of {parts} nodes and meshes, join them")
     _check_glb_buffers(header)
     _check_glb_accessors(header, max(_GLB_FREE_BYTES, _GLB_SHARING * len(data)))
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
+from pyro_pcflow.ops.reading import phrase, printable
+
 from .errors import cloud_error
 from .formats import EXTENSIONS
 
@@ -42,9 +44,9 @@ def list_entries(path: Path, split: str | None) -> list[Entry]:
         path.stat()
         is_folder = path.is_dir()
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise FileNotFoundError(f"{path}: no such file or folder") from error
+        raise FileNotFoundError(f"{printable(path)}: no such file or folder") from error
     except (OSError, ValueError) as error:
-        raise cloud_error(path, f"can't be looked at ({error})", "expected a readable path") from error
+        raise cloud_error(path, f"can't be looked at ({phrase(error)})", "expected a readable path") from error
     if not is_folder:
         return [Entry(path, path.name, _folder_split((path.absolute().parent.name,)))]
     entries = _walk(path)

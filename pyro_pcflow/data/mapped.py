@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from pyro_pcflow.ops.reading import check_regular, phrase
+from pyro_pcflow.ops.array_files import NpyHeader, read_npy_header
+from pyro_pcflow.ops.reading import check_regular, phrase, printable
 
-from .arrays import NpyHeader, read_npy_header
 from .errors import cloud_error
 
 _EXPECTED = "expected a npy file of clouds (S, N, D), D >= 2, of float32, float64 or float16, as convert_clouds writes"
@@ -84,11 +84,11 @@ class MappedClouds(Dataset[Tensor]):
         """
         position = operator.index(index)
         if not -len(self) <= position < len(self):
-            raise IndexError(f"{self.path}: no cloud {position}, it has {len(self)}")
+            raise IndexError(f"{printable(self.path)}: no cloud {position}, it has {len(self)}")
         return self.read(torch.tensor([position % len(self)]))[0]
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({str(self.path)!r}, shape={tuple(self.shape)}, dtype={self._header.dtype})"
+        return f"{type(self).__name__}({printable(self.path)!r}, shape={tuple(self.shape)}, dtype={self._header.dtype})"
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_opened": None}
@@ -112,13 +112,13 @@ class MappedClouds(Dataset[Tensor]):
         num_clouds, num_points, dim = self.shape
         if clouds.dim() != 1:
             raise ValueError(f"expected positions of clouds of shape (B,), got {tuple(clouds.shape)}")
-        rows = _positions(clouds, num_clouds, f"{self.path}: clouds")
+        rows = _positions(clouds, num_clouds, f"{printable(self.path)}: clouds")
         columns = None
         if points is not None:
             if points.dim() != 2 or len(points) != len(rows):
                 expected = f"({len(rows)}, M), a row for each cloud"
                 raise ValueError(f"expected positions of points of shape {expected}, got {tuple(points.shape)}")
-            columns = _positions(points, num_points, f"{self.path}: points")
+            columns = _positions(points, num_points, f"{printable(self.path)}: points")
         raw = self._gather(rows, columns)
         with np.errstate(all="ignore"):
             values = raw.view(self._header.dtype).astype(np.float32, copy=False)
@@ -204,7 +204,7 @@ def _inspect(path: Path) -> tuple[NpyHeader, int]:
             size = os.fstat(stream.fileno()).st_size
             header = read_npy_header(stream, size)
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise FileNotFoundError(f"{path}: no such file") from error
+        raise FileNotFoundError(f"{printable(path)}: no such file") from error
     except Exception as error:  # numpy's parser of damaged headers raises anything
         raise cloud_error(path, f"can't be read ({phrase(error)})", _EXPECTED) from error
     if header.dtype.kind != "f" or header.dtype.itemsize > 8:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,8 @@ from .sampling import Stack, Surface
 
 # A scene that repeats a large mesh many times can outgrow any memory from a small file.
 _MAX_FACES = 50_000_000
+# Between two solids of a text STL, which the parser would set up one by one as parts of a scene.
+_SOLIDS = re.compile(r"^[^\S\n]*endsolid.*\n(?:[^\S\n]*\n)*[^\S\n]*solid.*\n", re.MULTILINE | re.IGNORECASE)
 
 
 def read_mesh(path: Path) -> Surface | Stack:
@@ -53,10 +56,12 @@ def _open_checked(data: bytes, kind: str) -> tuple[io.BytesIO | io.StringIO, int
         check_stl(data)
         # trimesh guesses a text encoding from the first bytes, and guesses wrong at times.
         binary = 84 + 50 * int.from_bytes(data[80:84], "little") == len(data)
-        return io.BytesIO(data if binary else decode(data).encode()), 0
+        return io.BytesIO(data if binary else _SOLIDS.sub("", decode(data)).encode()), 0
     # The parser knows spaces only.
     text = decode(data).replace("\t", " ")
-    (check_obj if kind == "obj" else check_off)(text)
+    if kind == "obj":
+        return io.StringIO(check_obj(text)), 0
+    check_off(text)
     return io.StringIO(text), 0
 
 

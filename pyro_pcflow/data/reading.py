@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyro_pcflow.ops.progress import progress_bar
+from pyro_pcflow.ops.reading import printable
 
 from .errors import CloudError, cloud_error
 from .formats import as_points, read_file
@@ -67,7 +68,7 @@ def iterate_clouds(
         stored = None if isinstance(source, Surface) else source.points.shape[1]
         if num_points is not None and stored is not None and stored < num_points:
             num_short += num_clouds
-            first_short = first_short or f"{entry.path}: {stored} points, {num_points} asked: points repeat"
+            first_short = first_short or f"{printable(entry.path)}: {stored} points, {num_points} asked: points repeat"
         for index in range(num_clouds):
             cloud = _draw(entry, source, index, num_points, derive_seed(seed, entry.name, index))
             first = first or (entry, cloud.shape)
@@ -114,5 +115,5 @@ def _draw(entry: Entry, source: Surface | Stack, index: int, num_points: int | N
 
 def _shape_error(entry: Entry, shape: tuple[int, ...], first: Entry, expected: tuple[int, ...]) -> CloudError:
     found = f"clouds of {shape[0]} points in {shape[1]} dimensions"
-    wanted = "{} points in {} dimensions as in {}".format(*expected, first.path)
+    wanted = "{} points in {} dimensions as in {}".format(*expected, printable(first.path))
     return cloud_error(entry.path, found, f"expected {wanted}, one shape in a folder")

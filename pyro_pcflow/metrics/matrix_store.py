@@ -13,12 +13,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pyro_pcflow.ops.array_files import read_array
 from pyro_pcflow.ops.files import atomic_file, write_npy
+from pyro_pcflow.ops.reading import phrase, printable, read_small_text
 
 __all__ = ["MatrixStore", "fingerprint"]
 
 # Raised whenever a distance comes out otherwise than before, so that old rows are not mixed with new ones.
 VERSION = 1
+MOST_BYTES = 1 << 16
 
 
 def fingerprint(
@@ -90,7 +93,7 @@ class MatrixStore:
         self.folder = Path(path) / f"{distance}-{key[:16]}"
         self.shape = shape
         if self.folder.parent.exists() and not self.folder.parent.is_dir():
-            raise ValueError(f"path: expected a folder for finished rows, {path} is a file")
+            raise ValueError(f"path: expected a folder for finished rows, {printable(path)} is a file")
         self.folder.mkdir(parents=True, exist_ok=True)
         head = self.folder / "matrix.json"
         expected = {"sha256": key, "distance": distance, "shape": list(shape), "version": VERSION}
@@ -98,11 +101,17 @@ class MatrixStore:
             with atomic_file(head) as stream:
                 stream.write(json.dumps(expected).encode())
         try:
-            found = json.loads(head.read_text())
-        except ValueError as error:
-            raise ValueError(f"{head}: not readable as JSON; delete {self.folder} to compute it anew") from error
+            found = json.loads(read_small_text(head, MOST_BYTES))
+        except (OSError, ValueError, RecursionError) as error:
+            raise ValueError(
+                f"{printable(head)}: not readable as JSON ({phrase(error)}); delete {printable(self.folder)} to "
+                "compute it anew"
+            ) from error
         if found != expected:
-            raise ValueError(f"{head}: describes another matrix, {found}; delete {self.folder} or give another path")
+            raise ValueError(
+                f"{printable(head)}: describes another matrix, {str(found)[:200]}; delete {printable(self.folder)} or "
+                "give another path"
+            )
 
     def read_into(self, matrix: Tensor) -> set[int]:
         """Fill in the rows that are there.
@@ -120,11 +129,14 @@ class MatrixStore:
         for file in sorted(self.folder.glob("rows-*.npy")):
             try:
                 start, stop = (int(number) for number in file.stem.split("-")[1:])
-                rows = np.load(file, allow_pickle=False)
-            except (ValueError, EOFError) as error:
-                raise ValueError(f"{file}: not readable as rows; delete it to compute them anew") from error
-            if rows.shape != (stop - start, self.shape[1]) or rows.dtype != np.float64 or stop > self.shape[0]:
-                raise ValueError(f"{file}: holds {rows.dtype} of shape {rows.shape}; delete it to compute rows anew")
+                rows = read_array(file)
+            except (OSError, ValueError) as error:
+                raise ValueError(f"{printable(file)}: not readable as rows; delete it to compute them anew") from error
+            inside = 0 <= start < stop <= self.shape[0]
+            if not inside or rows.shape != (stop - start, self.shape[1]) or rows.dtype != np.float64:
+                raise ValueError(
+                    f"{printable(file)}: holds {rows.dtype} of shape {rows.shape}; delete it to compute rows anew"
+                )
             matrix[start:stop] = torch.from_numpy(rows)
             done.update(range(start, stop))
         return done

@@ -17,11 +17,13 @@ from pyro_pcflow.metrics.likelihood import LogLikelihood
 from pyro_pcflow.metrics.protocol import Protocol
 from pyro_pcflow.metrics.set_metrics import NullBand
 from pyro_pcflow.ops.files import new_file
+from pyro_pcflow.ops.reading import phrase, printable, read_small_text, shortened
 
 __all__ = ["SCHEMA_VERSION", "Likelihood", "Neighbours", "Report"]
 
 SCHEMA = "pyro-pcflow report"
 SCHEMA_VERSION = 1
+MOST_BYTES = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -157,20 +159,23 @@ class Report(Mapping[str, float]):
 
         Raises:
             FileNotFoundError: no such file.
-            ValueError: not JSON, not a report, or one of another version of the schema.
+            ValueError: not a file of JSON, not a report, or one of another version of the schema.
         """
         given = isinstance(source, str) and source.lstrip().startswith("{")
-        text, name = (str(source), "report") if given else (Path(source).read_text("utf-8"), os.fspath(source))
+        name = "report" if given else printable(source)
         try:
-            content = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{name}: not JSON: {error}") from error
+            content = json.loads(str(source) if given else read_small_text(Path(source), MOST_BYTES))
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"{name}: no such file") from error
+        except (OSError, ValueError, RecursionError) as error:
+            raise ValueError(f"{name}: not JSON ({phrase(error)})") from error
         if not isinstance(content, dict) or content.get("schema") != SCHEMA:
             raise ValueError(f"{name}: not a report of pyro-pcflow, which says schema {SCHEMA!r}")
         if content.get("version") != SCHEMA_VERSION:
-            raise ValueError(f"{name}: version {content.get('version')} of the schema, expected {SCHEMA_VERSION}")
-        likelihood = content["likelihood"]
+            version = shortened(content.get("version"))
+            raise ValueError(f"{name}: version {version} of the schema, expected {SCHEMA_VERSION}")
         try:
+            likelihood = content["likelihood"]
             return cls(
                 content["name"],
                 Protocol.from_dict(content["protocol"]),
@@ -186,8 +191,8 @@ class Report(Mapping[str, float]):
                 if likelihood is None
                 else Likelihood(**_as_numbers(likelihood, ("nats_per_point", "standard_error"))),
             )
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"{name}: a field is missing or of another type: {error}") from error
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{name}: a field is missing or of another type: {phrase(error)}") from error
 
     def to_markdown(self) -> str:
         """The report as a page: a table of metrics, failures, and the protocol."""

@@ -135,7 +135,7 @@ def test_all_samples_failed(folder):
         ("clouds.npy", ["--num-points", "41"], "give a lower --num-points"),
         ("one.npy", [], "expected numbers of shape (S, N, D)"),
         ("two.npz", [], "expected an array `points`, or a single one, got a, b"),
-        ("text.npy", [], "not readable as an array"),
+        ("text.npy", [], "can't be read"),
         ("text.txt", [], "expected a run folder, a model file (.pt), or samples"),
         ("nowhere", [], "nowhere"),
         ("nowhere.npy", [], "nowhere.npy"),
