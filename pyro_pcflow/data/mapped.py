@@ -25,6 +25,8 @@ _EXPECTED = "expected a npy file of clouds (S, N, D), D >= 2, of float32, float6
 _READ_AHEAD = 1 << 17
 # A fingerprint reads this many pieces of this many bytes: 4 MiB.
 _NUM_PIECES, _PIECE = 256, 1 << 14
+# A search for numbers that are not finite reads this much at a time.
+_CHUNK = 1 << 22
 
 
 class MappedClouds(Dataset[Tensor]):
@@ -36,7 +38,7 @@ class MappedClouds(Dataset[Tensor]):
 
     The file must not change while it is in use: the system ends a process that reads from a mapped
     file past its new end. Opening it doesn't look at its values, so NaN or infinity show only when
-    they are read.
+    they are read, or when `check_finite` looks for them, as `fit` does before its first step.
 
     Args:
         path: a npy file of clouds (S, N, D), of float32, float64 or float16. `convert_clouds` writes
@@ -60,6 +62,8 @@ class MappedClouds(Dataset[Tensor]):
         self.path = Path(path).expanduser().absolute()
         self._header, self._size = _inspect(self.path)
         self._opened: tuple[int, mmap.mmap] | None = None
+        # Size and time of change of the file that `check_finite` has been through.
+        self._checked: tuple[int, int] | None = None
 
     @property
     def shape(self) -> torch.Size:
@@ -130,6 +134,33 @@ class MappedClouds(Dataset[Tensor]):
             found = f"cloud {rows[worst]} has NaN, infinity or numbers beyond float32 in {count} of the points read"
             raise cloud_error(self.path, found, "remove them")
         return torch.from_numpy(values)
+
+    def check_finite(self) -> None:
+        """Read the whole file once, and see that each number is finite in float32.
+
+        A second call looks again only if the file has changed meanwhile. It takes about as long as reading the file.
+
+        Raises:
+            FileNotFoundError: the file is gone.
+            CloudError: NaN, infinity or a number beyond float32; the message names the first such cloud and point.
+        """
+        self._check_unchanged()
+        state = self.path.stat()
+        if self._checked == (state.st_size, state.st_mtime_ns):
+            return
+        _, num_points, dim = self.shape
+        dtype, start = self._header.dtype, 0
+        with self.path.open("rb") as stream, np.errstate(all="ignore"):
+            stream.seek(self._header.offset)
+            while raw := stream.read(_CHUNK):
+                values = np.frombuffer(raw, dtype).astype(np.float32, copy=False)
+                finite = np.isfinite(values)
+                if not finite.all():
+                    cloud, point = divmod((start + int(finite.argmin())) // dim, num_points)
+                    found = f"point {point} of cloud {cloud} is NaN, infinite or beyond float32"
+                    raise cloud_error(self.path, found, "remove it")
+                start += len(values)
+        self._checked = state.st_size, state.st_mtime_ns
 
     def fingerprint(self) -> str:
         """A checksum by which to recognise the file, wherever it lies.

@@ -172,6 +172,8 @@ def as_clouds(
         data, labels = data
         labels = as_tensor(labels, f"{name}, labels")
     if isinstance(data, MappedClouds):
+        # Here, and not after hours of training, when a batch first draws it.
+        data.check_finite()
         clouds: Clouds | MappedSource = MappedSource(data, torch.arange(len(data)), None, device, dtype)
     elif isinstance(data, Dataset | list):
         clouds, own_labels = _from_items(data, dtype, name)
