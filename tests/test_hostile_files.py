@@ -17,6 +17,7 @@ import socket
 import struct
 import time
 import traceback
+import warnings
 import zipfile
 from collections import OrderedDict
 from contextlib import suppress
@@ -47,9 +48,11 @@ def attempt(read, path):
     """The error of a read, as words, and the seconds of the processor that it took."""
     start = time.process_time()
     try:
-        read(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            read(path)
         outcome = ("nothing", "no error at all")
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, FileNotFoundError, FileExistsError) as error:
         outcome = ("named", str(error))
     except BaseException:
         outcome = ("other", traceback.format_exc(limit=-2))
@@ -97,7 +100,8 @@ def complaints(cases):
         if kind != "named":
             found.append(f"{name}: {kind}: {text}")
             continue
-        if printable(path.name) not in text:
+        # A run with other settings is named by its folder.
+        if printable(path.name) not in text and printable(path.parent) not in text:
             found.append(f"{name}: does not name the file: {text}")
         if len(text) > 1200 or "\n" in text or text.encode("utf-8", "replace").decode() != text:
             found.append(f"{name}: no line to print: {text[:300]!r}")
@@ -254,7 +258,9 @@ PICKLES = {
     "a dict with methods": b"\x80\x02ccollections\nOrderedDict\n)R}U\x05itemsK\x01sb.",
     "keys that are tuples": b"\x80\x02}K\x01K\x02\x86K\x03s.",
     "a storage of 10^12 numbers": tensor_pickle(),
-    "a storage that is not there": tensor_pickle(numel=3).replace(b"X\x01\x00\x00\x000X\x03", b"X\x01\x00\x00\x009X\x03"),
+    "a storage that is not there": tensor_pickle(numel=3).replace(
+        b"X\x01\x00\x00\x000X\x03", b"X\x01\x00\x00\x009X\x03"
+    ),
     "a tensor past its storage": tensor_pickle(numel=3, size=(10**9,)),
     "a tensor of 10^12 equal numbers": tensor_pickle(numel=3, size=(10**12,), stride=(0,)),
     "a tensor before its storage": tensor_pickle(numel=3, offset=-(10**6)),
@@ -275,9 +281,11 @@ def archives(data):
     flipped = bytearray(data)
     flipped[data.index(parts[first][:16]) + 5] ^= 16
     twice = io.BytesIO()
-    with pytest.warns(UserWarning, match="Duplicate"), zipfile.ZipFile(twice, "w") as archive:
-        for name, part in [*parts.items(), (first, bytes(len(parts[first])))]:
+    with zipfile.ZipFile(twice, "w") as archive:
+        for name, part in parts.items():
             archive.writestr(name, part)
+        with pytest.warns(UserWarning, match="Duplicate"):
+            archive.writestr(first, bytes(len(parts[first])))
     shared = io.BytesIO()
     with zipfile.ZipFile(shared, "w") as archive:
         for name, part in parts.items():
@@ -322,7 +330,7 @@ FLOW = {
     "context_dim": [10**12, 1, -1, "a"],
     "num_frequencies": [10**9, 10**18, 2, -1, "3", 2.5],
     "base": ["conditional", 5, float("nan"), ["normal"]],
-    "masks": [[], [[True]], [[True, False, False]] * 300_000, "no", 7, [[]]],
+    "masks": [[], [[True]], [[[True] * 1000] * 1000] * 1000, "no", 7, [[]]],
     "activation": ["exec", 3, []],
     "max_log_scale": [float("nan"), -1.0, "1", float("inf") - float("inf")],
     "backend": ["rm", 3],
@@ -397,7 +405,7 @@ def model_cases(root):
         cases.add(f"units, {name}", saved(changed(flow, "state_dict", units, to=value)), "model.pt")
     cases.add("a weight less", saved(changed(flow, "state_dict", weight, drop=True)), "model.pt")
     cases.add("a weight more", saved(changed(flow, "state_dict", "more", to=tensor)), "model.pt")
-    cases.add("100,000 weights more", saved(changed(flow, "state_dict", "more", to=[0.5] * 2_000_000)), "model.pt")
+    cases.add("a list more", saved(changed(flow, "state_dict", "more", to=[0.5] * 100_000)), "model.pt")
     cases.add("weights as a list", saved(changed(flow, "state_dict", to=[*flow["state_dict"].values()])), "model.pt")
     deep = {"a": {}}
     for _ in range(60):
@@ -571,14 +579,13 @@ def configuration_cases(root, run):
         "text of several lines": b"a = '''\n\"''', " + b".".join([b"c"] * 1000) + b" = 1\n",
         "a number of a million digits": b"a = " + b"9" * 1_000_000 + b"\n",
         "two megabytes": b"#" * (2 << 20) + b"\n" + text,
-        "other settings": text.replace(b"batch_size = 16", b"batch_size = 17"),
         "dates": text.replace(b"batch_size = 16", b"batch_size = 1979-05-27"),
         "not a number": text.replace(b"batch_size = 16", b"batch_size = nan"),
+        "a list of a million": text.replace(b"batch_size = 16", b"batch_size = [" + b"1," * 400_000 + b"]"),
         "a settings table of lists": text.replace(b"batch_size = 16", b"batch_size = [[[1]]]"),
         **{name: make for name, make in PLACES.items() if name not in ("nothing", "a link to nothing")},
     }
     for name, data in configurations.items():
-        # A run with other settings is named by its folder.
         cases.add(f"config, {name}", in_run(run, name, data), "config.toml", resume)
     line = b'{"step": 1, "seconds": 0.1, "loss": 1.0}\n'
     metrics = {
@@ -664,7 +671,7 @@ ARCHIVES = {
     "two arrays": npz(a=np.zeros((3, 4, 3)), b=np.zeros((3, 4, 3))),
     "no arrays": packed({}),
     "cut": npz(points=np.zeros((50, 3)))[:-40],
-    "a flipped bit": (lambda data: data[:300] + bytes([data[300] ^ 255]) + data[301:])(npz(points=np.zeros((50, 4, 3)))),
+    "a flipped bit": npz(points=np.arange(600.0).reshape(50, 4, 3)).replace(np.float64(7).tobytes(), bytes(8), 1),
     "a huge shape": packed({"points.npy": shaped((10**9, 10**9))}),
     "words": npz(points=np.array(["a", "b"])),
 }

@@ -19,6 +19,8 @@ __all__ = ["NpyHeader", "enumerate_words", "most_unpacked", "read_array", "read_
 # Coordinates barely compress; a member that unpacks to far more than its file is an attack or a mistake.
 _MAX_RATIO = 100
 _FREE_BYTES = 1 << 26
+# Versions of the npy format, and bytes of the number that says how long its header is.
+_LENGTHS = {(1, 0): 2, (2, 0): 4}
 
 
 def read_array(path: str | os.PathLike[str]) -> np.ndarray:
@@ -139,12 +141,18 @@ def read_npy_header(stream: IO[bytes], size: int) -> NpyHeader:
         (5, 2)
     """
     version = np.lib.format.read_magic(stream)
-    if version == (1, 0):
-        shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(stream)
-    elif version == (2, 0):
-        shape, fortran_order, dtype = np.lib.format.read_array_header_2_0(stream)
-    else:
+    if version not in _LENGTHS:
         raise ValueError(f"npy format {version}, which only arrays with named fields use")
+    start = stream.tell()
+    length = int.from_bytes(stream.read(_LENGTHS[version]), "little")
+    if length > size:
+        raise ValueError(f"header of {length} bytes in a file of {size}")
+    stream.seek(start)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    try:
+        shape, fortran_order, dtype = read(stream)
+    except MemoryError as error:  # what Python's own parser says of an expression that is too deep
+        raise ValueError("a header that is too deep") from error
     if dtype.hasobject:
         raise ValueError("pickled Python objects, which are never loaded")
     if any(length < 0 for length in shape):

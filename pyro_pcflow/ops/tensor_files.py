@@ -116,7 +116,9 @@ def _check_archive(file: BinaryIO, size: int) -> None:
         if sum(part.file_size for part in parts) > size:
             raise ValueError("its parts promise more bytes than it has")
         names = [part for part in parts if part.filename.endswith("/data.pkl")]
-        if len(names) != 1 or names[0].filename.count("/") != 1:
+        # With constants it would be a script, which torch runs.
+        script = any(part.filename.endswith("/constants.pkl") for part in parts)
+        if script or len(names) != 1 or names[0].filename.count("/") != 1:
             raise ValueError("not a file of torch.save")
         if names[0].file_size > MOST_BYTES_OF_NAMES:
             raise ValueError(f"more than {MOST_BYTES_OF_NAMES} bytes of names and settings")

@@ -29,6 +29,8 @@ __all__ = ["RunFolder", "versions"]
 
 CHECKPOINT_FORMAT = "pyro-pcflow checkpoint"
 CHECKPOINT_VERSION = 2
+# Of a setting in an error; a file may hold anything in its place.
+MOST_CHARACTERS = 200
 
 
 class RunFolder:
@@ -225,7 +227,8 @@ class RunFolder:
                     self._limits_before = {**(self._limits_before or {}), key: one}
                 else:
                     hint = ", but may only grow" if may_grow else ""
-                    differences.append(f"{table}.{key} was {one!r} and is {other!r}{hint}")
+                    was = repr(one)[:MOST_CHARACTERS]
+                    differences.append(f"{table}.{key} was {was} and is {other!r}{hint}")
         if differences:
             raise ValueError(
                 f"{self.path} holds a run with other settings, which would end with other weights: "
@@ -253,7 +256,10 @@ class RunFolder:
         if not self.metrics.exists():
             return []
         history, kept = [], 0
-        check_regular(self.metrics)
+        try:
+            check_regular(self.metrics)
+        except ValueError as error:
+            raise ValueError(f"{printable(self.metrics)}: {error}, expected the metrics of a run") from error
         size = self.metrics.stat().st_size
         with self.metrics.open("rb") as file:
             for number, text in enumerate(file, start=1):
@@ -302,6 +308,9 @@ class RunFolder:
             raise ValueError(f"{shown}: damaged: expected a format version, found {shortened(version)}")
         if version > CHECKPOINT_VERSION:
             raise ValueError(f"{shown}: written by a newer pyro-pcflow, in format {version}: upgrade it")
+        step = state.get("step")
+        if type(step) is not int or step < 0:
+            raise ValueError(f"{shown}: damaged: expected the number of a step, found {shortened(step)}")
         return state
 
     def write_model(self, module: nn.Module) -> None:
