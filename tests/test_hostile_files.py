@@ -71,6 +71,7 @@ def run_in_children(cases):
             code = 1
             with suppress(BaseException), os.fdopen(sink, "wb") as pipe:
                 torch.set_num_threads(1)
+                signal.signal(signal.SIGALRM, signal.SIG_DFL)  # an exception would wait for code in C
                 used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
                 resource.setrlimit(resource.RLIMIT_AS, (used + MOST_BYTES, resource.RLIM_INFINITY))
                 for name in pending:

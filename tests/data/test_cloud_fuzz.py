@@ -16,7 +16,6 @@ from pyro_pcflow.data import CloudError, load_clouds
 
 resource = pytest.importorskip("resource")
 
-ROUNDS = 500
 EXTRA_BYTES = 1 << 30
 NUMBERS = [b"0", b"-1", b"3", b"255", b"65536", b"2147483647", b"4294967295", b"99999999999999", b"1e400", b"nan"]
 
@@ -96,14 +95,15 @@ def attempt(path):
 
 @pytest.mark.slow
 @pytest.mark.timeout(120)
-def test_damaged_files(tmp_path, any_format, little_memory, capfd):
+@pytest.mark.parametrize("rounds", [60, pytest.param(500, marks=pytest.mark.exhaustive)])
+def test_damaged_files(rounds, tmp_path, any_format, little_memory, capfd):
     name, write = any_format
     rng = np.random.default_rng(zlib.crc32(name.encode()))
     points = rng.normal(size=(40, 3))
     whole = write(points, rng.permuted(np.tile(np.arange(40), (60, 1)), axis=1)[:, :3])
     path = tmp_path / name
     loaded = 0
-    for number in range(ROUNDS):
+    for number in range(rounds):
         data = bytearray(whole)
         for _ in range(rng.integers(1, 3)):
             data = bytearray(MUTATIONS[number % len(MUTATIONS)](data or bytearray(b"x"), rng))
@@ -119,5 +119,5 @@ def test_damaged_files(tmp_path, any_format, little_memory, capfd):
             assert str(error).startswith(f"{path}: ")
             assert not isinstance(lowest_cause(error), MemoryError), f"round {number}: {error}"
     # Some damage goes unnoticed by nature; all of it doing so, or none, would mean that nothing is tested.
-    assert loaded < ROUNDS
+    assert loaded < rounds
     assert capfd.readouterr() == ("", "")

@@ -343,18 +343,22 @@ def test_paths_may_be_strings(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_ten_thousand_files(tmp_path):
-    for number in range(10_000):
+@pytest.mark.parametrize("count", [1000, pytest.param(10_000, marks=pytest.mark.exhaustive)])
+def test_many_files(tmp_path, count):
+    for number in range(count):
         save(tmp_path, f"{number % 100:03d}/{number:05d}.npy", np.full((4, 3), number, dtype=np.float32))
     start = time.perf_counter()
     clouds = load_clouds(tmp_path, 4)
     assert time.perf_counter() - start < 60
-    assert clouds.shape == (10_000, 4, 3)
-    assert sorted(clouds[:, 0, 0].tolist()) == list(range(10_000))
+    assert clouds.shape == (count, 4, 3)
+    assert sorted(clouds[:, 0, 0].tolist()) == list(range(count))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["binary.PLY", "binary.stl", "a.obj", "a.off", "a.glb"])
+@pytest.mark.parametrize(
+    "name",
+    ["binary.PLY", "a.glb", *(pytest.param(n, marks=pytest.mark.exhaustive) for n in ("binary.stl", "a.obj", "a.off"))],
+)
 def test_million_faces(tmp_path, name, writers):
     side = 708
     grid = np.stack(np.meshgrid(np.arange(side), np.arange(side), [0.0]), axis=-1).reshape(-1, 3)
