@@ -86,6 +86,7 @@ def test_distances(name, masked):
     same_on_both(compute)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("others", ["here", "on the CPU"])
 @pytest.mark.parametrize("name", ["chamfer", "emd", "sinkhorn", "approximate_emd"])
 def test_reports(name, others):
@@ -359,6 +360,7 @@ def test_fit(name, tmp_path, monkeypatch):
     same_on_both(compute)
 
 
+@pytest.mark.slow
 def test_pictures_of_a_run(tmp_path):
     clouds = training.clouds.as_clouds(DATA["clouds of many sizes with labels"](None), torch.float64, 3, DEVICE)
     with pretended_device() as device:

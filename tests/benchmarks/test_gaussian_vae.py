@@ -47,6 +47,7 @@ def test_samples_have_its_mean_and_covariance():
         torch.testing.assert_close(found, covariance[cloud], atol=0.05, rtol=0)
 
 
+@pytest.mark.slow
 def test_it_learns_shapes_by_its_bound():
     clouds = ellipsoids(40)
     torch.manual_seed(0)

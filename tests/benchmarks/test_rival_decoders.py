@@ -131,6 +131,7 @@ def test_folding_carries_noise_to_points_of_its_cloud_alone():
     assert not torch.allclose(points[1], again[1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", GENERATORS)
 def test_the_game_moves_samples_to_the_data(kind):
     """Thin shells far from where an untrained generator starts."""

@@ -77,6 +77,7 @@ def test_batch_shape_is_that_of_the_context(point):
 TRIES, DRAWS = 30_000, 10_000
 
 
+@pytest.mark.slow
 def test_draws_come_from_the_density(point):
     """Means of test functions under the draws are those by importance sampling, which knows the density alone."""
     density = point(torch.tensor([0.3, -0.5]).double())

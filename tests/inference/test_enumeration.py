@@ -199,6 +199,7 @@ def test_likeliest_labels_are_the_planted_ones(spelling):
     assert (found[~seen] == 0).all()
 
 
+@pytest.mark.slow
 def test_svi_learns_weights_and_embeddings():
     """Well-separated kinds: the likeliest weights are the planted counts, the embeddings a least-squares fit."""
     pyro.clear_param_store()
@@ -284,6 +285,7 @@ def test_the_exact_guide_has_the_evidence_without_variance(deviating, particles)
         assert loss == pytest.approx(-log_joint.logsumexp(0).sum().item(), rel=1e-10)
 
 
+@pytest.mark.slow
 def test_svi_finds_labels_and_contexts_together(deviating):
     pyro.clear_param_store()
     flow, clouds, log_joint, means, scales = deviating
@@ -346,6 +348,7 @@ def test_label_summed_out_beside_a_point_estimate(deviating, elbo):
             estimate += 0.5
 
 
+@pytest.mark.slow
 def test_nuts_with_the_label_summed_out(deviating):
     """The potential against the mixture by hand, the samples against its grid, which an empty cloud has too."""
     flow, clouds, _, _, _ = deviating

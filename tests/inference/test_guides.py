@@ -75,6 +75,7 @@ def gap(model, guide, log_evidence):
 BATCH = (0, 1, 4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("as_plates", [False, True])
 def test_auto_delta_finds_the_mode(as_plates):
     model = Clouds(BATCH, 2, as_plates)
@@ -83,6 +84,7 @@ def test_auto_delta_finds_the_mode(as_plates):
     torch.testing.assert_close(got, model.posterior.mean, rtol=0, atol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("elbo", "as_plates"), [(Trace_ELBO, False), (TraceMeanField_ELBO, True)])
 def test_auto_normal_finds_the_best_independent_normal(elbo, as_plates):
     """It has the posterior's mean and the scale of the posterior's conditionals."""
@@ -102,6 +104,7 @@ def check_normal(guide, posterior):
     assert ((got.covariance_matrix - covariance).abs() < 0.1 * scale * scale.unsqueeze(-1)).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("as_plates", [False, True])
 def test_auto_multivariate_normal_finds_the_posterior(as_plates):
     """Six coordinates, uncorrelated between clouds."""
@@ -112,6 +115,7 @@ def test_auto_multivariate_normal_finds_the_posterior(as_plates):
     assert -error < mean < 0.05
 
 
+@pytest.mark.slow
 def test_auto_low_rank_multivariate_normal_finds_the_posterior():
     """A diagonal and one factor make any covariance of two coordinates."""
     model = Clouds((4,), 2)
@@ -133,6 +137,7 @@ def couplings(latent_dim, num_couplings=2, hidden=8, **options):
     ).double()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sizes", "context_dim", "as_plates", "options", "distance"),
     [
@@ -158,6 +163,7 @@ def test_couplings_as_a_guide_reach_the_evidence(sizes, context_dim, as_plates, 
     assert ((draws.std(0) / exact.stddev.reshape(-1)).log().abs() < 0.25).all()
 
 
+@pytest.mark.slow
 def test_one_latent_coordinate_needs_another_transform():
     """A coupling has nothing to keep, and says so; a scale and a shift are all that a normal posterior needs."""
     model = Clouds((4,), 1)

@@ -261,6 +261,7 @@ def test_predictive_of_the_prior(known, spelling, parallel):
         assert (out["x"][:, ~MASK] == 0).all()
 
 
+@pytest.mark.slow
 @spellings
 @pytest.mark.parametrize("parallel", [False, True], ids=["serial", "parallel"])
 def test_predictive_of_a_posterior(known, data, spelling, parallel):

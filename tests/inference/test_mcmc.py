@@ -202,6 +202,7 @@ def test_potential_follows_the_weights(cloud, in_one_list):
     assert len(set(energies)) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", ["NUTS", pytest.param("compiled NUTS", marks=pytest.mark.exhaustive), "HMC"])
 def test_posterior_of_a_context(known, cloud, sampler):
     """Mean and covariance in closed form, a hundred effective samples or more."""
@@ -242,6 +243,7 @@ def test_pose_before_a_background_under_jit():
         torch.testing.assert_close(traced(params), plain(params))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "padding"),
     [(CloudsAsEvents, float("nan")), pytest.param(CloudsAsPlates, 1e3, marks=pytest.mark.exhaustive)],
@@ -259,6 +261,7 @@ def test_posteriors_of_clouds_of_different_sizes(known, clouds, model, padding):
     assert_normal_moments(samples, posterior, min_effective=100)
 
 
+@pytest.mark.slow
 def test_posterior_of_a_pose():
     """Place and size against a trapezoid rule in four dimensions, by the way of `initialize_model`."""
     flow, context = make_shape(context_dim=2)
@@ -286,6 +289,7 @@ def test_posterior_of_a_pose():
     assert_normal_moments(got, torch.distributions.MultivariateNormal(mean, covariance), min_effective=100)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "way", ["fork", *(pytest.param(way, marks=pytest.mark.exhaustive) for way in ("one by one", "spawn"))]
 )

@@ -130,6 +130,7 @@ def test_all_subsamples_average_to_the_full_log_joint(problem, model, num_clouds
     assert torch.stack(estimates).std() > 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", SPELLINGS)
 def test_random_subsamples_are_unbiased(problem, model):
     """Within four standard errors of the mean of 400 draws of Pyro's own."""

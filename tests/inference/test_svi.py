@@ -203,6 +203,7 @@ def check_posterior(loc, scale_tril, exact):
     assert ((covariance - exact.covariance_matrix).abs() < 0.1 * size).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "model"),
     [
@@ -334,6 +335,7 @@ class Guide(PyroModule):
             pyro.sample("z", dist.MultivariateNormal(self.loc, scale_tril=self.scale_tril))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("local", [False, True])
 def test_elbo_as_a_torch_module_trains_guide_and_flow(local):
     """A torch optimiser finds the evidence's maximum over the mean of the base, and the posterior there.

@@ -221,6 +221,7 @@ def check_compiled_score(flow, score, device, backend):
     assert (check(second) - before).abs().max() > 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("score", "backend"),
     [
@@ -337,6 +338,7 @@ def test_compiled_code_may_walk_the_parameters(device):
     torch.testing.assert_close(compiled(loss, "eager")(x, contexts), loss(x, contexts))
 
 
+@pytest.mark.slow
 def test_compiled_for_any_number_of_points(device):
     flow, context = make_flow(device), torch.randn(CONTEXT, dtype=torch.float64, device=device)
     counter = CompileCounter()
@@ -473,6 +475,7 @@ def in_a_worker(method, target, *arguments):
     return here, process
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "method",
     [

@@ -192,6 +192,7 @@ def test_interrupted_evaluations_continue(tmp_path, monkeypatch):
     assert evaluate(samples, references, path=tmp_path) == expected
 
 
+@pytest.mark.slow
 def test_halves_of_one_kind_are_alike_and_two_kinds_are_not():
     bodies = pcf.data.load_example("body", num_points=128)[torch.randperm(300)]
     report = evaluate(bodies[:100], bodies[100:200], data="body")

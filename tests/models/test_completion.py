@@ -74,6 +74,7 @@ def test_clouds_of_different_sizes(known, method):
     assert ((draws.std(0) / deviation - 1).abs() < 0.25).all()
 
 
+@pytest.mark.slow
 def test_a_missing_half_counts_as_evidence_unless_the_sensor_says_so():
     """A thing of unknown size along x, of which only one half was recorded, against a numerical integral."""
     pyro.set_rng_seed(0)
@@ -109,6 +110,7 @@ def test_a_missing_half_counts_as_evidence_unless_the_sensor_says_so():
     assert result.clouds[:, 100:, 0].mean() < -0.3
 
 
+@pytest.mark.slow
 def test_pose_and_context_together():
     """A flow in an unknown place: the pose moves the cloud, and what is completed moves with it."""
     pyro.set_rng_seed(0)

@@ -123,6 +123,7 @@ class TestKnownEvidence:
         assert error < 0.02
         assert abs(bounds.mean() - (evidence - divergence)) < 4 * error
 
+    @pytest.mark.slow
     def test_the_bound_rises_to_the_evidence(self):
         vae, cloud, _, evidence = self.make(5, shift=0.2, stretch=1.2)
         repeats = {1: 400, 8: 400, 64: 100, 512: 50}
@@ -450,6 +451,7 @@ class TestPyro:
         assert sum(values[-5:]) < sum(values[:5]) - 5
         assert not torch.equal(before, vae.decoder.transform.parts[0].conditioner.output.weight)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("name", ["trace", "graph", "mean_field", "jit"])
     def test_every_bound_has_the_same_mean(self, name):
         """Within four standard errors, particles looped over and vectorised, with everything that scales."""

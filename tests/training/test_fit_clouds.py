@@ -642,6 +642,7 @@ def test_a_wrong_camera_is_refused_before_the_training(camera, kind, words, tmp_
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_the_camera_of_the_pictures(tmp_path, monkeypatch):
     cameras = []
 
