@@ -41,14 +41,14 @@ def check_checkpoint(
     scores = _entries(state, "scores")
     if not all(type(name) is str and type(score) in (float, int, type(None)) for name, score in scores.items()):
         raise ValueError("scores: expected a number for each name")
-    window = state.get("window")
-    if (
-        not isinstance(window, list | tuple)
-        or [type(value) for value in window] != [float, float, int]
-        or not all(map(math.isfinite, window))
-        or window[2] < 0
-    ):
+    window: Any = state.get("window")
+    of_numbers = isinstance(window, list | tuple) and [type(value) for value in window] == [float, float, int]
+    if not of_numbers or not all(map(math.isfinite, window)) or window[2] < 0:
         raise ValueError("window: expected two sums and how many they are of")
+    if "lr" in state:
+        _number(state, "lr", float, int)
+    if type(state.get("pending", False)) is not bool or (state.get("pending") and step == 0):
+        raise ValueError(f"pending: expected whether a line waits for the step, got {shortened(state['pending'])}")
     _check_random(_entries(state, "random"))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import platform
 import warnings
@@ -351,6 +352,7 @@ def _is_extension(entry: Any) -> bool:
         isinstance(entry, dict)
         and {"step", "seconds", "lr", "ended"} <= entry.keys()
         and _are_numbers(*(entry[name] for name in ("step", "seconds", "lr")))
+        and all(0 <= entry[name] < math.inf for name in ("step", "seconds", "lr"))
         and isinstance(entry["ended"], bool)
     )
 

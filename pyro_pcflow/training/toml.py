@@ -41,9 +41,13 @@ def read(path: Path) -> dict[str, Any]:
     if max(key.count(".") for key in keys) > MOST_DOTS:
         raise ValueError(f"a key of more than {MOST_DOTS} parts")
     try:
-        return loads(text)
+        table = loads(text)
+        dumps(table)
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
+    except TypeError as error:
+        raise ValueError(str(error)) from error
+    return table
 
 
 def dumps(table: dict[str, Any]) -> str:
