@@ -35,6 +35,8 @@ CLASSES = {
 KIND = "a file of pcf.save"
 # Where a configuration's numbers exceed every size among its weights, this is still built soon.
 LARGE_NUMBER = 2**20
+# Of an option in an error.
+MOST_CHARACTERS = 80
 # What a module says of its own use, which is no part of what it computes; states are compared as such.
 OWN_AFFAIRS = {"training", "backend", "recompute", "hidden_dtype", "initialized", "fitted"}
 
@@ -330,5 +332,6 @@ def _difference_of_parts(part: nn.Module, new: nn.Module) -> str | None:
         except TypeError:
             return f"has {key}, {shortened(value)}, which no file keeps"
         if type(found) is not type(expected) or found != expected:
-            return f"has {key}={shortened(found)}, where its config makes {shortened(expected)}"
+            shown = [repr(value)[:MOST_CHARACTERS] for value in (found, expected)]
+            return f"has {key}={shown[0]}, where its config makes {shown[1]}"
     return None

@@ -106,6 +106,190 @@ def test_modules_that_cannot_be_saved(path):
     assert not path.exists()
 
 
+def swap_activation(flow):
+    flow.transform.parts[0].conditioner.activation = "tanh"
+
+
+def swap_bound(flow):
+    flow.transform.parts[1].max_log_scale = 0.25
+
+
+def swap_mask(flow):
+    flow.transform.parts[0].mask = (True, False, True)
+
+
+def swap_part(flow):
+    flow.transform.parts[0] = pcf.transforms.additive_point_coupling(3, hidden_dims=[8])
+
+
+def swap_layer(flow):
+    flow.transform.parts[0].conditioner.hidden[0] = nn.Sequential(flow.transform.parts[0].conditioner.hidden[0])
+
+
+def widen(flow):
+    flow.transform.parts[0].conditioner.output = nn.Linear(8, 4)
+
+
+def shorten(flow):
+    flow.transform.parts = flow.transform.parts[1:]
+
+
+def lengthen(flow):
+    flow.transform.parts.insert(0, pcf.transforms.act_norm(3))
+
+
+def hook(flow):
+    flow.transform.parts[0].register_forward_hook(lambda module, inputs, output: output)
+
+
+def hook_before(flow):
+    flow.register_forward_pre_hook(lambda module, inputs: inputs)
+
+
+def parametrize(flow):
+    nn.utils.parametrizations.weight_norm(flow.transform.parts[0].conditioner.output)
+
+
+def override(flow):
+    flow.log_prob = lambda points: points.sum(-1)
+
+
+def tie(flow):
+    first, second, _ = flow.transform.parts[:3]
+    first.conditioner.hidden[0].weight = second.conditioner.hidden[0].weight
+
+
+def make_buffer(flow):
+    layer = flow.transform.parts[0].conditioner.output
+    weight = layer.weight.detach().clone()
+    del layer.weight
+    layer.register_buffer("weight", weight)
+
+
+def expand(flow):
+    layer = flow.transform.parts[0].conditioner.output
+    layer.weight = nn.Parameter(torch.zeros(1, 1).expand(layer.weight.shape))
+
+
+def edit_config(flow):
+    flow.config["num_couplings"] = 4
+
+
+def break_config(flow):
+    flow.config["masks"] = "no such"
+
+
+def drop_config(flow):
+    flow.config = None
+
+
+CHANGES = {
+    swap_activation: "'transform.parts.0.conditioner' has activation='tanh', where its config makes 'relu'",
+    swap_bound: r"parts.1' has max_log_scale=0.25, where its config makes 1.0",
+    swap_mask: r"parts.0' has mask=\[True, False, True\], where",
+    swap_part: "parts.0' is a AdditivePointCoupling, where its config makes a AffinePointCoupling",
+    swap_layer: "hidden.0' is a Sequential, where its config makes a Linear",
+    widen: r"output' has out_features=4, where its config makes 2",
+    shorten: r"parts.0' has mask=\[True, False, True\], where its config makes \[False, True, True\]",
+    lengthen: "parts.0' is a ActNorm, where its config makes a AffinePointCoupling",
+    hook: "parts.0' has a hook, which no file keeps",
+    hook_before: "it has a hook",
+    parametrize: "output' is a ParametrizedLinear",
+    override: "it has a method log_prob of its own",
+    tie: "its parameters are others than its config describes: .*parts.1",
+    make_buffer: "its parameters are others than its config describes: .*output.weight",
+    edit_config: "is a Rescale, where its config makes a AffinePointCoupling",
+    break_config: "its config makes no PointCloudFlow",
+    drop_config: "its config makes no PointCloudFlow",
+}
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
+def test_what_loading_would_not_bring_back_is_refused_at_saving(path, change):
+    flow = make_flow()
+    change(flow)
+    message = f"cannot save this PointCloudFlow, which pcf.load could not bring back: .*{CHANGES[change]}"
+    with pytest.raises(ValueError, match=message) as caught:
+        pcf.save(flow, path)
+    assert "torch.save(module.state_dict(), path) keeps its weights" in str(caught.value)
+    assert not path.exists()
+
+
+def test_a_parameter_without_memory_of_its_own_is_no_reason_to_write_what_is_refused(path):
+    flow = make_flow()
+    expand(flow)
+    pcf.save(flow, path)  # a few bytes less than others
+    assert torch.equal(pcf.load(path).state_dict()["transform.parts.0.conditioner.output.weight"], torch.zeros(2, 8))
+    big = make_flow(hidden_dims=[1000, 1000])
+    layer = big.transform.parts[0].conditioner.hidden[1]
+    layer.weight = nn.Parameter(torch.zeros(1, 1).expand(1000, 1000))
+    for part in big.transform.parts[1:3]:
+        part.conditioner.hidden[1].weight = nn.Parameter(torch.zeros(1, 1).expand(1000, 1000))
+    with pytest.raises(ValueError, match=r"could not bring back: tensors of \d+ bytes in a file of \d+"):
+        pcf.save(big, path)
+
+
+MODELS = {
+    "flow": lambda: make_flow(),
+    "presets": lambda: pcf.PointCloudFlow(
+        3, 4, 2, [8, 8, 8], conditioning="film", context_dims=[5], residual=True, masks=[[True, False, False]] * 2
+    ),
+    "mixture": lambda: pcf.MixtureOfFlows(2, 3, 4, num_couplings=2, hidden_dims=[4]),
+    "vae": lambda: pcf.PointCloudVAE(3, 4, num_classes=2, noise_input=True, num_flows=2, decoder={"num_couplings": 2}),
+    "auto-decoder": lambda: pcf.models.AutoDecoder(5, 3, 4, prior="normal"),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("name", MODELS)
+def test_state_type_frozen_parameters_and_mode_come_back(path, name, dtype):
+    torch.manual_seed(0)
+    module = MODELS[name]().to(dtype).eval()
+    first = next(iter(dict(module.named_parameters())))
+    module.get_parameter(first).requires_grad_(False)
+    pcf.save(module, path)
+    again = pcf.load(path)
+    assert type(again) is type(module)
+    assert not again.training
+    assert not any(part.training for part in again.modules())
+    assert {key: value.requires_grad for key, value in again.named_parameters()} == {
+        key: key != first for key, _ in module.named_parameters()
+    }
+    for key, value in module.state_dict().items():
+        found = again.state_dict()[key]
+        assert torch.equal(found, value) and found.dtype == dtype if isinstance(value, torch.Tensor) else found == value
+    assert {buffer.dtype for buffer in again.buffers()} == {dtype}
+
+
+def test_a_module_that_was_used_is_saved(path):
+    flow = make_flow(act_norm_between=True, mixing=True)
+    flow.log_prob(flow.condition().sample((5,))).sum().backward()
+    pcf.kernels.set_backend(flow, "plain")
+    pcf.save(flow, path)
+    pcf.save(pcf.load(path), path)
+    assert torch.equal(pcf.load(path).log_prob(torch.zeros(3)), flow.log_prob(torch.zeros(3)))
+
+
+def test_checksums_are_written_whatever_torch_was_told(path):
+    torch.serialization.set_crc32_options(False)
+    try:
+        pcf.save(make_flow(), path)
+        assert torch.serialization.get_crc32_options() is False
+    finally:
+        torch.serialization.set_crc32_options(True)
+    assert pcf.load(path).normalized
+
+
+def test_files_without_the_newer_entries_are_read(path):
+    pcf.save(make_flow(), path)
+    content = torch.load(path)
+    del content["frozen"], content["training"]
+    torch.save(content, path)
+    again = pcf.load(path)
+    assert again.training
+    assert all(parameter.requires_grad for parameter in again.parameters())
+
+
 class TestFilesThatAreNotOurs:
     def test_missing(self, tmp_path):
         with pytest.raises(FileNotFoundError, match=r"nothing\.pt"):
@@ -174,3 +358,16 @@ def test_plain_copies():
         serialization.plain({"a": [{1}]}, "x")
     with pytest.raises(TypeError, match="ndarray"):
         serialization.plain(np.zeros(2), "x")
+
+
+def test_a_flow_with_parts_of_its_own_ends_with_a_file_of_its_weights(tmp_path):
+    flow = pcf.PointCloudFlow(3, num_couplings=2, hidden_dims=[4])
+    flow.transform.parts[0] = pcf.transforms.additive_point_coupling(3, hidden_dims=[4])
+    options = {"max_steps": 2, "batch_size": 10, "out": tmp_path / "run", "pictures": False, "device": "cpu"}
+    with pytest.warns(UserWarning, match=r"model\.pt holds a state_dict alone.*parts\.0' is a AdditivePointCoupling"):
+        pcf.fit(flow, torch.randn(100, 3), **options)
+    twin = pcf.PointCloudFlow(3, num_couplings=2, hidden_dims=[4])
+    twin.transform.parts[0] = pcf.transforms.additive_point_coupling(3, hidden_dims=[4])
+    twin.load_state_dict(torch.load(tmp_path / "run" / "model.pt", weights_only=True))
+    points = torch.randn(5, 3)
+    assert torch.equal(twin.log_prob(points), flow.log_prob(points))

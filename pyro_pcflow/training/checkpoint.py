@@ -41,9 +41,9 @@ def check_checkpoint(
     scores = _entries(state, "scores")
     if not all(type(name) is str and type(score) in (float, int, type(None)) for name, score in scores.items()):
         raise ValueError("scores: expected a number for each name")
-    window: Any = state.get("window")
-    of_numbers = isinstance(window, list | tuple) and [type(value) for value in window] == [float, float, int]
-    if not of_numbers or not all(map(math.isfinite, window)) or window[2] < 0:
+    window = state.get("window")
+    sums: list[Any] = [*window] if isinstance(window, list | tuple) else []
+    if [type(value) for value in sums] != [float, float, int] or not all(map(math.isfinite, sums)) or sums[2] < 0:
         raise ValueError("window: expected two sums and how many they are of")
     if "lr" in state:
         _number(state, "lr", float, int)
@@ -59,8 +59,8 @@ def _entries(state: Mapping[str, Any], key: str) -> Mapping[str, Any]:
 
 
 def _number(state: Mapping[str, Any], key: str, *types: type) -> Any:
-    value = state.get(key)
-    if type(value) not in types or not math.isfinite(value) or value < 0:
+    value: Any = state.get(key)
+    if value is None or type(value) not in types or not math.isfinite(value) or value < 0:
         raise ValueError(f"{key}: expected a number of at least 0, got {shortened(value)}")
     return value
 

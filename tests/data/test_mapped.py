@@ -240,6 +240,40 @@ def test_workers(path, array, start):
     assert torch.cat(list(loader)).tolist() == array.tolist()
 
 
+@pytest.mark.parametrize("dtype", ["<f4", ">f8", "<f2"])
+def test_the_first_number_that_is_not_finite_is_found(path, array, dtype, monkeypatch):
+    monkeypatch.setattr(mapped, "_CHUNK", 64)  # so that a cloud lies in several
+    values = array.astype(dtype)
+    np.save(path, values)
+    data = MappedClouds(path)
+    data.check_finite()
+    for place, value in (((8, 39, 2), np.nan), ((7, 3, 0), np.inf), ((7, 2, 1), -np.inf)):
+        values[place] = value
+        np.save(path, values)
+        with pytest.raises(CloudError, match=rf"clouds\.npy: point {place[1]} of cloud {place[0]} is NaN, infinite or"):
+            data.check_finite()
+    np.save(path, np.full((9, 40, 3), 1e39))
+    with pytest.raises(CloudError, match="point 0 of cloud 0 is NaN, infinite or beyond float32; remove it"):
+        MappedClouds(path).check_finite()
+    path.unlink()
+    with pytest.raises(FileNotFoundError, match=r"clouds\.npy"):
+        data.check_finite()
+
+
+def test_a_file_is_looked_through_once(path, array, monkeypatch):
+    data = MappedClouds(path)
+    data.check_finite()
+    with monkeypatch.context() as patch:
+        patch.setattr(np, "isfinite", None)
+        data.check_finite()
+        pickle.loads(pickle.dumps(data)).check_finite()
+    array[0, 0, 0] = np.nan
+    np.save(path, array)
+    os.utime(path, ns=(1, 1))  # whatever the clock's own steps
+    with pytest.raises(CloudError, match="point 0 of cloud 0"):
+        data.check_finite()
+
+
 # Fingerprints.
 
 
