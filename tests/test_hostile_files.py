@@ -325,7 +325,7 @@ def archives(data):
 # Models.
 
 FLOW = {
-    "num_couplings": [3_000_000, 10**9, 10**18, 2**70, -1, 0, 2, 4, "3", 3.5, float("nan"), None, [3]],
+    "num_couplings": [3_000_000, 2**20, 10**9, 10**18, 2**70, -1, 0, 2, 4, "3", 3.5, float("nan"), None, [3]],
     "point_dim": [10**9, 10**18, -3, 0, 1, 2, "3", 3.0, None],
     "hidden_dims": [[], [10**9], [10**9] * 3, [8] * 50_000, [10**18], [-8], [8.5], "88", 8, None, [[8]], [8, 8]],
     "context_dim": [10**12, 1, -1, "a"],
@@ -799,6 +799,22 @@ def test_the_valid_files_are_read(tmp_path, run_folder):
     (copied / "checkpoint.pt").write_bytes(saved(OrderedDict(state)))
     resume(copied / "checkpoint.pt")
     assert RunFolder  # the class whose files these are
+
+
+def test_options_of_the_optimizer_are_those_of_the_training(tmp_path, run_folder):
+    """Whatever a checkpoint says of them."""
+    ends = []
+    for betas in ((0.9, 0.999), (0.1, 0.2)):
+        folder = tmp_path / str(betas)
+        shutil.copytree(run_folder, folder)
+        state = torch.load(folder / "checkpoint.pt", weights_only=True)
+        state["optimizer"]["param_groups"][0].update(betas=betas, amsgrad=betas[0] < 0.5, weight_decay=1 - betas[1])
+        (folder / "checkpoint.pt").write_bytes(saved(state))
+        flow = new_flow()
+        result = pcf.fit(flow, points(), out=folder, resume=True, **{**OPTIONS, "max_steps": 6})
+        assert result.steps == 6
+        ends.append(flow.state_dict())
+    assert all(torch.equal(one, ends[1][key]) for key, one in ends[0].items() if isinstance(one, torch.Tensor))
 
 
 def damaged(data, rng):
