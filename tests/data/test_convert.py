@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
-import subprocess
-import sys
-import time
 import tracemalloc
 import warnings
 
@@ -205,41 +201,6 @@ def test_a_bad_file_late_in_a_folder_leaves_nothing(tmp_path, source):
         with pytest.raises(UserWarning):
             convert_clouds(source, tmp_path / "out.npy", 25)
     assert os.listdir(tmp_path) == ["source"]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGKILL])
-def test_a_process_that_is_stopped(tmp_path, source, kind):
-    script = (
-        "import signal, sys, time\n"
-        "from pyro_pcflow.data import convert_clouds, converting\n"
-        # Whoever starts the tests in the background may have them ignore it.
-        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        "iterate = converting.iterate_clouds\n"
-        "def slowly(*args, **options):\n"
-        "    for pair in iterate(*args, **options):\n"
-        "        yield pair\n"
-        "        time.sleep(60)\n"
-        "converting.iterate_clouds = slowly\n"
-        "convert_clouds(sys.argv[1], sys.argv[2], 5)\n"
-    )
-    process = subprocess.Popen(
-        [sys.executable, "-c", script, str(source), str(tmp_path / "out.npy")], stderr=subprocess.DEVNULL
-    )
-    try:
-        end = time.monotonic() + 60
-        while len(os.listdir(tmp_path)) < 2 and time.monotonic() < end:
-            time.sleep(0.05)
-        process.send_signal(kind)
-        assert process.wait(30) != 0
-    finally:
-        process.kill()
-    left = set(os.listdir(tmp_path)) - {"source"}
-    assert not (tmp_path / "out.npy").exists()
-    assert len(left) == (kind == signal.SIGKILL)
-    # What is left is in nobody's way.
-    convert_clouds(source, tmp_path / "out.npy", 5)
-    assert load_clouds(tmp_path, 5).shape == (6, 5, 3)
 
 
 # Errors and progress.

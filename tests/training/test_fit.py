@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pyro.distributions as dist
@@ -11,7 +12,7 @@ from torch import nn
 from torch.utils.data import Dataset, TensorDataset
 
 import pyro_pcflow as pcf
-from pyro_pcflow.training import FitResult, fit, objective
+from pyro_pcflow.training import FitResult, fit, loop, objective
 
 
 def closed_form(training, held_out):
@@ -112,11 +113,20 @@ class TestMaximumLikelihood:
 
 
 class TestSettings:
-    def test_max_seconds_ends_training(self):
-        result = fit(DiagonalGaussian(), some_points(), max_seconds=0.5, warmup_steps=0, device="cpu")
-        assert 0.5 <= result.seconds < 30
-        assert result.steps >= 1
-        assert result.history[-1]["lr"] <= 0.003
+    def test_max_seconds_ends_training(self, monkeypatch):
+        """By a clock that each step moves on by a second, so that the rate of every step is known."""
+        clock = SimpleNamespace(now=1000.0)
+
+        def tick(call):
+            clock.now += 1.0
+
+        monkeypatch.setattr(loop, "time", SimpleNamespace(perf_counter=lambda: clock.now))
+        options = {"max_seconds": 8.0, "warmup_steps": 0, "log_every": 1, "device": "cpu"}
+        result = fit(small_stack(before_step=tick), some_points(), **options)
+        assert (result.steps, result.seconds) == (8, 8.0)
+        # The clock is read when the gradient is there.
+        expected = [3e-3 * 0.5 * (1 + math.cos(math.pi * second / 8)) for second in range(1, 9)]
+        assert [line["lr"] for line in result.history] == pytest.approx(expected, abs=1e-12)
 
     def test_the_same_seed_repeats_and_another_does_not(self):
         weights = []
@@ -146,6 +156,44 @@ class TestSettings:
         module = DiagonalGaussian()
         fit(module, some_points(), max_steps=20, grad_clip=1e-14, ema_decay=0, device="cpu")
         assert module.loc.abs().max() < 1e-4
+
+    def test_gradients_are_clipped_to_the_norm_that_is_asked_for(self, monkeypatch):
+        steps, step = [], torch.optim.Adam.step
+
+        def noting(self, closure=None):
+            steps.append(self.param_groups[0]["params"][0].grad.clone())
+            return step(self, closure)
+
+        monkeypatch.setattr(torch.optim.Adam, "step", noting)
+        for clip in (math.inf, 0.5, 1e9):
+            fit(DiagonalGaussian(), some_points(), max_steps=1, grad_clip=clip, device="cpu")
+        free, clipped, loose = steps
+        assert free.norm() > 1
+        torch.testing.assert_close(clipped, free * (0.5 / free.norm()))
+        assert torch.equal(loose, free)
+
+    def test_it_is_evaluated_without_dropout(self):
+        held_out = some_points(300, seed=6)
+        module = small_stack(tracks=False)
+        result = fit(module, some_points(), held_out=held_out, max_steps=9, device="cpu")
+        assert result.nats_per_point == pytest.approx(module.eval().log_prob(held_out).mean().item(), abs=1e-5)
+        assert module.train().log_prob(held_out).mean().item() != pytest.approx(result.nats_per_point, abs=1e-3)
+
+    def test_held_out_points_weigh_alike_whatever_parts_they_come_in(self, monkeypatch):
+        held_out = some_points(20, seed=6)
+        module = DiagonalGaussian()
+        monkeypatch.setattr(objective, "POINTS_AT_ONCE", 7)
+        result = fit(module, some_points(), held_out=held_out, max_steps=3, device="cpu")
+        assert result.nats_per_point == pytest.approx(module.log_prob(held_out).double().mean().item(), abs=1e-6)
+
+    def test_the_average_of_one_step_is_that_step(self):
+        weights = []
+        for decay in (0.999, 0.0):
+            module = DiagonalGaussian()
+            fit(module, some_points(), max_steps=1, lr=0.1, warmup_steps=0, ema_decay=decay, device="cpu")
+            weights.append(module.loc.detach().clone())
+        assert weights[0].abs().min() > 0.01
+        assert torch.equal(*weights)
 
     def test_weights_without_a_gradient_stay(self):
         module = small_stack()

@@ -44,6 +44,21 @@ class TestDivergence:
         assert all(value.isfinite().all() for value in [*state["module"].values(), *state["averages"].values()])
         assert not (tmp_path / "8" / "model.pt").exists()
 
+    def test_a_resumed_run_falls_back_on_the_averages_of_its_checkpoint(self, tmp_path, monkeypatch):
+        fit(small_stack(), some_points(), max_steps=6, out=tmp_path, **OPTIONS)
+        kept = torch.load(tmp_path / "checkpoint.pt", weights_only=True)["averages"]
+        module = small_stack()
+        step = torch.optim.Adam.step
+
+        def blow_up(self, closure=None):
+            step(self, closure)
+            self.param_groups[0]["params"][0].data.fill_(math.inf)
+
+        monkeypatch.setattr(torch.optim.Adam, "step", blow_up)
+        with pytest.raises(TrainingDivergedError, match=r"step (7|8)"):
+            fit(module, some_points(), max_steps=9, out=tmp_path, resume=True, **OPTIONS)
+        assert same_state(kept, {name: weight.data for name, weight in module.named_parameters()})
+
     def test_no_step_is_taken_and_the_module_holds_the_average(self):
         averages = []
         for break_at in (8, 8):

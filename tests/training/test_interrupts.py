@@ -14,9 +14,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from killed_run import OPTIONS
 from stand_ins import same_state, small_stack, some_points
-from test_resume import losses_of, run, stop_at
+from test_resume import OPTIONS, losses_of, run, stop_at
 
 import pyro_pcflow as pcf
 from pyro_pcflow.training import fit, loop, toml

@@ -2,25 +2,20 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import random
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
-from killed_run import OPTIONS
 from stand_ins import DiagonalGaussian, same_state, small_stack, some_points
 
 import pyro_pcflow as pcf
 from pyro_pcflow.training import fit, loop, toml
 
 STEPS = 40
+OPTIONS = {"batch_size": 64, "noise": 0.1, "log_every": 3, "eval_every": 10, "checkpoint_every": 2, "device": "cpu"}
 FILES = {".lock", "config.toml", "metrics.jsonl", "checkpoint.pt", "model.pt"}
 
 
@@ -291,53 +286,3 @@ class TestResume:
         whole = fit(small_stack(), some_points(), max_seconds=20.0, device="cpu")
         assert before["seconds"] < 20 <= result.seconds < 21
         assert result.steps == pytest.approx(whole.steps, abs=5)
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
-@pytest.mark.parametrize(("kind", "times"), [("stack", 4), ("vae", 10)])
-def test_a_killed_process_resumes_to_the_same_bits(kind, times, tmp_path):
-    steps = 400
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    command = [sys.executable, str(Path(__file__).with_name("killed_run.py")), kind]
-    root = str(Path(pcf.__file__).parents[1])
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])}
-    subprocess.run([*command, str(whole), str(steps)], check=True, env=environment, timeout=300)
-    moments, kills = random.Random(0), 0
-    for _ in range(times):
-        process = subprocess.Popen([*command, str(killed), str(steps)], env=environment)
-        before = _step_of(killed)
-        # Count from the first step of this process, however long it took to start.
-        while process.poll() is None and _step_of(killed) == before:
-            time.sleep(0.01)
-        time.sleep(moments.uniform(0.0, 0.4))
-        kills += process.poll() is None
-        process.kill()
-        process.wait()
-        # Every file can be read, and what is lost are the steps since the last checkpoint was due.
-        after = _step_of(killed)
-        assert after >= before
-        assert after >= max(_logged_steps(killed), default=0) - OPTIONS["checkpoint_every"]
-        assert toml.loads((killed / "config.toml").read_text())["settings"]["checkpoint_every"] == 2
-    assert kills >= times // 2, "the runs ended before they could be killed"
-    subprocess.run([*command, str(killed), str(steps)], check=True, env=environment, timeout=300)
-    assert same_state(_weights_of(killed), _weights_of(whole))
-    assert losses_of(killed) == losses_of(whole)
-    assert {file.name for file in killed.iterdir()} == FILES
-
-
-def _step_of(out):
-    checkpoint = out / "checkpoint.pt"
-    return torch.load(checkpoint, weights_only=True)["step"] if checkpoint.exists() else -1
-
-
-def _weights_of(out):
-    content = torch.load(out / "model.pt", weights_only=True)
-    return content.get("state_dict", content)
-
-
-def _logged_steps(out):
-    """Steps of the whole lines; a killed process may have left half of one, which a resumed run mends."""
-    metrics = out / "metrics.jsonl"
-    lines = metrics.read_text().splitlines(keepends=True) if metrics.exists() else []
-    return [json.loads(line)["step"] for line in lines if line.endswith("\n")]
