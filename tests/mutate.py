@@ -101,7 +101,8 @@ class Bench:
             status = (
                 "caught" if self.passes_without([by] if by else tests, limit, "--collect-only") else "red without it"
             )
-        by = by or " ".join((self.folder / "log").read_text(errors="replace").split()[-30:])
+        if status == "red without it" and not by:
+            by = " ".join((self.folder / "log").read_text(errors="replace").split()[-30:])
         return {**mutant, "status": status, "by": by, "seconds": round(time.monotonic() - start, 1)}
 
     def passes_without(self, tests, limit, *options):

@@ -16,6 +16,7 @@ from pyro_pcflow.metrics import (
     jensen_shannon,
     log_likelihood,
     minimum_matching_distance,
+    null_band,
     one_nearest_neighbour,
     pairwise,
 )
@@ -117,6 +118,39 @@ def test_numbers_of_clouds_and_points():
     assert evaluate(samples, references, num_points=25, num_clouds=6, seed=4)["mmd-cd"] != report["mmd-cd"]
 
 
+def test_grid_and_null_band_have_the_options_that_were_given():
+    samples, references = clouds(8, seed=1), clouds(8, seed=2)
+    matrices = pairwise(samples), pairwise(references), pairwise(samples, references)
+    report = evaluate(samples, references, resolution=5, bounds=(-2.0, 3.0), permutations=40, seed=3)
+    assert report["jsd"] == jensen_shannon(samples, references, resolution=5, bounds=(-2.0, 3.0))
+    assert report.protocol.grid == {"resolution": 5, "low": [-2.0] * 3, "high": [3.0] * 3}
+    assert tuple(report.null.values()) == null_band(*matrices, permutations=40, seed=3)
+    assert report.protocol.permutations == 40
+    # Each option by itself makes a difference here.
+    for other in ({"resolution": 5}, {"bounds": (-2.0, 3.0)}):
+        assert evaluate(samples, references, **other)["jsd"] != report["jsd"]
+    for other in ({"permutations": 40}, {"seed": 3}):
+        assert evaluate(samples, references, **other).null != report.null
+
+
+def test_a_seed_chooses_clouds_and_points_of_both_sets():
+    samples, references = torch.stack([clouds(9, 20, seed=k) for k in (1, 2)]), clouds(9, 20, seed=3)
+
+    def chosen(**options):
+        neighbours = evaluate(samples, references, **options).neighbours
+        return neighbours.samples, neighbours.references
+
+    for count in ({"num_points": 15}, {"num_clouds": 6}):
+        first, again, other = (chosen(seed=seed, **count) for seed in (3, 3, 4))
+        for one, same, another in zip(first, again, other, strict=True):
+            assert torch.equal(one, same)
+            assert not torch.equal(one, another)
+    # Points of a cloud are chosen for it alone: of equal clouds, different ones remain.
+    samples = samples[:, :1].expand(2, 9, 20, 3)
+    one, two = chosen(num_points=15)[0][:2]
+    assert not torch.equal(one, two)
+
+
 def test_training_set_in_place_of_the_samples():
     samples, references, train = clouds(6, seed=1), clouds(6, seed=2), clouds(6, seed=3)
     report = evaluate(samples, references, train=train)
@@ -144,6 +178,17 @@ def test_normalizations():
         assert same["mmd-cd"] != plain["mmd-cd"]
     boxes = evaluate(samples, references, normalization="per_cloud_box").neighbours.samples
     torch.testing.assert_close(boxes.abs().amax((1, 2)), torch.ones(9))
+    # The longest side alone is scaled to one: sides keep their ratios.
+    sides, scaled = (some.amax(1) - some.amin(1) for some in (samples, boxes))
+    torch.testing.assert_close(scaled / scaled[:, :1], sides / sides[:, :1])
+    assert scaled.amin() < 1.5
+
+
+@pytest.mark.parametrize("kind", ["references", "per_cloud", "per_cloud_box"])
+def test_the_training_set_is_normalised_as_samples_are(kind):
+    samples, references, train = clouds(6, seed=1), clouds(6, seed=2), 3 * clouds(6, seed=3) + 5
+    report = evaluate(samples, references, train=train, normalization=kind)
+    assert report.train == evaluate(train, references, normalization=kind).draws
 
 
 def test_a_collapsed_sample_has_no_scale_of_its_own_and_fails():
@@ -163,6 +208,15 @@ def test_samples_whose_distances_overflow_fail():
     assert report["1-nna-cd-smp"] >= 2 / 6
 
 
+def test_a_sample_that_fails_in_one_distance_has_failed():
+    samples = clouds(6, seed=1)
+    samples[2] = 1e25  # its square has no place in float32, in which the approximate matching is; trees take float64
+    distances = {"pvd": ("approximate_emd", {"variant": "pvd"}), "cd": ("chamfer", {})}
+    for order in (distances, dict(reversed(distances.items()))):
+        assert evaluate(samples, clouds(6), distances=order).failed == (1,)
+    assert evaluate(samples, clouds(6)).failed == (0,)
+
+
 def test_all_samples_failed():
     report = evaluate(torch.full((4, 9, 2), torch.nan), clouds(4, 9, dim=2))
     assert report.failed == (4,)
@@ -179,6 +233,15 @@ def test_likelihood_goes_into_the_report():
     report = evaluate(lambda s, n: flow.cloud(num_points=n).sample((s,)), references, likelihood=likelihood)
     assert report.likelihood.nats_per_point == likelihood.nats_per_point
     assert "nats per point (exact), with coordinates in metres" in report.to_markdown()
+
+
+def test_progress_is_shown_if_asked_for(capsys):
+    evaluate(clouds(4, 9, seed=1), clouds(4, 9), progress=True)
+    shown = capsys.readouterr().err
+    assert shown.count("10/10") == 2  # within each set
+    assert "16/16" in shown
+    evaluate(clouds(4, 9, seed=1), clouds(4, 9))
+    assert capsys.readouterr().err == ""
 
 
 def test_interrupted_evaluations_continue(tmp_path, monkeypatch):

@@ -75,7 +75,8 @@ def test_bound_rises_to_the_likelihood():
     few, many = (importance_weighted_bound(model, clouds, num_particles=k) for k in (1, 2000))
     assert few.nats_per_cloud.mean() < exact.mean() - 0.05
     torch.testing.assert_close(many.nats_per_cloud, exact, atol=0.15, rtol=0)
-    assert few.kind == "importance-weighted bound, K = 1"
+    assert (few.kind, few.units) == ("importance-weighted bound, K = 1", "the data's units")
+    assert importance_weighted_bound(model, clouds[:2], num_particles=1, units="metres").units == "metres"
     state = torch.get_rng_state()
     again = importance_weighted_bound(model, clouds, num_particles=1)
     assert torch.equal(again.nats_per_cloud, few.nats_per_cloud)

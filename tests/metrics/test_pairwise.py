@@ -174,6 +174,9 @@ def test_a_damaged_folder_is_refused(clouds, tmp_path):
     np.save(rows, np.zeros((2, 3)))
     with pytest.raises(ValueError, match=r"holds float64 of shape \(2, 3\)"):
         pairwise(clouds, path=tmp_path)
+    np.save(rows, np.zeros((11, 11), dtype=np.float32))
+    with pytest.raises(ValueError, match=r"holds float32 of shape \(11, 11\)"):
+        pairwise(clouds, path=tmp_path)
     rows.write_bytes(good)
     head = folder / "matrix.json"
     head.write_text(json.dumps(json.loads(head.read_text()) | {"sha256": "0" * 64}))

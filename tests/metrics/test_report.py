@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import pyro_pcflow as pcf
-from pyro_pcflow.metrics import LogLikelihood, Protocol, Report, compare, evaluate
+from pyro_pcflow.metrics import LogLikelihood, NullBand, Protocol, Report, compare, evaluate
 from pyro_pcflow.metrics.protocol import array_sha256
 
 
@@ -141,6 +141,21 @@ def test_different_protocols_are_refused_by_name(report, field, value):
 def test_every_field_of_the_protocol_counts(report):
     names = {field.name for field in dataclasses.fields(Protocol)}
     assert names == set(report.protocol.differences(Protocol(*["?"] * len(names))))
+
+
+def test_protocols_of_one_content_agree(report):
+    assert report.protocol.differences(Protocol.from_dict(json.loads(json.dumps(report.protocol.to_dict())))) == {}
+
+
+def test_bands_have_both_ends(report):
+    band = NullBand(0.5, 0.25, 0.875)
+    shown = dataclasses.replace(report, null=dict.fromkeys(report.null, band))
+    for text in (shown.to_markdown(), compare([shown])):
+        assert text.count("25.0 to 87.5%") == len(report.null) == 3
+
+
+def test_failures_are_counted_over_all_draws(report):
+    assert "3 of 10" in dataclasses.replace(report, failed=(1, 2)).to_markdown()
 
 
 def test_nothing_to_compare():
