@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from .arrays import Array, Clouds, as_array, as_rows, check_mask, check_points, mirror
-from .colors import INKS, Scale, check_colors, make_scale, paint, position_box
+from .colors import INKS, Scale, are_parts, check_colors, make_scale, paint, position_box
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,8 @@ def _check(cloud: Any, tint: Any, mask: Any, spot: str) -> tuple[Array, Array | 
     values = as_array(tint, f"colors{spot}")
     if values.shape[:1] == keep.shape and not keep.all():
         values = values[keep]
+    if are_parts(tint):
+        values = values.astype(int)
     return points, check_colors(values, len(points), f"colors{spot}")
 
 

@@ -12,7 +12,7 @@ import torch
 from browser import errors, requests, start
 from PIL import Image
 
-from pyro_pcflow.plotting import save_html
+from pyro_pcflow.plotting import project, save_html
 
 pytestmark = pytest.mark.slow
 
@@ -73,6 +73,60 @@ def test_slider_moves_points(chrome, page):
     chrome.execute_script("arguments[0].value = 2.5; arguments[0].dispatchEvent(new Event('input'))", slider)
     assert state(chrome)["frame"] == 2.5
     assert np.abs(look(chrome) - after)[:, :half].mean() > 1
+
+
+def centroids(image, size):
+    """For red, green and blue, the mean place of its pixels from the middle of the canvas, upwards."""
+    found = []
+    for channel in range(3):
+        others = [k for k in range(3) if k != channel]
+        rows, columns = np.nonzero(image[..., channel] - image[..., others].max(-1) > 60)
+        found.append([columns.mean() - size[1] / 2, size[0] / 2 - rows.mean()])
+    return np.array(found)
+
+
+@pytest.mark.parametrize(("elev", "azim", "up"), [(18.0, 35.0, "y"), (40.0, -70.0, "z"), (-10.0, 120.0, "-x")])
+def test_the_page_shows_what_pictures_show(chrome, tmp_path, elev, azim, up):
+    places, inks = np.eye(3), np.eye(3) * 0.9
+    points = np.concatenate([places, -places])
+    colors = np.concatenate([inks, np.full((3, 3), 0.5)])
+    view = {"elev": elev, "azim": azim, "up": up}
+    chrome.get(save_html(points, tmp_path / "axes.html", colors=colors, point_size=0.5, **view).as_uri())
+    image = look(chrome)
+    seen = project(places, **view)
+    # The page has a little perspective: what is near is larger.
+    expected = seen[:, :2] / (1 - 0.2 * seen[:, 2:])
+    found = centroids(image, image.shape[:2])
+    scale = (found * expected).sum() / (expected**2).sum()
+    assert scale > 50
+    np.testing.assert_allclose(found / scale, expected, atol=0.05)
+
+
+def test_points_move_on_straight_lines_between_frames(chrome, tmp_path):
+    rest = np.repeat(np.array([[[-1.0, -1, 0], [1, 1, 0]]]), 2, 0)
+    film = np.concatenate([np.array([[[-1.0, 1, 0]], [[1, -1, 0]]]), rest], 1)
+    colors = np.array([[0.9, 0, 0], [0, 0.9, 0], [0, 0, 0.9]])
+    page = save_html(film, tmp_path / "film.html", colors=colors, elev=0, azim=0, autoplay=False)
+    chrome.get(page.as_uri())
+    places = []
+    for frame in (0, 0.5, 1):
+        chrome.execute_script("pcflowViewer.show(arguments[0])", frame)
+        image = look(chrome)
+        places.append(centroids(image, image.shape[:2])[0])
+    assert places[0][0] < -50
+    assert places[2][0] > 50
+    np.testing.assert_allclose(places[1], 0, atol=5)
+
+
+def test_the_camera_does_not_go_over_the_pole(chrome, page):
+    from selenium.webdriver.common.keys import Keys
+
+    chrome.get(page.as_uri())
+    canvas = chrome.find_element("id", "view")
+    canvas.send_keys(Keys.ARROW_UP * 20)
+    assert state(chrome)["elev"] == 89.9
+    canvas.send_keys(Keys.ARROW_DOWN * 40)
+    assert state(chrome)["elev"] == -89.9
 
 
 def test_keys_mouse_and_reset(chrome, page):

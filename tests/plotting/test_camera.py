@@ -82,7 +82,10 @@ def test_frames_leave_strays_out_but_no_tail():
     points = np.random.default_rng(4).uniform(-1, 1, size=(1000, 3))
     assert frame_around([points]).half == pytest.approx((points.max(0) - points.min(0)) / 2)
     points[0] = 100.0
-    assert (frame_around([points]).half < 2).all()
+    found = frame_around([points])
+    low, high = np.quantile(points, [0.01, 0.99], axis=0)
+    assert found.center + found.half == pytest.approx(high + 0.35 * (high - low))
+    assert found.center - found.half == pytest.approx(points.min(0))
     point = frame_around([np.ones((1, 3))])
     assert (point.half > 0).all()
     assert point.center.tolist() == [1, 1, 1]
@@ -94,3 +97,9 @@ def test_frames_keep_what_they_hold_when_shaped():
         shaped = frame.shaped(aspect)
         assert shaped.aspect == pytest.approx(aspect)
         assert (shaped.half >= frame.half).all()
+
+
+def test_a_padded_frame_has_room_for_dots_and_a_margin_of_its_longer_side():
+    frame = Frame(np.ones(3), np.array([2.0, 1.0, 1.0])).padded(0.5, 0.25)
+    assert frame.half == pytest.approx([2.0 + 0.5 + 0.08, 1.0 + 0.25 + 0.08, 1.0])
+    assert frame.center.tolist() == [1, 1, 1]

@@ -9,7 +9,8 @@ import pytest
 import torch
 from PIL import Image, ImageSequence
 
-from pyro_pcflow.plotting import animate
+from pyro_pcflow.plotting import animate, film, project
+from pyro_pcflow.plotting.colors import position_colors
 
 SMALL = {"size": 64, "colors": "black", "elev": 0.0, "azim": 0.0}
 
@@ -66,6 +67,39 @@ def test_the_camera_turns_and_arrives(tmp_path):
     assert len(frames) == 6
     start = np.nonzero((frames[0] < 200).all(-1)[24:40])[1].mean()
     assert start < 20
+
+
+@pytest.mark.parametrize("turn", [0.0, 90.0, 360.0])
+def test_the_camera_ends_where_was_asked(tmp_path, monkeypatch, turn):
+    views, draw = [], film.render
+
+    def render(view, *args, **kwargs):
+        views.append(view)
+        return draw(view, *args, **kwargs)
+
+    monkeypatch.setattr(film, "render", render)
+    points, view = moving()[-1], {"elev": 40.0, "up": "-z"}
+    animate(np.repeat(points[None], 4, 0), tmp_path / "a.webp", turn=turn, azim=25.0, size=32, **view)
+    assert len(views) == 4
+    for seen, azim in [(views[-1], 25.0), *([(views[0], 25.0 - turn)] if turn != 360 else [(views[1], 205.0)])]:
+        expected = project(points, azim=azim, **view)
+        np.testing.assert_allclose(seen - seen.mean(0), expected - expected.mean(0), atol=1e-12)
+
+
+def test_without_colors_a_point_has_that_of_its_place_at_the_end(tmp_path):
+    frames, options = moving(), {"size": 64, "elev": 0.0, "azim": 0.0, "turn": 0.0, "quality": 90}
+    by_place = read(animate(frames, tmp_path / "a.webp", **options))[1]
+    given = read(animate(frames, tmp_path / "b.webp", **options, colors=position_colors(frames[-1])))[1]
+    at_first = read(animate(frames, tmp_path / "c.webp", **options, colors=position_colors(frames[0])))[1]
+    np.testing.assert_array_equal(by_place, given)
+    assert any((one != other).any() for one, other in zip(by_place, at_first, strict=True))
+
+
+def test_quality_costs_bytes(tmp_path):
+    few, many = (
+        animate(moving(), tmp_path / f"{quality}.webp", quality=quality, size=200).stat().st_size for quality in (5, 95)
+    )
+    assert many > 1.5 * few
 
 
 def test_a_full_turn_closes(tmp_path):

@@ -11,7 +11,9 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
-from pyro_pcflow.plotting import plot_clouds, save_figure
+from pyro_pcflow.plotting import plot_clouds, project, save_figure
+from pyro_pcflow.plotting.colors import INKS, ink, part_colors
+from pyro_pcflow.plotting.panels import gather
 
 RNG = np.random.default_rng(0)
 
@@ -108,12 +110,89 @@ def test_a_mask_hides_points_even_if_they_are_not_finite():
     padded = np.concatenate([cloud, np.full((10, 3), np.nan)])
     mask = np.arange(50) < 40
     images = [
-        pictures(small(shown, mask=hidden, colors=np.arange(len(shown)), color_limits=(0, 40)))[0].get_array()
+        pictures(small(shown, mask=hidden, colors=np.arange(len(shown)) / 1.0, color_limits=(0, 40)))[0].get_array()
         for shown, hidden in ((cloud, None), (padded, mask))
     ]
     np.testing.assert_array_equal(*images)
     batch = torch.randn(2, 50, 3)
     assert len(pictures(small(batch, mask=torch.ones(2, 50, dtype=torch.bool)))) == 2
+
+
+def test_colors_and_masks_belong_to_the_same_points():
+    rng = np.random.default_rng(7)
+    points, scalars, tints = rng.normal(size=(30, 3)), rng.normal(size=30), rng.uniform(size=(30, 3))
+    mask = rng.uniform(size=30) < 0.5
+    for colors in (scalars, tints, np.arange(30)):
+        (whole,), *_ = gather(points, colors, None, "viridis", (-1.0, 1.0))[0]
+        (kept,), *_ = gather(points, colors, mask, "viridis", (-1.0, 1.0))[0]
+        np.testing.assert_array_equal(kept.points, points[mask])
+        np.testing.assert_array_equal(kept.colors, whole.colors[mask])
+
+
+def test_whole_numbers_are_parts_and_no_scale():
+    points, parts = torch.randn(2, 6, 3), torch.tensor([0, 2, 2, 0, 1, 7])
+    rows, *_, scale = gather(points, parts, None, "viridis", None)
+    assert scale is None
+    for panel in rows[0]:
+        assert not panel.scalar
+        np.testing.assert_array_equal(panel.colors, part_colors(parts.numpy()))
+    assert len(small(points, colors=parts).axes) == 2
+    *_, scale = gather(points, parts.double(), None, "viridis", None)
+    assert (scale.low, scale.high) == (0, pytest.approx(7, abs=0.3))
+
+
+def test_rows_have_inks_of_their_own_and_places_one_colour_each():
+    place = torch.eye(3)
+    rows, *_ = gather({"a": place, "b": place + 1}, None, None, "viridis", None)
+    for row, color in zip(rows, INKS, strict=False):
+        np.testing.assert_array_equal(row[0].colors, np.broadcast_to(ink(color), (3, 3)))
+    # The last point of one cloud is the first of the other.
+    line = torch.linspace(0, 1, 20).unsqueeze(1) * torch.tensor([3.0, 1.0, 0.5])
+    (row,), *_ = gather([line, line + line[-1]], "position", None, "viridis", None)
+    np.testing.assert_array_equal(row[0].colors[-1], row[1].colors[0])
+
+
+@pytest.mark.parametrize(("elev", "azim", "up"), [(18.0, 35.0, "y"), (50.0, -70.0, "z"), (-10.0, 120.0, "-x")])
+def test_the_camera_is_the_one_that_was_asked_for(elev, azim, up):
+    cloud, tints = RNG.normal(size=(60, 3)), RNG.uniform(size=(60, 3))
+    seen = project(cloud, elev=elev, azim=azim, up=up)
+    first, second = (
+        pictures(small(points, colors=tints, elev=e, azim=a, up=axis))[0].get_array()
+        for points, e, a, axis in ((cloud, elev, azim, up), (seen, 0.0, 0.0, "y"))
+    )
+    np.testing.assert_array_equal(first, second)
+
+
+def test_colormap_background_and_size_of_points():
+    cloud = RNG.normal(size=(40, 2))
+    gray = np.asarray(pictures(small(cloud, colors=np.linspace(0, 1, 40), cmap="gray"))[0].get_array()).astype(int)
+    assert np.ptp(gray, axis=-1).max() == 0
+    figure = small(cloud, background="#102030", titles="a")
+    picture = pictures(figure)[0]
+    assert picture.get_array()[0, 0].tolist() == [0x10, 0x20, 0x30]
+    assert figure.get_facecolor()[:3] == pytest.approx([0x10 / 255, 0x20 / 255, 0x30 / 255])
+    assert picture.origin == "upper"
+    few, many = (
+        (pictures(small(cloud, colors="black", point_size=size))[0].get_array() < 128).sum() for size in (0.5, 2.0)
+    )
+    assert many > 4 * few
+
+
+@pytest.mark.parametrize(
+    ("limits", "extend"), [((0, 1), "neither"), ((0.5, 1), "min"), ((0, 0.5), "max"), ((0.2, 0.8), "both")]
+)
+def test_the_bar_says_where_values_lie_beyond_it(limits, extend):
+    figure = small(RNG.normal(size=(30, 3)), colors=np.linspace(0, 1, 30), color_limits=limits)
+    assert figure.axes[-1]._colorbar.extend == extend
+
+
+def test_a_picture_that_cannot_be_written_leaves_the_old_file(tmp_path):
+    path = tmp_path / "sheet.nope"
+    path.write_text("mine")
+    with pytest.raises(ValueError, match="nope"):
+        save_figure(small(RNG.normal(size=(9, 3))), path)
+    assert path.read_text() == "mine"
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_drawing_on_axes_of_ones_own():

@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from pyro_pcflow.plotting import save_html
+from pyro_pcflow.plotting import save_html, view_clouds
+from pyro_pcflow.plotting.camera import view_matrix
+from pyro_pcflow.plotting.colors import INKS, ink, position_box, position_colors
 
-HOSTILE = "</script><script>alert(1)</script><!-- & \" ' {{data}} \u2028"
+HOSTILE = "</script><script>alert(1)</script></script <!-- <script & \" ' {{data}} \u2028"
 
 
 class Page(HTMLParser):
@@ -34,8 +36,8 @@ class Page(HTMLParser):
             self.texts[self.tags[-1]] = [*self.texts.get(self.tags[-1], []), text]
 
 
-def payload(path):
-    text = path.read_text(encoding="utf-8")
+def payload(page):
+    text = page if isinstance(page, str) else page.read_text(encoding="utf-8")
     return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.S)[1])
 
 
@@ -99,6 +101,55 @@ def test_nothing_is_fetched(tmp_path):
     assert "{{" not in text
 
 
+def test_the_policy_of_the_page_forbids_everything_but_itself():
+    page = Page(view_clouds(torch.randn(9, 3)).page)
+    policy = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:"
+    found = dict(zip(page.attributes, page.attributes[1:], strict=False))
+    assert found["http-equiv", "Content-Security-Policy"] == ("content", policy)
+
+
+def test_a_notebook_gets_the_page_in_a_frame_that_may_run_scripts_and_nothing_else():
+    view = view_clouds({HOSTILE: torch.randn(2, 9, 3)}, title=HOSTILE, height=333)
+    frame = Page(view._repr_html_())
+    assert frame.tags == ["iframe"]
+    attributes = dict(frame.attributes)
+    # Scripts of its own origin could reach the notebook: allow-same-origin must never stand here.
+    assert attributes["sandbox"] == "allow-scripts"
+    assert attributes["srcdoc"] == view.page
+    assert "height: 333px" in attributes["style"]
+
+
+def test_each_option_reaches_the_page():
+    cloud = torch.randn(9, 3)
+    data = payload(view_clouds(cloud, elev=-12.0, azim=77.0, up="-z", autoplay=False, point_size=2.5, fps=7).page)
+    assert (data["elev"], data["azim"], data["autoplay"], data["pointSize"], data["fps"]) == (-12, 77, False, 2.5, 7)
+    assert data["basis"] == view_matrix(0.0, 0.0, "-z").tolist() != np.eye(3).tolist()
+    data = payload(view_clouds(cloud).page)
+    assert (data["elev"], data["azim"], data["autoplay"], data["pointSize"]) == (18, 35, True, 1)
+    # Flat clouds are seen from the front, whatever is asked for.
+    flat = payload(view_clouds(cloud[:, :2], elev=-12.0, azim=77.0, up="-z").page)
+    assert (flat["elev"], flat["azim"], flat["basis"]) == (0, 0, np.eye(3).tolist())
+    named = payload(view_clouds({"a": cloud, "b": cloud}, titles=["x", "y"]).page)
+    assert [scene["name"] for scene in named["scenes"]] == ["x", "y"]
+
+
+def test_colors_that_nobody_gave():
+    def tints(clouds):
+        scenes = payload(view_clouds(clouds).page)["scenes"]
+        return [np.frombuffer(base64.b64decode(scene["colors"]), np.uint8).reshape(-1, 3) for scene in scenes]
+
+    clouds = torch.randn(3, 20, 3, generator=torch.Generator().manual_seed(0))
+    for found, color in zip(tints(list(clouds)), INKS, strict=False):
+        np.testing.assert_array_equal(found, np.round(255 * np.broadcast_to(ink(color), (20, 3))))
+    # What moves has the colours of where it ends; one place has one colour in all films.
+    films = torch.stack([clouds, clouds + 1])
+    box = position_box(films[:, -1].reshape(-1, 3).numpy())
+    for found, film in zip(tints({"a": films[0], "b": films[1]}), films, strict=True):
+        np.testing.assert_array_equal(found, np.round(255 * position_colors(film[-1].double().numpy(), box)))
+    two = tints(clouds[:2])[0]
+    np.testing.assert_array_equal(two, np.round(255 * position_colors(clouds[1].double().numpy())))
+
+
 def test_hostile_names_stay_text(tmp_path):
     path = save_html({HOSTILE: torch.randn(2, 9, 3)}, tmp_path / "a.html", title=HOSTILE)
     text = path.read_text(encoding="utf-8")
@@ -108,6 +159,8 @@ def test_hostile_names_stay_text(tmp_path):
     assert HOSTILE in page.texts["title"][0]
     assert HOSTILE in page.texts["h1"][0]
     assert payload(path)["scenes"][0]["name"] == HOSTILE
+    # An end of the element may have a space in it, and a comment may hide one: no such letter is left.
+    assert not re.search("[<>&]", re.search(r'id="data">(.*?)</script>', text, re.S)[1])
     legend = save_html({"a": torch.randn(9, 3)}, tmp_path / "c.html", colors=[torch.arange(9.0)], color_label=HOSTILE)
     assert Page(legend.read_text(encoding="utf-8")).tags.count("script") == 2
 
