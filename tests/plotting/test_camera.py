@@ -8,6 +8,7 @@ import torch
 from scipy.spatial.transform import Rotation
 
 from pyro_pcflow.plotting import project
+from pyro_pcflow.plotting.arrays import as_array
 from pyro_pcflow.plotting.camera import Frame, frame_around, view_matrix
 
 
@@ -67,6 +68,11 @@ def test_shapes_types_and_flat_points():
     flat = np.random.default_rng(3).normal(size=(5, 2))
     np.testing.assert_array_equal(project(flat), np.pad(flat, [(0, 0), (0, 1)]))
     assert project(torch.ones(3, 3, dtype=torch.bfloat16)).dtype == np.float64
+
+
+def test_what_was_handed_over_stays_the_callers():
+    for given in (np.ones((3, 3)), torch.ones(3, 3, dtype=torch.float64)):
+        assert not np.shares_memory(as_array(given, "cloud"), np.asarray(given))
 
 
 def test_errors():

@@ -95,6 +95,26 @@ def test_without_colors_a_point_has_that_of_its_place_at_the_end(tmp_path):
     assert any((one != other).any() for one, other in zip(by_place, at_first, strict=True))
 
 
+@pytest.mark.parametrize("suffix", [".webp", ".gif"])
+def test_background_and_size_of_points(tmp_path, suffix):
+    ground = np.array([0x10, 0x60, 0xA0])
+    ink = []
+    for size in (0.5, 2.0):
+        path = animate(moving(), tmp_path / f"{size}{suffix}", background="#1060a0", point_size=size, turn=0.0, **SMALL)
+        frames = read(path)[1]
+        assert max(np.abs(frame[:4, :4] - ground).max() for frame in frames) <= 6
+        ink.append(np.mean([(frame[..., 2] < 80).mean() for frame in frames]))
+    assert ink[1] > 2 * ink[0]
+
+
+def test_colors_of_a_gif_do_not_flicker(tmp_path):
+    frames = read(animate(moving(), tmp_path / "a.gif", **{**SMALL, "colors": None}, turn=0.0))[1]
+    # The blobs that rest look the same all the time, though what moves has other colours.
+    for frame in frames[1:]:
+        np.testing.assert_array_equal(frame[:16], frames[0][:16])
+        np.testing.assert_array_equal(frame[-16:], frames[0][-16:])
+
+
 def test_quality_costs_bytes(tmp_path):
     few, many = (
         animate(moving(), tmp_path / f"{quality}.webp", quality=quality, size=200).stat().st_size for quality in (5, 95)

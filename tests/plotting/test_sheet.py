@@ -143,7 +143,8 @@ def test_whole_numbers_are_parts_and_no_scale():
 
 def test_rows_have_inks_of_their_own_and_places_one_colour_each():
     place = torch.eye(3)
-    rows, *_ = gather({"a": place, "b": place + 1}, None, None, "viridis", None)
+    rows, *_ = gather({"a": place[None], "b": [place, place + 1]}, None, None, "viridis", None)
+    assert len(rows) == 2
     for row, color in zip(rows, INKS, strict=False):
         np.testing.assert_array_equal(row[0].colors, np.broadcast_to(ink(color), (3, 3)))
     # The last point of one cloud is the first of the other.
