@@ -100,7 +100,9 @@ def test_background_and_size_of_points(tmp_path, suffix):
     ground = np.array([0x10, 0x60, 0xA0])
     ink = []
     for size in (0.5, 2.0):
-        path = animate(moving(), tmp_path / f"{size}{suffix}", background="#1060a0", point_size=size, turn=0.0, **SMALL)
+        path = animate(
+            moving(), tmp_path / f"{size}{suffix}", background="#1060a0", point_size=size, turn=0.0, quality=90, **SMALL
+        )
         frames = read(path)[1]
         assert max(np.abs(frame[:4, :4] - ground).max() for frame in frames) <= 6
         ink.append(np.mean([(frame[..., 2] < 80).mean() for frame in frames]))
