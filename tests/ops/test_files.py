@@ -17,7 +17,7 @@ import pyro_pcflow as pcf
 from pyro_pcflow.metrics import Report
 from pyro_pcflow.metrics.matrix_store import MatrixStore
 from pyro_pcflow.metrics.protocol import Protocol
-from pyro_pcflow.ops.files import atomic_file, new_file, new_folder
+from pyro_pcflow.ops.files import atomic_file, new_file, new_folder, remove_leftovers
 from pyro_pcflow.plotting import animate, save_figure, view_clouds
 from pyro_pcflow.training.run_folder import RunFolder
 
@@ -31,6 +31,25 @@ def write(path, content, how=atomic_file, **options):
 
 def names(folder):
     return sorted(entry.name for entry in folder.iterdir())
+
+
+@pytest.mark.parametrize("how", [new_file, new_folder])
+def test_a_link_that_leads_nowhere_is_there(tmp_path, how):
+    path = tmp_path / "a"
+    path.symlink_to("nowhere")
+    with pytest.raises(FileExistsError, match="a exists already and is not overwritten"), how(path):
+        pytest.fail("before the work, not after it")
+    assert path.is_symlink()
+    assert names(tmp_path) == ["a"]
+
+
+def test_leftovers_are_ones_own(tmp_path):
+    others = [".a.txt.mine.tmp", ".b.txt.0123456789abcdef.tmp", ".a.txt.0123456789abcdef.tmp~", "a.txt"]
+    for name in [*others, ".a.txt.0123456789abcdef.tmp"]:
+        (tmp_path / name).touch()
+    (tmp_path / ".a.txt.fedcba9876543210.tmp").symlink_to("a.txt")
+    remove_leftovers(tmp_path / "a.txt")
+    assert names(tmp_path) == sorted([*others, ".a.txt.fedcba9876543210.tmp"])
 
 
 @pytest.fixture

@@ -67,6 +67,14 @@ def test_a_terminal_has_a_bar(monkeypatch):
         assert (bar.delay, bar.disable) == (1.0, False)
 
 
+def test_a_bar_goes_on_where_the_last_run_ended(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    with progress_bar(True, "rows", total=8, initial=5) as bar:
+        assert bar.n == 5
+        bar.update(2)
+    assert "7/8" in sys.stderr.getvalue()
+
+
 def test_a_notebook_has_a_bar_though_its_standard_error_is_no_terminal(monkeypatch, capsys):
     shell = ModuleType("IPython")
     shell.get_ipython = lambda: SimpleNamespace(kernel=object())
