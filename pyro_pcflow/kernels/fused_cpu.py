@@ -106,5 +106,7 @@ def _call(
         ctypes.c_int(torch.get_num_threads()),
         ctypes.c_void_p(None) if _forked else _team(),
     )
+    if status == 2:
+        raise RuntimeError("the fused kernel counted too little scratch memory: a bug of pyro_pcflow, please report it")
     if status != 0:
         raise MemoryError(f"no memory for the fused kernel over points of shape {tuple(points.shape)}")

@@ -9,6 +9,9 @@ import torch
 import pyro_pcflow as pcf
 from pyro_pcflow.transforms import coupling_stack
 
+INSTRUCTION_SETS = ["avx512", "avx2", "portable"]
+BACKENDS = ["tiled", *(f"fused {name}" for name in INSTRUCTION_SETS)]
+
 
 def make(options, dtype=torch.float32):
     options = dict(options)

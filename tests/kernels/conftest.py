@@ -5,11 +5,9 @@ from __future__ import annotations
 import functools
 
 import pytest
+from comparison import BACKENDS
 
 from pyro_pcflow.kernels import compiler, fused_cpu, fused_gpu
-
-INSTRUCTION_SETS = ["avx512", "avx2", "portable"]
-BACKENDS = ["tiled", *(f"fused {name}" for name in INSTRUCTION_SETS)]
 
 
 # In Triton's interpreter everything else is as ever; see test_fused_gpu.py, which starts it.

@@ -14,7 +14,7 @@ from pyro_pcflow.nn.conditioner import CONDITIONINGS
 from pyro_pcflow.transforms.masks import MASK_PATTERNS
 
 # Triton's interpreter is slow.
-WIDE, EXAMPLES = ([96], 12) if fused_gpu.INTERPRETED else ([96, 128, 200, 512], 25)
+WIDE, EXAMPLES = ([96], 12) if fused_gpu.INTERPRETED else ([96, 128, 200, 512], 15)
 WIDTHS = st.one_of(st.integers(1, 70), st.sampled_from(WIDE))
 
 

@@ -3,15 +3,41 @@
 
 #include <cstddef>
 #include <cstdlib>
+#include <exception>
 #include <mutex>
 #include <new>
 #include <utility>
 
 namespace {
 
+// A piece of memory starts at a cache line, and not a whole number of pages after the last one.
+constexpr size_t round_up(size_t floats) { return (floats + 15) / 16 * 16 + 16; }
+
+template <class T>
+constexpr size_t floats_of(size_t count) {
+  return (count * sizeof(T) + sizeof(float) - 1) / sizeof(float);
+}
+
+struct TooLittleRoom : std::exception {};
+
+// Has no memory, and counts what is taken of it: run a constructor that takes from an arena on this one first, and the
+// sizes are written down once.
+class CountingArena {
+ public:
+  template <class T = float>
+  T* take(size_t count) {
+    floats_ += round_up(floats_of<T>(count));
+    return nullptr;
+  }
+  size_t floats() const { return floats_; }
+
+ private:
+  size_t floats_ = 0;
+};
+
 class Arena {
  public:
-  explicit Arena(size_t floats) : floats_(floats) {
+  explicit Arena(size_t floats) : room_(floats), floats_(floats) {
     if (lock_.try_lock()) {  // a lock that a fork has left closed is no reason to wait
       for (auto& kept : kept_) {
         if (kept.data != nullptr && kept.floats >= floats) {
@@ -41,13 +67,14 @@ class Arena {
     }
     std::free(data_);
   }
-  float* take(size_t floats) {
-    float* piece = data_ + used_;
-    used_ += round_up(floats);
+  template <class T = float>
+  T* take(size_t count) {
+    size_t floats = round_up(floats_of<T>(count));
+    if (floats > room_ - used_) throw TooLittleRoom();
+    T* piece = reinterpret_cast<T*>(data_ + used_);
+    used_ += floats;
     return piece;
   }
-  // A piece of memory starts at a cache line, and not a whole number of pages after the last one.
-  static size_t round_up(size_t floats) { return (floats + 15) / 16 * 16 + 16; }
 
  private:
   struct Kept {
@@ -62,7 +89,8 @@ class Arena {
   static std::mutex lock_;
   static Kept kept_[4];
   float* data_ = nullptr;
-  size_t floats_;
+  size_t room_;    // that was asked for
+  size_t floats_;  // that there are
   size_t used_ = 0;
 };
 

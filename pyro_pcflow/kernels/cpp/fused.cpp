@@ -66,11 +66,25 @@ void write_points(const float* rows, int dims, const Tile& tile, float* to) {
     for (int t = 0; t < tile.count; ++t) to[(tile.first + t) * dims + d] = rows[d * TILE + t];
 }
 
-// All weights in the orders that threads want them, in memory of the arena.
-Weights pack_weights(Arena& arena, const Program& program, const float* weights, bool backward, bool inverse) {
-  float* forward = arena.take(program.weights);
-  float* back = backward ? arena.take(program.weights) : nullptr;
-  float* columns = arena.take(program.columns);
+// All weights in the orders that threads want them.
+struct Packed {
+  float *forward, *back = nullptr, *columns;
+
+  static size_t size(const Program& program, bool backward) {
+    CountingArena counting;
+    Packed(counting, program, backward);
+    return counting.floats();
+  }
+  template <class Memory>
+  Packed(Memory& arena, const Program& program, bool backward) {
+    forward = arena.take(program.weights);
+    if (backward) back = arena.take(program.weights);
+    columns = arena.take(program.columns);
+  }
+};
+
+Weights pack_weights(const Packed& packed, const Program& program, const float* weights, bool inverse) {
+  auto [forward, back, columns] = packed;
   for (const auto& coupling : program.couplings)
     for (const auto& network : coupling.networks) {
       if (network.tabled) {
@@ -84,14 +98,11 @@ Weights pack_weights(Arena& arena, const Program& program, const float* weights,
       }
       for (const auto& layer : network.layers) {
         pack(weights + layer.weight, layer.outputs, layer.inputs, layer.inputs, 1, forward + layer.weight);
-        if (backward) pack(weights + layer.weight, layer.inputs, layer.outputs, 1, layer.inputs, back + layer.weight);
+        if (back == nullptr) continue;
+        pack(weights + layer.weight, layer.inputs, layer.outputs, 1, layer.inputs, back + layer.weight);
       }
     }
   return {program, weights, forward, back, columns, inverse};
-}
-
-size_t packed_size(const Program& program, bool backward) {
-  return (backward ? 2 : 1) * Arena::round_up(program.weights) + Arena::round_up(program.columns);
 }
 
 const Coupling& nth(const Program& program, size_t i, bool inverse) {
@@ -117,8 +128,8 @@ void fill_tables(const Coupling& coupling, const Weights& weights, const float* 
 
 void run(const Program& program, bool inverse, int64_t groups, int64_t points_per_group, const float* points,
          const float* weights, const float* offsets, float* out, float* log_det, float* saved, int threads, Team team) {
-  Arena packed(packed_size(program, false));
-  Weights shared = pack_weights(packed, program, weights, false, inverse);
+  Arena packed(Packed::size(program, false));
+  Weights shared = pack_weights(Packed(packed, program, false), program, weights, inverse);
   Chunks chunks(groups, points_per_group, threads);
   int64_t total = groups * points_per_group;
   int tile_size = program.point_dim * TILE;
@@ -199,8 +210,8 @@ void run_backward(const Program& program, bool inverse, int64_t groups, int64_t 
                   const float* saved, const float* weights, const float* offsets, const float* grad_out,
                   const float* grad_log_det, float* grad_points, float* grad_weights, float* grad_offsets,
                   int threads, Team team) {
-  Arena packed(packed_size(program, true));
-  Weights shared = pack_weights(packed, program, weights, true, inverse);
+  Arena packed(Packed::size(program, true));
+  Weights shared = pack_weights(Packed(packed, program, true), program, weights, inverse);
   Chunks chunks(groups, points_per_group, threads);
   int64_t total = groups * points_per_group;
   int tile_size = program.point_dim * TILE;
@@ -262,6 +273,8 @@ int guarded(Work&& work) {
   try {
     work();
     return 0;
+  } catch (const TooLittleRoom&) {
+    return 2;
   } catch (...) {
     return 1;
   }
@@ -276,8 +289,8 @@ int useful_threads(int threads, int64_t groups, int64_t points_per_group) {
 extern "C" {
 
 // All arrays are contiguous. points, out: (groups, points, D); log_det: (groups, points); offsets: a row for each
-// group; saved: a row of all points for each coordinate that a coupling overwrites, or null. Returns 0, or 1 without
-// memory.
+// group; saved: a row of all points for each coordinate that a coupling overwrites, or null. Returns 0, 1 without
+// memory, or 2 if an arena was too small, which is a fault of this file.
 int pcf_run(const int32_t* code, const float* limits, int inverse, int64_t groups, int64_t points_per_group,
             const float* points, const float* weights, const float* offsets, float* out, float* log_det, float* saved,
             int threads, Team team) {

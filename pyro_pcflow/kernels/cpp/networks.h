@@ -38,18 +38,12 @@ struct Scratch {
   float* shared_groups;     // sums of the first group and of the last, if other threads have points of them, too
 
   static size_t size(const Program& program, int tiles, bool backward) {
-    size_t rows = Arena::round_up(size_t(program.rows) * TILE);
-    size_t total = 2 * Arena::round_up(size_t(tiles) * program.point_dim * TILE) +
-                   Arena::round_up(size_t(tiles) * TILE) + program.tables * Table::size(program, backward) +
-                   2 * Arena::round_up(size_t(program.outputs) * TILE) + rows;
-    if (backward) {
-      total += 2 * rows + Arena::round_up(size_t(TILE) * (program.widest + LANES)) +
-               Arena::round_up(program.gradients) + Arena::round_up(program.offsets * LANES) +
-               Arena::round_up(2 * program.offsets);
-    }
-    return total;
+    CountingArena counting;
+    Scratch(counting, program, tiles, backward);
+    return counting.floats();
   }
-  Scratch(Arena& arena, const Program& program, int tiles, bool backward) {
+  template <class Memory>
+  Scratch(Memory& arena, const Program& program, int tiles, bool backward) {
     size_t rows = size_t(program.rows) * TILE;
     points = arena.take(size_t(tiles) * program.point_dim * TILE);
     gradients = arena.take(size_t(tiles) * program.point_dim * TILE);
@@ -125,7 +119,7 @@ void evaluate_network(const Coupling& coupling, const Network& network, const We
     const float* offset = offsets + layer.offset;
     const float* inputs = scratch.values + (network.row + layer.row) * TILE;
     if (i + 1 == network.layers.size()) {
-      product(packed, layer.outputs, layer.inputs, inputs, columns,
+      product<PART>(packed, layer.outputs, layer.inputs, inputs, columns,
               [&](int row, int c, Vec v) __attribute__((always_inline)) {
                 store(outputs + row * TILE + c, v + offset[row]);
               });
@@ -137,7 +131,7 @@ void evaluate_network(const Coupling& coupling, const Network& network, const We
     const float* scale = layer.scaled ? offsets + layer.scale : nullptr;
     const float* skipped = layer.skip ? before : nullptr;
     with_activation(network.activation, [&](auto activation) __attribute__((always_inline)) {
-      product(packed, layer.outputs, layer.inputs, inputs, columns,
+      product<PART>(packed, layer.outputs, layer.inputs, inputs, columns,
               [&](int row, int c, Vec v) __attribute__((always_inline)) {
                 int64_t at = int64_t(row) * TILE + c;
                 if (scale != nullptr) {
@@ -259,7 +253,7 @@ void differentiate_network(const Coupling& coupling, const Network& network, con
     float* slopes = scratch.slopes + place(i);
     if (i == 0) {
       // Nothing has a slope here, and its place takes the gradient of the features.
-      product(packed, layer.inputs, layer.outputs, g, columns,
+      product<WHOLE>(packed, layer.inputs, layer.outputs, g, columns,
               [&](int r, int c, Vec v) __attribute__((always_inline)) { store(slopes + r * TILE + c, v); });
       fourier_gradient(coupling, network.frequencies, scratch.values + place(0), slopes, columns, gradients);
       return;
@@ -271,7 +265,7 @@ void differentiate_network(const Coupling& coupling, const Network& network, con
     float* of_offset = scratch.offset_gradients + below.offset * LANES;
     // A skip connection that ends two layers above has left its gradient in the place of that layer's slopes.
     const float* skipped = i + 1 < depth && network.layers[i + 1].skip ? scratch.slopes + place(i + 2) : nullptr;
-    product(packed, layer.inputs, layer.outputs, g, columns, [&](int r, int c, Vec v) __attribute__((always_inline)) {
+    auto through = [&](int r, int c, Vec v) __attribute__((always_inline)) {
       int64_t at = int64_t(r) * TILE + c;
       if (skipped != nullptr) v += load(skipped + at);
       v *= load(slopes + at);
@@ -281,7 +275,8 @@ void differentiate_network(const Coupling& coupling, const Network& network, con
         accumulate(of_scale + r * LANES, v * load(raws + at));
         store(raws + at, v * scale[r]);
       }
-    });
+    };
+    product<WHOLE>(packed, layer.inputs, layer.outputs, g, columns, through);
     g = below.scaled ? raws : slopes;
   }
 }

@@ -22,29 +22,21 @@ namespace {
 
 class Table {
  public:
-  static size_t size(const Program& program, bool backward) {
+  template <class Memory>
+  Table(Memory& arena, const Program& program, bool backward) {
     size_t inner = program.table_inner, outer = program.table_outer, rows = (inner + 1) * outer;
-    size_t total = Arena::round_up(4 * inner) + Arena::round_up(2 * inner) + Arena::round_up(inner + 1) +
-                   2 * Arena::round_up(rows) + Arena::round_up(program.outputs * outer) + 4 * Arena::round_up(outer) +
-                   4 * Arena::round_up(2 * outer) + 2 * Arena::round_up(TILE * outer) + 2 * Arena::round_up(TILE);
-    if (backward) total += 2 * Arena::round_up(rows) + Arena::round_up(TILE * LANES);
-    return total;
-  }
-
-  Table(Arena& arena, const Program& program, bool backward) {
-    size_t inner = program.table_inner, outer = program.table_outer, rows = (inner + 1) * outer;
-    units_ = reinterpret_cast<Unit*>(arena.take(4 * inner));
-    knots_ = reinterpret_cast<Knot*>(arena.take(2 * inner));
+    units_ = arena.template take<Unit>(inner);
+    knots_ = arena.template take<Knot>(inner);
     centres_ = arena.take(inner + 1);
     values_ = arena.take(rows);
     slopes_ = arena.take(rows);
     last_ = arena.take(program.outputs * outer);
     offset_ = arena.take(outer);
     scale_ = arena.take(outer);
-    for (auto& sums : running_) sums = reinterpret_cast<double*>(arena.take(2 * outer));
+    for (auto& sums : running_) sums = arena.template take<double>(outer);
     hidden_ = arena.take(TILE * outer);
     raws_ = arena.take(TILE * outer);
-    row_ = reinterpret_cast<int32_t*>(arena.take(TILE));
+    row_ = arena.template take<int32_t>(TILE);
     beyond_ = arena.take(TILE);
     of_offset_ = arena.take(outer);
     of_scale_ = arena.take(outer);
