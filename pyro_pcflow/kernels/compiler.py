@@ -1,7 +1,16 @@
-"""Compiling the kernel for this machine at its first use, and keeping the result."""
+"""Compiling the kernel for this machine at its first use, and keeping the result.
+
+What is kept is code that runs with the user's rights, so it is loaded only from a folder that no other user can write
+to: it and its file belong to this user or to root, neither is writable by a group or by others, and no folder above
+it can be changed by everybody, unless it has the sticky bit, as `/tmp` has. Elsewhere, and where nothing can be
+written, the kernel is compiled into a private folder that lives as long as the process. This is no defence against
+other programs of the same user, who could change this package as well, nor against root. The checksum beside a library
+is no defence either: it tells a file that a full disk or a crash has cut, which is then compiled again.
+"""
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import hashlib
 import logging
@@ -9,15 +18,17 @@ import os
 import platform
 import shlex
 import shutil
+import stat
 import subprocess
 import tempfile
 import time
+from functools import lru_cache
 from pathlib import Path
 
 import torch
 from filelock import FileLock
 
-__all__ = ["CACHE", "KernelUnavailableError", "compiled", "find_compiler", "instruction_sets"]
+__all__ = ["CACHE", "KernelUnavailableError", "compiled", "find_compiler", "instruction_sets", "is_kept"]
 
 logger = logging.getLogger(__name__)
 
@@ -60,51 +71,156 @@ def find_compiler() -> list[str]:
 
 
 def cache_folder() -> Path:
-    """Where compiled kernels are kept: `$PYRO_PCFLOW_CACHE`, or `pyro_pcflow` in the user's folder for caches."""
+    """Where compiled kernels should be kept: `$PYRO_PCFLOW_CACHE`, or `pyro_pcflow` in the user's folder for caches.
+
+    Raises:
+        RuntimeError: if the user has no home.
+        FileNotFoundError: if it does not exist.
+    """
     if folder := os.environ.get(CACHE):
         return Path(folder)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pyro_pcflow"
+    if folder := os.environ.get("XDG_CACHE_HOME"):
+        return Path(folder) / "pyro_pcflow"
+    home = Path.home()
+    if not home.is_dir():
+        raise FileNotFoundError(f"the home {home} does not exist")
+    return home / ".cache" / "pyro_pcflow"
 
 
 def compiled(instruction_set: str) -> ctypes.CDLL:
     """Load the kernel for an instruction set, and compile it before if that has not been done yet.
 
     Processes that want the same kernel wait for the one that compiles it. A file appears under its name only when it is
-    complete.
+    complete; one that is broken, or that does not load here, is compiled again.
 
     Raises:
-        KernelUnavailableError: if there is no compiler, it fails, or there is no place for the result.
+        KernelUnavailableError: if there is no compiler, it fails, or what it makes does not load.
     """
-    sources = [path.read_bytes() for path in sorted(SOURCES.iterdir())]
     flags = [*FLAGS, *INSTRUCTION_SETS[instruction_set]]
-    key = hashlib.sha256(b"\0".join([*sources, *map(str.encode, flags), platform.machine().encode()])).hexdigest()[:16]
-    name = f"fused-{instruction_set}-{key}.so"
+    try:
+        path = _place(f"fused-{instruction_set}-{_key(flags)}.so")
+        if library := _load(path):
+            return library
+        with FileLock(path.with_suffix(".lock")):
+            if library := _load(path):
+                return library
+            _compile(flags, path)
+            return ctypes.CDLL(str(path))
+    except OSError as error:
+        raise KernelUnavailableError(f"no compiled kernel: {error}; set {CACHE}") from error
+
+
+def is_kept(instruction_set: str) -> bool:
+    """Whether the kernel for an instruction set lies ready, so that `compiled` only loads it."""
+    flags = [*FLAGS, *INSTRUCTION_SETS[instruction_set]]
+    try:
+        return _is_whole(_place(f"fused-{instruction_set}-{_key(flags)}.so"))
+    except OSError:
+        return False
+
+
+def _key(flags: list[str]) -> str:
+    """A name for everything that a library depends on."""
+    sources = [path.read_bytes() for path in sorted(SOURCES.iterdir())]
+    machine = [platform.machine(), *platform.libc_ver()]
+    return hashlib.sha256(b"\0".join([*sources, *map(str.encode, [*flags, *machine])])).hexdigest()[:16]
+
+
+def _place(name: str) -> Path:
+    """Where a library is kept: in the folder for caches, or in a private one where that cannot be used."""
     try:
         folder = cache_folder()
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / name
-        if not path.exists():
-            with FileLock(path.with_suffix(".lock")):
-                if not path.exists():
-                    _compile(flags, path)
-        return ctypes.CDLL(str(path))
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, exist_ok=True)
+        reason = _distrust(folder)
+        if reason is None and not os.access(folder, os.W_OK) and not (folder / name).exists():
+            reason = f"{folder} is not writable"
     except (OSError, RuntimeError) as error:
-        if isinstance(error, KernelUnavailableError):
-            raise
-        raise KernelUnavailableError(f"no compiled kernel in {cache_folder()}: {error}; set {CACHE}") from error
+        reason = str(error)
+    return (folder if reason is None else _private_folder(reason)) / name
+
+
+@lru_cache
+def _private_folder(reason: str) -> Path:
+    """A folder of this process alone, for as long as it lives."""
+    logger.warning("compiled kernels are not kept (%s): set %s to a folder of your own", reason, CACHE)
+    folder = tempfile.mkdtemp(prefix="pyro_pcflow-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder)
+
+
+def _distrust(path: Path) -> str | None:
+    """Why code of this path must not be run, or None."""
+    if not hasattr(os, "geteuid"):  # Windows has other rules, and a folder for caches that is the user's alone
+        return None
+    for place in (path, *path.resolve().parents):
+        status = place.stat()
+        shared = place != path and bool(status.st_mode & stat.S_ISVTX)
+        # A group may be the user's alone, so that it is forbidden only where code lies.
+        others = stat.S_IWOTH | (stat.S_IWGRP if place == path else 0)
+        if status.st_uid not in (os.geteuid(), 0):
+            return f"{place} belongs to another user"
+        if status.st_mode & others and not shared:
+            return f"{place} is writable by other users"
+    return None
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether there is a library that may be loaded, and that is what the compiler has made."""
+    if not path.is_file():
+        return False
+    if reason := _distrust(path):
+        _say_once(reason)
+        return False
+    checksum = path.with_suffix(".sha256")
+    if checksum.is_file() and checksum.read_text(errors="replace") == _checksum(path):
+        return True
+    _say_once(f"{path} is damaged")
+    return False
+
+
+def _load(path: Path) -> ctypes.CDLL | None:
+    if not _is_whole(path):
+        return None
+    try:
+        return ctypes.CDLL(str(path))
+    except OSError as error:
+        _say_once(str(error))
+        return None
+
+
+@lru_cache
+def _say_once(reason: str) -> None:
+    logger.warning("the kernel is compiled again: %s", reason)
+
+
+def _checksum(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _compile(flags: list[str], path: Path) -> None:
     command = find_compiler()
     logger.warning("compiling the fused kernel, once for this machine, into %s", path)
     start = time.perf_counter()
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".compiling-") as folder:
+    prefix = f".{path.stem}-"
+    # This process holds the lock, so that whoever has left these folders was killed.
+    for left in path.parent.glob(f"{prefix}*"):
+        shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=prefix) as folder:
         made = Path(folder) / path.name
+        # In a session of its own, since a Ctrl-C is meant for the caller, who may go on.
         result = subprocess.run(
-            [*command, *flags, str(SOURCES / "fused.cpp"), "-o", str(made)], capture_output=True, text=True
+            [*command, *flags, str(SOURCES / "fused.cpp"), "-o", str(made)],
+            capture_output=True,
+            text=True,
+            start_new_session=True,
         )
         if result.returncode != 0:
             lines = result.stderr.strip().splitlines() or ["no message"]
             raise KernelUnavailableError(f"{command[0]} failed with status {result.returncode}: {lines[0]}")
+        made.chmod(0o755)
+        checksum = made.with_suffix(".sha256")
+        checksum.write_text(_checksum(made))
+        os.replace(checksum, path.with_suffix(".sha256"))
         os.replace(made, path)
     logger.info("compiled in %.1f s", time.perf_counter() - start)
