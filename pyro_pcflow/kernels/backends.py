@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import platform
+import threading
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -12,9 +13,20 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 from pyro_pcflow.kernels import fused_cpu, fused_gpu
-from pyro_pcflow.kernels.compiler import KernelUnavailableError, instruction_sets
+from pyro_pcflow.kernels.compiler import KernelUnavailableError, instruction_sets, is_kept
 
-__all__ = ["BACKENDS", "Availability", "available", "check_backend", "choose", "in_function_transform", "set_backend"]
+__all__ = [
+    "BACKENDS",
+    "Availability",
+    "BackgroundCompile",
+    "HasBackend",
+    "available",
+    "check_backend",
+    "choose",
+    "in_function_transform",
+    "is_fused_ready",
+    "set_backend",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +39,8 @@ FEW_IN_TILES = 1000
 MOST_COORDINATES = 8
 # Whether the compiled kernel has been loaded.
 _loaded = False
+# The kernel that is being compiled, while stacks run in torch.
+_meanwhile: BackgroundCompile | None = None
 
 
 class Availability(NamedTuple):
@@ -39,6 +53,47 @@ class Availability(NamedTuple):
 
     ok: bool
     detail: str
+
+
+class HasBackend:
+    """A base of modules that a kernel may run, whose `backend` is set by `set_backend`."""
+
+    backend = "auto"
+
+
+class BackgroundCompile:
+    """Compiles the fused kernel in a thread; stacks that may choose run in torch until it is taken.
+
+    Examples:
+        >>> compile = BackgroundCompile()  # doctest: +SKIP
+        >>> compile.wait(5.0)  # doctest: +SKIP
+        False
+        >>> compile.take()  # doctest: +SKIP
+    """
+
+    def __init__(self) -> None:
+        global _meanwhile
+        _meanwhile = self
+        # It ends with the process: who trains for a second does not want to wait for a minute.
+        self._thread = threading.Thread(target=_fused, name="compiling the fused kernel", daemon=True)
+        self._thread.start()
+
+    def wait(self, seconds: float | None = None) -> bool:
+        """Wait until it ends, or for some seconds; returns whether it has ended, well or not."""
+        self._thread.join(seconds)
+        return not self._thread.is_alive()
+
+    def take(self) -> None:
+        """Let stacks take the kernel, from their next call on or from the moment when it is there."""
+        global _meanwhile
+        if self.wait(0):
+            _meanwhile = None
+        else:
+            threading.Thread(target=self._take_later, daemon=True).start()
+
+    def _take_later(self) -> None:
+        self.wait()
+        self.take()
 
 
 def available() -> dict[str, Availability]:
@@ -74,7 +129,7 @@ def set_backend(module: nn.Module, name: str) -> None:
     """Set how all stacks within a module are run, `"auto"` by default.
 
     Args:
-        module: a flow, a model, a stack.
+        module: a flow, a model, a stack; modules that are not of this library are left as they are.
         name: `"auto"`, the fastest; or `"plain"`, `"tiled"`, `"fused"` or `"triton"`, see `available`. Layers, data
             types and transformations of torch that a kernel does not know are left to the plain way, and float64 by
             `"fused"` to the tiled one.
@@ -91,8 +146,8 @@ def set_backend(module: nn.Module, name: str) -> None:
     """
     check_backend(name)
     for part in module.modules():
-        if hasattr(part, "backend"):
-            setattr(part, "backend", name)  # noqa: B010 - a module's attributes have no type
+        if isinstance(part, HasBackend):
+            part.backend = name
 
 
 def choose(wanted: str, points: Tensor, groups: int) -> str:
@@ -129,6 +184,8 @@ def choose(wanted: str, points: Tensor, groups: int) -> str:
     in_torch = "plain" if wanted == "auto" and count < FEW_IN_TILES else "tiled"
     if wanted == "tiled" or points.dtype == torch.float64:
         return in_torch
+    if _meanwhile is not None and wanted == "auto":
+        return in_torch
     fused = _fused()
     if fused.ok:
         return "fused"
@@ -162,6 +219,11 @@ def _compiled_by_torch(wanted: str, points: Tensor, on_gpu: bool) -> str:
 def in_function_transform() -> bool:
     """Whether a function transform of torch, such as vmap, or forward differentiation is at work."""
     return torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0
+
+
+def is_fused_ready() -> bool:
+    """Whether the fused kernel runs here without being compiled first."""
+    return _loaded or is_kept(instruction_sets()[0])
 
 
 @lru_cache

@@ -8,6 +8,9 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from pyro_pcflow.nn import CloudEncoder, Conditioner
+from pyro_pcflow.transforms.stacks import ConditionalCouplingStack, CouplingStack
+
 __all__ = ["economical"]
 
 
@@ -18,7 +21,7 @@ def economical(module: nn.Module, hidden_dtype: torch.dtype | None, recompute: b
     A backward pass belongs into the same context as its forward pass, which it may repeat.
 
     Args:
-        module: the module; what it was set to is restored.
+        module: the module; what it was set to is restored, and modules that are not of this library are left alone.
         hidden_dtype: see `hidden_layers_in`.
         recompute: see `fit`.
 
@@ -31,13 +34,17 @@ def economical(module: nn.Module, hidden_dtype: torch.dtype | None, recompute: b
         >>> net.hidden_dtype is None
         True
     """
-    wanted = {"hidden_dtype": hidden_dtype, "recompute": recompute}
-    changed = [(layer, name) for name in wanted for layer in module.modules() if hasattr(layer, name)]
-    before = [getattr(layer, name) for layer, name in changed]
+    networks = [layer for layer in module.modules() if isinstance(layer, Conditioner | CloudEncoder)]
+    stacks = [layer for layer in module.modules() if isinstance(layer, CouplingStack | ConditionalCouplingStack)]
+    dtypes, recomputed = [network.hidden_dtype for network in networks], [stack.recompute for stack in stacks]
     try:
-        for layer, name in changed:
-            setattr(layer, name, wanted[name])
+        for network in networks:
+            network.hidden_dtype = hidden_dtype
+        for stack in stacks:
+            stack.recompute = recompute
         yield
     finally:
-        for (layer, name), value in zip(changed, before, strict=True):
-            setattr(layer, name, value)
+        for network, before in zip(networks, dtypes, strict=True):
+            network.hidden_dtype = before
+        for stack, recomputing in zip(stacks, recomputed, strict=True):
+            stack.recompute = recomputing

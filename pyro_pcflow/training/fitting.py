@@ -22,6 +22,7 @@ from pyro_pcflow.training.processes import start_processes
 from pyro_pcflow.training.run_folder import RunFolder, versions
 from pyro_pcflow.training.seeding import seeded
 from pyro_pcflow.training.settings import Settings, as_device
+from pyro_pcflow.training.warm_up import WarmUp
 
 __all__ = ["FitResult", "fit"]
 
@@ -35,7 +36,8 @@ class FitResult:
 
     Attributes:
         steps: optimiser steps, those before a resumption included.
-        seconds: wall time of the training, evaluations and earlier parts of a resumed run included.
+        seconds: wall time of the training, evaluations and earlier parts of a resumed run included, but not what comes
+            before the first step.
         nats_per_point: what the averaged weights make of the held-out data, in the data's units; higher is better.
             For a density its mean log-density, for a model of clouds its evidence lower bound per point. None
             without held-out data.
@@ -122,7 +124,10 @@ def fit(
             (N, D). For a model, clouds of shape (S, N, D), a tensor or an array; a `MappedClouds`; a list or a
             `Dataset` of clouds (N, D) of any sizes; or a pair of any of these and labels (S,).
         max_steps: steps to train for.
-        max_seconds: seconds to train for, evaluations and checkpoints included.
+        max_seconds: seconds to train for, evaluations and checkpoints included. What a process does at first use comes
+            before: imports, and on a CPU compiling the kernel of `pyro_pcflow.kernels`, once for a machine, for which
+            training waits as long as `max_seconds` at most. Where that takes longer, training starts in torch, and
+            changes over to the kernel between two steps. With `max_steps` alone it waits until the kernel is there.
         batch_size: points per step, 2048 by default; for a model, clouds per step, 32 by default.
         points_per_cloud: for a model, how many points of a cloud are scored in a step, which stand for all.
         seen_points: for a model, how many others its encoder reads, at most half of a cloud. One that was trained on
@@ -242,7 +247,8 @@ def fit(
                 normalize(prepared.points_for_units())
             if folder is not None and processes.is_first:
                 until_the_end.enter_context(folder.locked())
-            loop = Loop(module, prepared.objective(module), settings, folder, processes, interrupts)
+            warm_up = until_the_end.enter_context(WarmUp(module, chosen_device, settings.max_seconds))
+            loop = Loop(module, prepared.objective(module), settings, folder, processes, interrupts, warm_up)
             until_the_end.enter_context(_telling(loop))
             with loop:
                 loop.run(progress)

@@ -24,6 +24,7 @@ from pyro_pcflow.training.run_folder import RunFolder
 from pyro_pcflow.training.schedule import Schedule
 from pyro_pcflow.training.seeding import seeded
 from pyro_pcflow.training.settings import PRECISIONS, Settings
+from pyro_pcflow.training.warm_up import WarmUp
 
 __all__ = ["Loop"]
 
@@ -54,6 +55,7 @@ class Loop:
         processes: those that share the training; each takes its part of every batch, and the mean of their gradients
             is that of the whole batch.
         interrupts: the handler of signals.
+        warm_up: told between two steps that a kernel may take over, or None.
     """
 
     def __init__(
@@ -64,6 +66,7 @@ class Loop:
         folder: RunFolder | None,
         processes: Processes | None = None,
         interrupts: Interrupts | None = None,
+        warm_up: WarmUp | None = None,
     ) -> None:
         self.interrupts = Interrupts() if interrupts is None else interrupts
         self.processes = Processes() if processes is None else processes
@@ -71,6 +74,7 @@ class Loop:
         self.objective = objective
         self.settings = settings
         self.folder = folder
+        self.warm_up = warm_up
         self.schedule = Schedule(settings.lr, settings.warmup_steps, settings.max_steps, settings.max_seconds)
         self.step = 0
         self.scores: dict[str, float] = {}
@@ -161,6 +165,8 @@ class Loop:
         done = self._settle(bar) if self._pending else self.schedule.progress(self.step, self.seconds) >= 1.0
         while not done:
             self.interrupts.check()
+            if self.warm_up is not None:
+                self.warm_up.between_steps(self.step)
             self._take_step()
             done = self._settle(bar)
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from pyro_pcflow.kernels.backends import check_backend, choose
+from pyro_pcflow.kernels.backends import HasBackend, check_backend, choose
 from pyro_pcflow.kernels.operator import run
 from pyro_pcflow.transforms.actnorm import act_norm
 from pyro_pcflow.transforms.lowering import Groups, can_lower, lower
@@ -28,14 +28,13 @@ from pyro_pcflow.transforms.point_coupling import (
 __all__ = ["ConditionalCouplingStack", "CouplingStack", "coupling_stack"]
 
 
-class _Stack(nn.Module):
+class _Stack(HasBackend, nn.Module):
     """The parts of a stack, from the noise to the data, walked in either direction in one pass."""
 
     parts: Any  # a torch.nn.ModuleList of point transforms, a type that torch cannot express
     # Whether a backward pass evaluates each part once more instead of keeping its hidden layers, so that memory holds
     # the coordinates between the parts and the hidden layers of one.
     recompute = False
-    backend = "auto"  # see pyro_pcflow.kernels.set_backend
 
     def _set_up(self, parts: Sequence[nn.Module]) -> None:
         self.parts = nn.ModuleList(parts)

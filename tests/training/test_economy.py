@@ -94,6 +94,25 @@ def test_outputs_are_not_rounded(net):
             assert (output != output.bfloat16().float()).float().mean() > 0.9
 
 
+class NotOurs(nn.Linear):
+    """A user's module, whose attributes have names that ours have, too."""
+
+    def __init__(self):
+        super().__init__(2, 2)
+        self.backend, self.recompute, self.hidden_dtype = "nccl", 3, "half"
+
+
+def test_modules_of_the_user_are_left_alone():
+    flow, _, _ = make(2)
+    theirs = NotOurs()
+    with economical(nn.ModuleList([theirs, flow]), torch.bfloat16, True):
+        assert flow.transform.recompute
+        assert {layer.hidden_dtype for layer in flow.modules() if isinstance(layer, Conditioner)} == {torch.bfloat16}
+        assert (theirs.backend, theirs.recompute, theirs.hidden_dtype) == ("nccl", 3, "half")
+    assert (theirs.backend, theirs.recompute, theirs.hidden_dtype) == ("nccl", 3, "half")
+    assert not flow.transform.recompute
+
+
 def test_everything_is_as_before_afterwards():
     flow, points, context = make()
     before = flow.log_prob(points, context)

@@ -1,0 +1,94 @@
+"""What a process does at first use, done before the clock of a training starts."""
+
+from __future__ import annotations
+
+import logging
+from types import TracebackType
+
+import torch
+from torch import nn
+
+from pyro_pcflow.kernels.backends import MOST_COORDINATES, BackgroundCompile, is_fused_ready
+from pyro_pcflow.training.seeding import seeded
+from pyro_pcflow.transforms.stacks import ConditionalCouplingStack, CouplingStack, coupling_stack
+
+__all__ = ["WarmUp"]
+
+logger = logging.getLogger(__name__)
+
+
+class WarmUp:
+    """Compiles the kernel that a training needs, and takes a step of another flow, before its clock starts.
+
+    A context around the training. Where the kernel is not ready when the training must start, stacks run in torch, and
+    change over between two steps, since a backward pass belongs to its forward pass.
+
+    Args:
+        module: what is trained; it is not evaluated, so that nothing in it changes.
+        device: where.
+        patience: seconds that are waited for the kernel; None waits as long as it takes.
+    """
+
+    def __init__(self, module: nn.Module, device: torch.device, patience: float | None) -> None:
+        self._compile: BackgroundCompile | None = None
+        choices = _kernel_choices(module, device)
+        if choices and not is_fused_ready():
+            # A stack that must not run in torch waits in any case.
+            self._compile_kernel(None if "fused" in choices else patience)
+        _take_a_step(device, "auto" if choices else "plain")
+
+    def _compile_kernel(self, patience: float | None) -> None:
+        compile = BackgroundCompile()
+        try:
+            # Without a compiler it is over at once, and stacks say so.
+            if not compile.wait(0.5) and patience is not None:
+                logger.warning("training starts when the kernel is compiled, or in %.0f s in torch", patience)
+            ended = compile.wait(patience)
+        except BaseException:
+            compile.take()
+            raise
+        if ended:
+            compile.take()
+            return
+        logger.warning("training starts in torch, and changes over to the kernel when it is compiled")
+        self._compile = compile
+
+    def __enter__(self) -> WarmUp:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._compile is not None:
+            self._compile.take()
+
+    def between_steps(self, step: int) -> None:
+        """Change over to the kernel, if it has been compiled meanwhile."""
+        if self._compile is not None and self._compile.wait(0):
+            self._compile.take()
+            self._compile = None
+            if is_fused_ready():
+                logger.warning("training changes over to the compiled kernel after step %d", step)
+
+
+def _kernel_choices(module: nn.Module, device: torch.device) -> set[str]:
+    """The backends of the stacks that the fused kernel may run."""
+    return {
+        stack.backend
+        for stack in module.modules()
+        if isinstance(stack, CouplingStack | ConditionalCouplingStack)
+        and device.type == "cpu"
+        and stack.backend in ("auto", "fused")
+        and stack.point_dim <= MOST_COORDINATES
+        and any(parameter.dtype == torch.float32 for parameter in stack.parameters())
+    }
+
+
+def _take_a_step(device: torch.device, backend: str) -> None:
+    """Import what torch imports at its first operators and steps, and have threads and libraries started."""
+    with seeded(0, device):
+        stack = coupling_stack(2, num_couplings=1, hidden_dims=[8], backend=backend).to(device)
+        optimizer = torch.optim.Adam(stack.parameters(), fused=True)
+        points, log_det = stack.inverse_and_log_det(torch.randn(2000, 2, device=device))
+        (points.sum() + log_det.sum()).backward()
+        optimizer.step()
