@@ -8,6 +8,7 @@ are run once more in a process of their own, which a developer can start as well
 from __future__ import annotations
 
 import copy
+import itertools
 import logging
 import os
 import subprocess
@@ -24,7 +25,7 @@ from pyro_pcflow.kernels.plain import ACTIVATIONS
 from pyro_pcflow.transforms.lowering import lower
 
 HERE = Path(__file__).parent
-interpreted = pytest.mark.skipif(not fused_gpu.INTERPRETED, reason="run by test_in_the_interpreter")
+interpreted = pytest.mark.skipif(not fused_gpu.INTERPRETED, reason="run by test_in_the_interpreter and its like")
 compiled = pytest.mark.skipif(fused_gpu.INTERPRETED or not fused_gpu.TRITON, reason="needs Triton, and to compile")
 
 STACK = {"point_dim": 3, "num_couplings": 2, "hidden_dims": [20, 20], "num_frequencies": 2}
@@ -111,25 +112,53 @@ def test_only_what_is_wanted_is_written(clouds, points, inverse):
 # In processes of their own
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(1200)
-@pytest.mark.skipif(fused_gpu.INTERPRETED or not fused_gpu.TRITON, reason="needs Triton, and not its interpreter yet")
-@pytest.mark.parametrize("tests", ["test_fused_gpu.py", "test_backends.py", "test_equality.py"])
-def test_in_the_interpreter(tests):
+def run_in_the_interpreter(tests, marks, chosen):
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")}
     environment |= {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
-    # NumPy warns where a GPU goes on with infinity, and programs that run one after the other always repeat themselves.
+    # NumPy warns where a GPU goes on with infinity.
     options = ["-q", "-W", "ignore::RuntimeWarning", "-p", "no:cacheprovider", "--timeout", "1200"]
-    options += ["-m", "not slow", "-k", "(triton or fused_gpu) and not same_bits"]
-    command = [sys.executable, "-m", "pytest", str(HERE / tests), *options]
+    command = [sys.executable, "-m", "pytest", str(HERE / tests), *options, "-m", marks, "-k", chosen]
     result = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout + result.stderr
 
 
+needs_interpreter = pytest.mark.skipif(
+    fused_gpu.INTERPRETED or not fused_gpu.TRITON, reason="needs Triton, and not its interpreter yet"
+)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@needs_interpreter
+def test_in_the_interpreter():
+    """One stack with all that a layer may have, both ways, groups that programs share, and what is left out."""
+    chosen = "(every_kind and two and deep) or (every_kind and film and True) or (cut and 5-16-2) or wanted and 3-70"
+    run_in_the_interpreter("test_fused_gpu.py", "not slow and not exhaustive", chosen)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@needs_interpreter
+@pytest.mark.parametrize("tests", ["test_fused_gpu.py", "test_backends.py", "test_equality.py"])
+def test_all_in_the_interpreter(tests):
+    # Programs that run one after the other always repeat themselves.
+    run_in_the_interpreter(tests, "not slow", "(triton or fused_gpu) and not same_bits")
+
+
 @compiled
 @pytest.mark.slow
-@pytest.mark.parametrize("capability", [80, 90])
-@pytest.mark.parametrize("tile", fused_gpu.TILES)
+@pytest.mark.parametrize(
+    ("capability", "tile"),
+    [
+        (80, fused_gpu.TILES[0]),
+        *[
+            pytest.param(*pair, marks=pytest.mark.exhaustive)
+            for pair in itertools.product((80, 90), fused_gpu.TILES)
+            if pair != (80, fused_gpu.TILES[0])
+        ],
+    ],
+)
 def test_compiles_for_gpus_and_fits_into_them(capability, tile, tmp_path, monkeypatch):
     from triton import compile
     from triton.backends.compiler import GPUTarget
