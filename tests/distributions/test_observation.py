@@ -132,6 +132,13 @@ class TestOneSide:
         torch.testing.assert_close(joint.logsumexp(0), flow.log_prob(points))
         torch.testing.assert_close(seen.log_share().exp() + hidden.log_share().exp(), torch.ones(()).double())
 
+    def test_a_soft_edge_is_left_to_chance(self):
+        """A normal point beside a normal edge: an eighth of the plane of both is recorded and lies behind."""
+        thing = dist.Normal(torch.zeros(3).double(), 1.0).to_event(1)
+        points = one_sided(thing, self.direction, softness=1.0).sample((20_000,))
+        behind = (points @ self.direction < 0).double().mean()
+        assert abs(behind - 0.25) < 4 * (0.25 * 0.75 / 20_000) ** 0.5
+
     @pytest.mark.exhaustive
     def test_error_of_the_share_for_a_flow(self):
         """The documented 4e-3, root mean square over flows, against two million draws each."""

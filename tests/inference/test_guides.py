@@ -141,12 +141,13 @@ def couplings(latent_dim, num_couplings=2, hidden=8, **options):
 @pytest.mark.parametrize(
     ("sizes", "context_dim", "as_plates", "options", "distance"),
     [
-        ((4,), 2, False, {}, 0.03),
+        pytest.param((4,), 2, False, {}, 0.03, id="2"),
         # One coupling scales a coordinate by at most e, and the smallest posterior scale is 0.2: two for each.
-        ((0, 1, 4), 1, True, {"num_couplings": 6}, 0.03),
-        pytest.param((4,), 7, False, {"masks": "halves", "mixing": True}, 0.15, marks=pytest.mark.slow),
+        pytest.param(
+            (0, 1, 4), 1, True, {"num_couplings": 6}, 0.03, id="3_from_three_clouds", marks=pytest.mark.exhaustive
+        ),
+        pytest.param((4,), 7, False, {"masks": "halves", "mixing": True}, 0.15, id="7", marks=pytest.mark.exhaustive),
     ],
-    ids=["2", "3_from_three_clouds", "7"],
 )
 def test_couplings_as_a_guide_reach_the_evidence(sizes, context_dim, as_plates, options, distance):
     model = Clouds(sizes, context_dim, as_plates)
