@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -26,6 +27,16 @@ def test_every_public_name_is_there():
         assert name in dir(pcf)
     with pytest.raises(AttributeError, match="no attribute 'flows'"):
         pcf.flows  # noqa: B018
+
+
+def test_the_declared_torch_is_one_that_reads_weights_safely():
+    """GHSA-63cw-57p8-fm3p was mended in 2.10; the pages say what the package asks for."""
+    declared = re.search(r'"torch>=(\d+)\.(\d+)"', (ROOT / "pyproject.toml").read_text("utf-8"))
+    assert declared is not None
+    assert tuple(map(int, declared.groups())) >= (2, 10)
+    version = ".".join(declared.groups())
+    assert f"torch must be {version} or later" in (ROOT / "docs" / "install.md").read_text("utf-8")
+    assert f"torch {version}, Pyro" in (ROOT / "docs" / "comparison.md").read_text("utf-8")
 
 
 def test_import_is_light_and_changes_nothing():
