@@ -25,7 +25,7 @@ _GLB_SHARING = 16
 _GLB_FREE_BYTES = 1 << 26
 # The parser cuts a face into triangles one by one, and joins parts of a scene one by one.
 _MOST_CORNERS = 10_000
-_GLB_MOST_PARTS = 10_000
+_GLB_MOST_PARTS = 100_000
 _PLY_MOST_LINES = 1000
 
 
