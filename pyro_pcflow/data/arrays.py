@@ -78,7 +78,7 @@ def read_npz(path: Path, split: str | None, folder_split: str | None) -> Stack:
         folder_split: the split of all clouds where there is no such array.
 
     Returns:
-        Its clouds, (S, N, D): one where the array is (N, D).
+        Its clouds, (S, N, D): one where the array is (N, D); with their splits where there is such an array.
 
     Raises:
         ValueError: not a zip file, no such arrays, a zip bomb, or another shape.
@@ -86,15 +86,38 @@ def read_npz(path: Path, split: str | None, folder_split: str | None) -> Stack:
     limit = most_unpacked(path.stat().st_size)
     with zipfile.ZipFile(path) as archive:
         stack = as_stack(read_member(archive, "points", limit))
-        if split is None or (split == folder_split and "split.npy" not in archive.namelist()):
+        if "split.npy" not in archive.namelist() and split in (None, folder_split):
             return stack
         labels = read_member(archive, "split", limit)
     if labels.shape != stack.points.shape[:1] or labels.dtype.kind != "U":
+        if split is None:  # an array of that name about something else
+            return stack
         raise ValueError(f"its `split` is {labels.dtype} {labels.shape}, not a word for each of its clouds")
+    if split is None:
+        return Stack(stack.points, labels)
     chosen = labels == split
     if not chosen.any():
         raise ValueError(f"no cloud with split {split!r}, only {enumerate_words(labels)}")
-    return Stack(stack.points[chosen])
+    return Stack(stack.points[chosen], labels[chosen])
+
+
+def read_splits(path: Path) -> np.ndarray | None:
+    """Read the array `split` of a npz file, and no other.
+
+    Args:
+        path: the file.
+
+    Returns:
+        Words, (S,), or None where there is no such array of words.
+
+    Raises:
+        ValueError: not a zip file, or a zip bomb.
+    """
+    with zipfile.ZipFile(path) as archive:
+        if "split.npy" not in archive.namelist():
+            return None
+        labels = read_member(archive, "split", most_unpacked(path.stat().st_size))
+    return labels if labels.ndim == 1 and labels.dtype.kind == "U" else None
 
 
 def as_stack(array: np.ndarray) -> Stack:

@@ -24,8 +24,9 @@ def load_clouds(
     Meshes (obj, off, ply, stl, glb) give points drawn uniformly by area. Clouds (ply without faces;
     xyz, txt and csv tables; npy and the array `points` of npz, both (N, D) or (S, N, D)) give a
     random subset of their points, or all of them followed by random repeats and one warning.
-    A folder is searched to its end, in sorted order. Coordinates keep their units. A file gives the
-    same points for a seed wherever its folder lies and whatever else is in it.
+    A folder is searched to its end, in sorted order; hidden files are left out, and files of other
+    endings, which one warning names. Coordinates keep their units. A file gives the same points for
+    a seed wherever its folder lies and whatever else is in it.
 
     Args:
         path: a file or a folder.
@@ -34,7 +35,7 @@ def load_clouds(
         seed: seed of the draw.
         split: "train", "val" or "test": only files below folders of that name, or clouds with that
             entry in a npz file's array `split`. Of npy clouds with 15000 points (PointFlow's
-            PC15k), "train" then means the first 10000 and the others the last 5000.
+            PC15k), "train" then means the first 10000 and the others the last 5000. `None` takes all.
         progress: show a bar over the files of a folder; `None` shows one on a terminal, after a second.
 
     Returns:

@@ -23,8 +23,10 @@ def convert_clouds(
     num_points: int | None,
     seed: int = 0,
     progress: bool | None = None,
+    *,
+    split: str | None = None,
 ) -> Path:
-    """Write the clouds that `load_clouds(path, num_points, seed=seed)` returns to a new npy file, one by one.
+    """Write the clouds that `load_clouds` returns to a new npy file, one by one.
 
     At no time is more than one source file in memory, and of a npy source only one cloud. The
     file gets its name when it is complete. Until then it lies beside it under a hidden name that
@@ -38,6 +40,7 @@ def convert_clouds(
         seed: seed of the draw.
         progress: show a bar over the clouds; `None` shows one in a terminal or a notebook, after a second, and a line
             every half a minute in a log.
+        split: keep only clouds of this split, as in `load_clouds`.
 
     Returns:
         The path of the new file: an array (S, N, D) of float32, for `MappedClouds`.
@@ -59,7 +62,7 @@ def convert_clouds(
     if out.suffix != ".npy":
         raise ValueError(f"{out}: expected a name that ends in .npy")
     check_new(out)
-    clouds = iterate_clouds(path, num_points, seed, progress=False)
+    clouds = iterate_clouds(path, num_points, seed, split=split, progress=False)
     # What is wrong with the first cloud is told before a folder is made.
     first = next(clouds)
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -10,7 +10,7 @@ import numpy as np
 
 from pyro_pcflow.ops.reading import check_regular, phrase
 
-from .arrays import read_npy, read_npz, read_text
+from .arrays import read_npy, read_npz, read_splits, read_text
 from .errors import cloud_error
 from .meshes import read_mesh
 from .sampling import Stack, Surface, has_area
@@ -71,6 +71,28 @@ def read_file(path: Path, split: str | None = None, folder_split: str | None = N
         if not has_area(source):
             raise cloud_error(path, "its faces have no area", "expected a surface to draw points from")
     return source
+
+
+def stored_splits(path: Path) -> tuple[str, ...]:
+    """The splits that the clouds of a file say they belong to, sorted.
+
+    Args:
+        path: a file of any known format.
+
+    Returns:
+        The words of the array `split` of a npz file; none for other files.
+
+    Raises:
+        CloudError: the file can't be used.
+    """
+    if path.suffix.lower() != ".npz":
+        return ()
+    try:
+        check_regular(path)
+        labels = read_splits(path)
+    except Exception as error:  # as above
+        raise cloud_error(path, f"can't be read ({phrase(error)})", _EXPECTED[".npz"]) from error
+    return () if labels is None else tuple(sorted({str(label) for label in labels}))
 
 
 def as_points(path: Path, points: np.ndarray) -> np.ndarray:

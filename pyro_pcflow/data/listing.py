@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -13,6 +14,8 @@ from .errors import cloud_error
 from .formats import EXTENSIONS
 
 SPLITS = ("train", "val", "test")
+# So many names of files that were passed over are told.
+_NAMED = 5
 
 
 @dataclass(frozen=True)
@@ -24,17 +27,37 @@ class Entry:
     split: str | None
 
 
-def list_entries(path: Path, split: str | None) -> list[Entry]:
+@dataclass(frozen=True)
+class Listing:
+    """What a path stands for: at least one of `entries`, sorted by name, and the names of other files in the folder."""
+
+    path: Path
+    entries: list[Entry]
+    passed_over: list[str]
+
+    def warn(self, stacklevel: int) -> None:
+        """Name the files that were passed over in one `UserWarning`, if there are any; `stacklevel` as for `warn`."""
+        if not self.passed_over:
+            return
+        more = ", ..." if len(self.passed_over) > _NAMED else ""
+        names = ", ".join(map(printable, self.passed_over[:_NAMED])) + more
+        count = f"{len(self.passed_over)} file{'s were' if len(self.passed_over) > 1 else ' was'}"
+        known = ", ".join(EXTENSIONS)
+        text = f"{printable(self.path)}: {count} passed over, whose endings are not known: {names}; known are {known}"
+        warnings.warn(text, UserWarning, stacklevel=stacklevel + 1)
+
+
+def list_entries(path: Path, split: str | None) -> Listing:
     """List the file at a path, or every readable kind of file below a folder.
 
-    Hidden files and files of other kinds are passed over.
+    Hidden files and folders count as not there, as for `ls`. Files of other kinds are named in the result.
 
     Args:
         path: a file or a folder.
         split: keep only files below folders of this name, and npz files, which know their own splits.
 
     Returns:
-        At least one entry, sorted by name.
+        At least one entry.
 
     Raises:
         FileNotFoundError: nothing is there.
@@ -48,11 +71,18 @@ def list_entries(path: Path, split: str | None) -> list[Entry]:
     except (OSError, ValueError) as error:
         raise cloud_error(path, f"can't be looked at ({phrase(error)})", "expected a readable path") from error
     if not is_folder:
-        return [Entry(path, path.name, _folder_split((path.absolute().parent.name,)))]
-    entries = _walk(path)
+        return Listing(path, [Entry(path, path.name, _folder_split((path.absolute().parent.name,)))], [])
+    found = _walk(path)
+    entries = [entry for entry in found if _is_known(entry)]
     if not entries:
         raise cloud_error(path, "no meshes or clouds in this folder", f"expected {', '.join(EXTENSIONS)}")
-    return entries if split is None else _select(path, entries, split)
+    others = [entry for entry in found if not _is_known(entry) and (split is None or entry.split in (split, None))]
+    chosen = entries if split is None else _select(path, entries, split)
+    return Listing(path, chosen, [entry.name for entry in others])
+
+
+def _is_known(entry: Entry) -> bool:
+    return os.path.splitext(entry.name)[1].lower() in EXTENSIONS
 
 
 def _walk(root: Path) -> list[Entry]:
@@ -67,7 +97,7 @@ def _walk(root: Path) -> list[Entry]:
         inside = Path(folder).relative_to(root)
         split = _folder_split(above + inside.parts)
         for file in files:
-            if not file.startswith(".") and os.path.splitext(file)[1].lower() in EXTENSIONS:
+            if not file.startswith("."):
                 entries.append(Entry(Path(folder, file), (inside / file).as_posix(), split))
     return sorted(entries, key=lambda entry: entry.name)
 

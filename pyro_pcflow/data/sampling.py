@@ -20,9 +20,13 @@ class Surface:
 
 @dataclass(frozen=True)
 class Stack:
-    """Clouds of one size, `points` (S, N, D), of any real type; perhaps still on disk."""
+    """Clouds of one size, `points` (S, N, D), of any real type; perhaps still on disk.
+
+    `splits` (S,), words, are their splits where the file says them.
+    """
 
     points: NDArray[np.generic]
+    splits: NDArray[np.str_] | None = None
 
 
 def derive_seed(seed: int, name: str, index: int) -> int:

@@ -64,6 +64,15 @@ def test_a_mixed_folder_as_it_is_loaded(tmp_path, corner, writers):
     assert [entry.name for entry in out.parent.iterdir()] == ["out.npy"]
 
 
+def test_one_split_as_it_is_loaded(tmp_path):
+    points = np.random.default_rng(0).normal(size=(5, 20, 3))
+    np.savez(tmp_path / "kind.npz", points=points, split=["train", "test", "train", "val", "test"])
+    out = convert_clouds(tmp_path / "kind.npz", tmp_path / "out.npy", 7, split="test")
+    expected = load_clouds(tmp_path / "kind.npz", 7, split="test")
+    assert expected.shape == (2, 7, 3)
+    assert torch.equal(MappedClouds(out).read(torch.arange(2)), expected)
+
+
 def test_other_dimensions(tmp_path):
     np.save(tmp_path / "a.npy", np.asfortranarray(np.random.default_rng(0).normal(size=(4, 30, 6)).astype(np.float16)))
     out = convert_clouds(tmp_path / "a.npy", tmp_path / "b.npy", 8)

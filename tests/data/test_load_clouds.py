@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import struct
 import time
 import tracemalloc
@@ -14,7 +15,9 @@ import pytest
 import torch
 from scipy.stats import chisquare
 
-from pyro_pcflow.data import CloudError, load_clouds
+from pyro_pcflow.data import CloudError, convert_clouds, load_clouds
+from pyro_pcflow.data.listing import list_entries
+from pyro_pcflow.data.reading import find_splits, iterate_stored
 
 
 def put(folder, name, data):
@@ -142,10 +145,31 @@ def test_folder_order_hidden_and_foreign_files(tmp_path, monkeypatch):
         for folder, subfolders, files in walk(*args, **options):
             yield folder, subfolders, files[::-1]
 
-    clouds = load_clouds(tmp_path, None)
+    with pytest.warns(UserWarning, match=re.escape("1 file was passed over, whose endings are not known: notes.md;")):
+        clouds = load_clouds(tmp_path, None)
     assert clouds[:, 0, 0].tolist() == [3, 2, 1, 0]
+    (tmp_path / "notes.md").unlink()
     monkeypatch.setattr(os, "walk", backwards)
     assert torch.equal(load_clouds(tmp_path, None), clouds)
+
+
+def test_files_that_are_passed_over_are_named(tmp_path):
+    save(tmp_path, "train/a.npy", numbered(4))
+    save(tmp_path, "test/b.npy", numbered(4))
+    for number in range(6):
+        put(tmp_path, f"train/{number}.pcd", b"a format of others")
+    put(tmp_path, "test/only.pcd", b"of another split")
+    put(tmp_path, "outside.las", b"of none")
+    with pytest.warns(UserWarning, match="passed over") as told:
+        load_clouds(tmp_path, None, split="train")
+    (warning,) = told
+    text = str(warning.message)
+    assert text.startswith(f"{tmp_path}: 7 files were passed over, whose endings are not known: outside.las, ")
+    assert "train/0.pcd, train/1.pcd, train/2.pcd, train/3.pcd, ...; known are .obj, .off" in text
+    assert "only.pcd" not in text
+    assert warning.filename == __file__
+    with pytest.warns(UserWarning, match="8 files were passed over"):
+        convert_clouds(tmp_path, tmp_path / "all.npy", None)
 
 
 def test_mixed_folder(tmp_path, corner, writers):
@@ -227,6 +251,35 @@ def test_pc15k(tmp_path, split, shapes, low, high):
         load_clouds(root / "03001627" / split, None, split=split)[..., 1:],
         load_clouds(root, None, split=split)[..., 1:],
     )
+
+
+def test_the_splits_of_a_path(tmp_path):
+    save(tmp_path, "some/test/a.npy", numbered(4))
+    assert find_splits(tmp_path) == ("test",)
+    save(tmp_path, "some/train/a.npy", numbered(4))
+    assert find_splits(tmp_path) == ("train", "test")
+    np.savez(tmp_path / "some" / "test" / "b.npz", points=np.zeros((3, 4, 2)), split=["val", "held", "train"])
+    assert find_splits(tmp_path) == ("train", "val", "test", "held")
+    np.savez(tmp_path / "some" / "test" / "b.npz", points=np.zeros((3, 4, 2)), split=np.arange(3))
+    assert find_splits(tmp_path) == ("train", "test")
+    assert find_splits(tmp_path / "some" / "test" / "a.npy") == ("test",)
+    put(tmp_path, "some/train/c.npz", b"no archive")
+    with pytest.raises(CloudError, match=r"c\.npz: can't be read"):
+        find_splits(tmp_path)
+
+
+def test_each_stored_cloud_knows_its_split(tmp_path):
+    save(tmp_path, "test/a.npy", np.stack([numbered(4)] * 2))
+    np.savez(tmp_path / "b.npz", points=np.zeros((2, 4, 2)), split=["val", "train"])
+    save(tmp_path, "c.npy", numbered(5))
+    stored = list(iterate_stored(list_entries(tmp_path, None), None))
+    assert [(cloud.entry.name, cloud.index, cloud.split, cloud.num_points, cloud.remaining) for cloud in stored] == [
+        ("b.npz", 0, "val", 4, 3),
+        ("b.npz", 1, "train", 4, 2),
+        ("c.npy", 0, None, 5, 1),
+        ("test/a.npy", 0, "test", 4, 1),
+        ("test/a.npy", 1, "test", 4, 0),
+    ]
 
 
 def test_pc15k_whole_and_single(tmp_path):
