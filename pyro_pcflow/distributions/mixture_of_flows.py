@@ -10,7 +10,7 @@ from scipy.cluster.vq import kmeans2
 from torch import Tensor, nn
 
 from pyro_pcflow.distributions.mixture import PointMixture
-from pyro_pcflow.distributions.point_cloud import PointCloud
+from pyro_pcflow.distributions.point_cloud import PointCloud, sample_clouds
 from pyro_pcflow.distributions.point_cloud_flow import FLOW_OPTIONS, PointCloudFlow
 from pyro_pcflow.ops.options import check_options
 
@@ -105,6 +105,10 @@ class MixtureOfFlows(nn.Module):
     def log_prob(self, points: Tensor, context: Tensor | None = None) -> Tensor:
         """The log-density of points in nats, shape `(*batch,)`; arguments as for `PointCloudFlow.log_prob`."""
         return self.condition(context).log_prob(points)
+
+    def sample(self, num_clouds: int, num_points: int, context: Tensor | None = None) -> Tensor:
+        """Draw clouds, shape `(S, N, D)`; arguments as for `PointCloudFlow.sample`."""
+        return sample_clouds(self.cloud(context, num_points=num_points), num_clouds)
 
     def _members(self) -> Sequence[PointCloudFlow]:
         return list(self.flows)  # type: ignore[arg-type]

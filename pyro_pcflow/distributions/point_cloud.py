@@ -215,3 +215,16 @@ def _check_num_points(num_points: int | None, mask: Tensor | None) -> int:
             "have one entry for each of the num_points points"
         )
     return int(num_points)
+
+
+def sample_clouds(density: PointCloud, num_clouds: int) -> Tensor:
+    """Draw clouds from one density, or one from each of a batch of `num_clouds`, without gradients: (S, N, D)."""
+    if num_clouds < 0:
+        raise ValueError(f"num_clouds must not be negative, got {num_clouds}")
+    if density.batch_shape not in ((), (num_clouds,)):
+        raise ValueError(
+            f"expected one context for all of {num_clouds} clouds, shape (C,), or one for each, shape ({num_clouds}, "
+            f"C), got contexts of batch shape {tuple(density.batch_shape)}"
+        )
+    with torch.no_grad():
+        return density.sample(torch.Size(() if density.batch_shape else (num_clouds,)))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from pyro_pcflow.distributions.bases import ConditionalNormal, StandardNormal
 from pyro_pcflow.distributions.notebook import flow_html
-from pyro_pcflow.distributions.point_cloud import PointCloud
+from pyro_pcflow.distributions.point_cloud import PointCloud, sample_clouds
 from pyro_pcflow.distributions.point_distribution import PointDistribution
 from pyro_pcflow.ops.options import check_options, option_names
 from pyro_pcflow.transforms import (
@@ -164,6 +164,23 @@ class PointCloudFlow(nn.Module):
         stack = self._stack(context)
         noise, log_det = stack.inverse_and_log_det(points)
         return self.base.distribution(context).log_prob(noise) + log_det
+
+    def sample(self, num_clouds: int, num_points: int, context: Tensor | None = None) -> Tensor:
+        """Draw clouds.
+
+        Args:
+            num_clouds: number of clouds `S`.
+            num_points: number of points `N` of each.
+            context: shape `(C,)`, one for all clouds, or `(S, C)`, one for each; left out for a flow without context.
+
+        Returns:
+            Shape `(S, N, D)`, in the data's units, without gradients.
+
+        Raises:
+            TypeError: if a context is missing.
+            ValueError: if it has another shape, or the flow takes none, or a number is negative.
+        """
+        return sample_clouds(self.cloud(context, num_points=num_points), num_clouds)
 
     def trajectory(self, num_points: int, context: Tensor | None = None) -> Tensor:
         """Carry fresh noise to data and keep every state on the way.

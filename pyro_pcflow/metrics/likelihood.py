@@ -105,6 +105,7 @@ def importance_weighted_bound(
     clouds: Tensor,
     *,
     num_particles: int = 64,
+    labels: Tensor | None = None,
     seed: int = 0,
     units: str = "the data's units",
 ) -> LogLikelihood:
@@ -117,6 +118,7 @@ def importance_weighted_bound(
         model: anything with `log_prob(clouds, num_particles=...)` in nats per cloud, as a `PointCloudVAE`.
         clouds: (S, N, D), that the model was not trained on.
         num_particles: latents drawn for each cloud.
+        labels: numbers of classes, (S,), passed to `log_prob` by that name, for a model that has classes.
         seed: of these draws.
         units: the unit of the coordinates, as reports are to name it.
 
@@ -124,7 +126,8 @@ def importance_weighted_bound(
         Nats per cloud and per point.
 
     Raises:
-        ValueError: clouds of another shape, no particle, or a `log_prob` that does not give one number a cloud.
+        ValueError: clouds or labels of another shape, no particle, or a `log_prob` that does not give one number per
+            cloud.
 
     Examples:
         >>> import pyro_pcflow as pcf
@@ -136,10 +139,13 @@ def importance_weighted_bound(
     _check(clouds)
     if num_particles < 1:
         raise ValueError(f"num_particles: expected at least 1, got {num_particles}")
+    if labels is not None and labels.shape != (len(clouds),):
+        raise ValueError(f"labels: expected shape ({len(clouds)},), one per cloud, got {tuple(labels.shape)}")
     totals = []
     with torch.no_grad(), seeded_draws(seed):
         for some in _pieces(clouds):
-            values = model.log_prob(clouds[some], num_particles=num_particles)
+            given = {} if labels is None else {"labels": labels[some]}
+            values = model.log_prob(clouds[some], num_particles=num_particles, **given)
             if values.shape != (len(clouds[some]),):
                 raise ValueError(
                     f"log_prob: expected one number a cloud, shape ({len(clouds[some])},), got {tuple(values.shape)}"

@@ -207,6 +207,7 @@ class LatentCloudModel(CloudDecoder):
         *,
         labels: Tensor | None = None,
         noise_level: Tensor | float = 0.0,
+        posterior: Distribution | None = None,
     ) -> Tensor:
         """A stochastic lower bound of the log-density of clouds, in nats per cloud.
 
@@ -219,6 +220,8 @@ class LatentCloudModel(CloudDecoder):
             num_particles: number of latents for each cloud.
             labels: numbers of classes, shape `(*batch,)`; needed if the model has classes.
             noise_level: for a model with `noise_input`, between 0 and 1.
+            posterior: what the latents are drawn from, `encode(clouds)` by default. With any distribution it is a
+                bound; the nearer to the true posterior, the tighter.
 
         Returns:
             Shape `(*batch,)`.
@@ -226,7 +229,9 @@ class LatentCloudModel(CloudDecoder):
         if num_particles < 1:
             raise ValueError(f"expected at least one particle, got num_particles={num_particles}")
         clouds, mask = self._check_clouds(clouds, mask)
-        posterior, prior = self.encode(clouds, mask, labels=labels), self.prior_of(labels)
+        prior = self.prior_of(labels)
+        if posterior is None:
+            posterior = self.encode(clouds, mask, labels=labels)
         at_once = max(1, SCORED_AT_ONCE // max(1, clouds.numel() // self.point_dim))
         log_weights = []
         for first in range(0, num_particles, at_once):

@@ -13,6 +13,9 @@ from pyro_pcflow.nn.precision import hidden_layers_in
 
 __all__ = ["CloudEncoder"]
 
+# Points of a cloud that are read at once where no gradient is asked for, which bounds the memory.
+POINTS_AT_ONCE = 2**16
+
 
 class CloudEncoder(nn.Module):
     """A permutation-invariant network from a cloud, of any number of points, to several vectors.
@@ -89,23 +92,32 @@ class CloudEncoder(nn.Module):
             One tensor of shape `(*batch, size)` for every output size.
         """
         activation = ACTIVATIONS[self.activation]
+        # A backward pass keeps every layer of every point anyway.
+        at_once = POINTS_AT_ONCE if not torch.is_grad_enabled() else max(1, clouds.shape[-2])
+        pieces = clouds.split(at_once, -2)
+        masks = [None] * len(pieces) if mask is None else mask.split(at_once, -1)
+        maxima = [self._maxima(piece, there) for piece, there in zip(pieces, masks, strict=True)]
+        hidden = maxima[0] if len(maxima) == 1 else torch.stack(maxima).amax(0)
         if mask is not None:
-            clouds = torch.where(mask.unsqueeze(-1), clouds, torch.zeros_like(clouds))
-        hidden = fourier_features(clouds, self.num_frequencies)
-        with hidden_layers_in(self.hidden_dtype, clouds.device):
-            for layer in self.points:
-                hidden = activation(layer(hidden))
-        if mask is not None:
-            hidden = hidden.masked_fill(~mask.unsqueeze(-1), -torch.inf)
-        if hidden.shape[-2] == 0:
-            hidden = hidden.new_zeros(*hidden.shape[:-2], hidden.shape[-1])
-        else:
-            hidden = hidden.amax(-2)
-            if mask is not None:
-                hidden = torch.where(mask.any(-1, keepdim=True), hidden, torch.zeros_like(hidden))
+            hidden = torch.where(mask.any(-1, keepdim=True), hidden, torch.zeros_like(hidden))
         hidden = hidden.to(clouds.dtype)
         if context is not None:
             hidden = torch.cat([hidden, context.expand(*hidden.shape[:-1], -1)], -1)
         for layer in self.cloud:
             hidden = activation(layer(hidden))
         return self.output(hidden).split(self.output_dims, -1)
+
+    def _maxima(self, clouds: Tensor, mask: Tensor | None) -> Tensor:
+        """The maximum of each output over points, shape `(*batch, size)`: minus infinity where the mask has none."""
+        activation = ACTIVATIONS[self.activation]
+        if mask is not None:
+            clouds = torch.where(mask.unsqueeze(-1), clouds, torch.zeros_like(clouds))
+        hidden = fourier_features(clouds, self.num_frequencies)
+        with hidden_layers_in(self.hidden_dtype, clouds.device):
+            for layer in self.points:
+                hidden = activation(layer(hidden))
+        if hidden.shape[-2] == 0:
+            return hidden.new_zeros(*hidden.shape[:-2], hidden.shape[-1])
+        if mask is not None:
+            hidden = hidden.masked_fill(~mask.unsqueeze(-1), -torch.inf)
+        return hidden.amax(-2)

@@ -392,3 +392,28 @@ def test_points_in_float32_of_a_flow_in_float64(backend):
     log_prob = flow.log_prob(points)
     assert log_prob.dtype == torch.float64
     torch.testing.assert_close(log_prob, flow.log_prob(points.double()), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", [pcf.PointCloudFlow, lambda *a, **o: pcf.distributions.MixtureOfFlows(2, *a, **o)])
+def test_sample_draws_from_the_density_of_each_cloud(kind, dtype):
+    options = {"num_couplings": 2, "hidden_dims": [8]}
+    plain, flow = kind(3, **options).to(dtype), kind(2, 4, **options).to(dtype)
+    contexts = torch.randn(5, 4, dtype=dtype)
+    for module, context, expected in [
+        (plain, None, lambda: plain.cloud(num_points=7).sample((5,))),
+        (flow, contexts, lambda: flow.cloud(contexts, num_points=7).sample()),
+        (flow, contexts[0], lambda: flow.cloud(contexts[0], num_points=7).sample((5,))),
+    ]:
+        torch.manual_seed(3)
+        drawn = module.sample(5, 7, context)
+        torch.manual_seed(3)
+        assert torch.equal(drawn, expected())
+        assert drawn.shape == (5, 7, module.point_dim)
+        assert not drawn.requires_grad
+    assert plain.sample(0, 7).shape == (0, 7, 3)
+    with pytest.raises(ValueError, match=r"one for each, shape \(4, C\), got contexts of batch shape \(5,\)"):
+        flow.sample(4, 7, contexts)
+    with pytest.raises(ValueError, match="num_clouds must not be negative, got -1"):
+        plain.sample(-1, 7)
+    with pytest.raises(TypeError, match="needs a context"):
+        flow.sample(5, 7)

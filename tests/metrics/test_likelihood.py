@@ -93,6 +93,18 @@ def test_bound_of_a_vae_is_its_own():
     torch.testing.assert_close(bound.nats_per_cloud.float(), expected)
 
 
+def test_labels_belong_to_clouds(monkeypatch):
+    class Shifted:
+        def log_prob(self, clouds, num_particles, labels):
+            return clouds.sum((1, 2)) * 0 + 10 * labels + num_particles
+
+    monkeypatch.setattr("pyro_pcflow.metrics.likelihood.POINTS_AT_ONCE", 10)
+    bound = importance_weighted_bound(Shifted(), torch.randn(3, 5, 2), num_particles=2, labels=torch.tensor([0, 3, 1]))
+    assert bound.nats_per_cloud.tolist() == [2, 32, 12]
+    with pytest.raises(ValueError, match=r"labels: expected shape \(3,\), one per cloud, got \(2,\)"):
+        importance_weighted_bound(Shifted(), torch.randn(3, 5, 2), labels=torch.tensor([0, 3]))
+
+
 def test_a_nan_is_never_repaired():
     normal = MultivariateNormal(torch.zeros(2), torch.eye(2), validate_args=False)
     clouds = torch.randn(4, 9, 2)

@@ -949,3 +949,18 @@ class TestPlane:
         grid = torch.cartesian_prod(axis, axis)
         density = vae.decode(torch.randn(3, dtype=torch.float64), 1).log_prob(grid.unsqueeze(-2)).exp()
         assert (density.sum() * (axis[1] - axis[0]) ** 2).item() == pytest.approx(1, abs=0.01)
+
+
+def test_log_prob_takes_latents_from_the_distribution_that_is_given():
+    """The density of one latent, where all are drawn at one place: no encoder is asked."""
+    vae = pcf.PointCloudVAE(2, latent_dim=2, prior="normal", decoder={"num_couplings": 2, "hidden_dims": [8]}).double()
+    clouds, place = torch.randn(3, 20, 2).double(), torch.randn(3, 2).double()
+    narrow = torch.distributions.Independent(torch.distributions.Normal(place, 1e-9), 1)
+    vae.encode = None
+    with torch.no_grad():
+        expected = vae.decode(place, 20).log_prob(clouds) + vae.prior_of().log_prob(place)
+        found = vae.log_prob(clouds, num_particles=1, posterior=narrow)
+    # The draw's own density is that of a normal somewhere within a few of its scales.
+    entropy = 2 * (math.log(2 * math.pi) / 2 + math.log(1e-9))
+    assert ((found - expected - entropy) >= -1e-6).all()
+    assert ((found - expected - entropy) < 30).all()

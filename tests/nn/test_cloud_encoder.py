@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pyro_pcflow.nn import CloudEncoder
+from pyro_pcflow.nn import CloudEncoder, cloud_encoder
 from pyro_pcflow.testing import randomize_parameters
 
 SIZES = (9, 4, 1, 0)
@@ -162,3 +162,21 @@ def test_no_hidden_layer_after_the_maximum():
     encoder = make(hidden_dims=[])
     assert len(encoder.cloud) == 0
     assert encoder(torch.randn(2, 5, 3, dtype=torch.float64))[1].shape == (2, 4)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_large_clouds_are_read_in_pieces_where_no_gradient_is_asked_for(masked, monkeypatch):
+    encoder, clouds = (
+        CloudEncoder(3, [2], point_dims=[4, 5], num_frequencies=1).double(),
+        torch.randn(4, 50, 3).double(),
+    )
+    mask = torch.rand(4, 50) < torch.tensor([[0.0], [0.1], [0.5], [1.0]]) if masked else None
+    (expected,) = encoder(clouds, mask)
+    sizes = []
+    encoder.points[0].register_forward_hook(lambda layer, inputs, output: sizes.append(output.shape[-2]))
+    monkeypatch.setattr(cloud_encoder, "POINTS_AT_ONCE", 20)
+    with torch.no_grad():
+        (pieces,) = encoder(clouds, mask)
+    torch.testing.assert_close(pieces, expected)
+    encoder(clouds, mask)
+    assert sizes == [20, 20, 10, 50]
