@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from pyro_pcflow.cli.shared import ALL, check_new_file, choose_split, say, whole
+
 __all__ = ["add_convert"]
 
 
@@ -18,14 +20,20 @@ def add_convert(commands: argparse._SubParsersAction) -> None:
     )
     convert.add_argument("data", help="a mesh, a cloud file or a folder of them")
     convert.add_argument("--out", type=Path, required=True, help="new file: .npy")
-    convert.add_argument("--num-points", type=int, required=True, help="points taken from each cloud")
-    convert.add_argument("--seed", type=int, default=0)
+    convert.add_argument("--num-points", type=whole(1), required=True, help="points taken from each cloud")
+    convert.add_argument(
+        "--split", help=f"train, val, test, or {ALL}: which clouds; needed where there are several splits"
+    )
+    convert.add_argument("--seed", type=whole(0), default=0)
     convert.set_defaults(command=_convert)
 
 
 def _convert(arguments: argparse.Namespace) -> None:
     from pyro_pcflow.data import MappedClouds, convert_clouds
 
-    path = convert_clouds(arguments.data, arguments.out, arguments.num_points, seed=arguments.seed)
+    check_new_file(arguments.out, (".npy",))
+    # One array of two splits could not be parted again.
+    split = choose_split(arguments.data, arguments.split, default=None)
+    path = convert_clouds(arguments.data, arguments.out, arguments.num_points, seed=arguments.seed, split=split)
     num_clouds, num_points, dim = MappedClouds(path).shape
-    print(f"{path}: {num_clouds} clouds of {num_points} points in {dim} dimensions")
+    say(f"{path}: {num_clouds} clouds of {num_points} points in {dim} dimensions")

@@ -5,18 +5,17 @@ from __future__ import annotations
 import argparse
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
-from pyro_pcflow.cli.shared import draw_clouds, given, load_model
+from pyro_pcflow.cli.shared import ALL, check_parent, choose_split, given, number, say, whole
 from pyro_pcflow.ops.reading import printable
 
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-    from pyro_pcflow.distributions import PointCloudFlow
-    from pyro_pcflow.metrics import LogLikelihood, Report
-    from pyro_pcflow.models import PointCloudVAE
+    from pyro_pcflow.cli.models import SavedModel
+    from pyro_pcflow.metrics import Report
 
 __all__ = ["add_evaluate"]
 
@@ -42,12 +41,18 @@ def add_evaluate(commands: argparse._SubParsersAction) -> None:
     )
     evaluate.add_argument("--reference", required=True, help="held-out clouds: a file or a folder of them")
     evaluate.add_argument("--out", type=Path, help="new folder (evaluation/ and the name of RUN_OR_SAMPLES)")
-    evaluate.add_argument("--split", help="train, val or test: only these clouds of --reference, and train of --train")
-    evaluate.add_argument("--train", help="training clouds, for the same metrics with them in place of the samples")
-    evaluate.add_argument("--num-points", type=int, default=2048, help="points of each cloud (%(default)s)")
-    evaluate.add_argument("--num-clouds", type=int, help="samples and references (as many as there are references)")
     evaluate.add_argument(
-        "--draws", type=int, help=f"sets of samples ({DRAWS_OF_A_MODEL} of a model, otherwise those in the file)"
+        "--split",
+        help=f"train, val, test, or {ALL}: which clouds of --reference (test, where there are several splits); of "
+        "--train it is always train, where there are several",
+    )
+    evaluate.add_argument("--train", help="training clouds, for the same metrics with them in place of the samples")
+    evaluate.add_argument("--num-points", type=whole(1), default=2048, help="points of each cloud (%(default)s)")
+    evaluate.add_argument(
+        "--num-clouds", type=whole(2), help="samples and references (as many as there are references)"
+    )
+    evaluate.add_argument(
+        "--draws", type=whole(1), help=f"sets of samples ({DRAWS_OF_A_MODEL} of a model, otherwise those in the file)"
     )
     evaluate.add_argument(
         "--distance",
@@ -60,17 +65,32 @@ def add_evaluate(commands: argparse._SubParsersAction) -> None:
         default="none",
         help="none, references, per_cloud or per_cloud_box, before clouds are compared (%(default)s)",
     )
-    evaluate.add_argument("--resolution", type=int, default=28, help="cells of the JSD's grid an axis (%(default)s)")
     evaluate.add_argument(
-        "--num-particles", type=int, default=64, help="of the bound of a model of many clouds, 0 for none (%(default)s)"
+        "--resolution", type=whole(1), default=28, help="cells of the JSD's grid along each axis (%(default)s)"
+    )
+    evaluate.add_argument(
+        "--num-particles",
+        type=whole(0),
+        default=64,
+        help="of the bound of a model of many clouds, 0 for none (%(default)s)",
+    )
+    evaluate.add_argument(
+        "--label",
+        type=whole(0),
+        nargs="+",
+        help="number of the class of all references and samples, or one for each reference, which samples have in "
+        "turn, for a model that has classes",
     )
     evaluate.add_argument("--name", help="of the samples in the report (the name of their file)")
     evaluate.add_argument("--units", default="the data's units", help="of coordinates, for the report")
     evaluate.add_argument("--cache", type=Path, help="keep finished distances here, to continue after an interruption")
-    evaluate.add_argument("--seed", type=int, default=0)
+    evaluate.add_argument("--seed", type=whole(0), default=0)
     evaluate.add_argument("--up", default="y", help="the axis that stands upright in the picture (%(default)s)")
     evaluate.add_argument(
-        "--azim", type=float, default=215.0, help="degrees of its camera around that axis (%(default)s)"
+        "--azim",
+        type=number("a number of degrees", lambda value: True),
+        default=215.0,
+        help="degrees of its camera around that axis (%(default)s)",
     )
     evaluate.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1 (%(default)s)")
     evaluate.set_defaults(command=_evaluate)
@@ -78,25 +98,38 @@ def add_evaluate(commands: argparse._SubParsersAction) -> None:
 
 def _evaluate(arguments: argparse.Namespace) -> None:
     from pyro_pcflow.cli.sheet import neighbour_sheet
+    from pyro_pcflow.data.reading import find_splits
     from pyro_pcflow.metrics import evaluate
     from pyro_pcflow.ops.files import check_new, new_file, new_folder
     from pyro_pcflow.plotting import save_figure
     from pyro_pcflow.plotting.camera import view_matrix
     from pyro_pcflow.training.settings import as_device
 
-    stem = arguments.samples.resolve().stem
-    out = given(arguments.out, Path("evaluation") / stem)
+    stem = printable(arguments.samples.resolve().stem)
+    out = given(arguments.out, Path("evaluation") / arguments.samples.resolve().stem)
     check_new(out)
+    check_parent(out)
     view_matrix(elev=0.0, azim=arguments.azim, up=arguments.up)
+    _check_choices(arguments)
     device = as_device(arguments.device)
-    model = None if arguments.samples.suffix in SUFFIXES_OF_ARRAYS else _load_sampler(arguments)
-    references = _load_held_out(arguments.reference, arguments.split, arguments)
+    is_array = arguments.samples.suffix in SUFFIXES_OF_ARRAYS
+    if is_array and arguments.label is not None:
+        raise ValueError(f"--label is for a model that has classes, but {arguments.samples} holds samples")
+    model = None if is_array else _load_sampler(arguments)
+    samples = _read_samples(arguments.samples) if model is None else model.sample
+    split = choose_split(arguments.reference, arguments.split, default="test")
+    references = _load_held_out(arguments.reference, split, arguments)
     train = None
     if arguments.train is not None:
-        train = _load_held_out(arguments.train, None if arguments.split is None else "train", arguments)
-    likelihood = None if model is None else _likelihood(model, references.to(device), arguments)
+        of_train = "train" if "train" in find_splits(arguments.train) else None
+        train = _load_held_out(arguments.train, of_train, arguments)
+    likelihood = None
+    if model is not None:
+        model.check_dim(references.shape[-1], arguments.reference)
+        model.check_labels(len(references), arguments.reference)
+        likelihood = model.likelihood(references, arguments.num_particles, arguments.seed, arguments.units)
     report = evaluate(
-        _read_samples(arguments.samples) if model is None else lambda s, n: draw_clouds(model, s, n),
+        samples,
         references.to(device),
         train=train,
         distances=arguments.distance,
@@ -107,8 +140,8 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         resolution=arguments.resolution,
         seed=arguments.seed,
         name=given(arguments.name, stem),
-        data=Path(arguments.reference).stem,
-        split=given(arguments.split, ""),
+        data=printable(Path(arguments.reference).stem),
+        split=given(split, ""),
         units=arguments.units,
         likelihood=likelihood,
         progress=None,
@@ -121,17 +154,30 @@ def _evaluate(arguments: argparse.Namespace) -> None:
             file.write(f"{report.to_markdown()}\n![Samples and references](sheet.png)\n".encode())
         save_figure(neighbour_sheet(report.neighbours, up=arguments.up, azim=arguments.azim), folder / "sheet.png")
     _show(report)
-    print(f"{out}: report.json, report.md, sheet.png")
+    say(f"{out}: report.json, report.md, sheet.png")
 
 
-def _load_sampler(arguments: argparse.Namespace) -> PointCloudFlow | PointCloudVAE:
+def _check_choices(arguments: argparse.Namespace) -> None:
+    """Tell a name that is not known before anything is loaded."""
+    from pyro_pcflow.metrics.evaluation import SUFFIXES
+    from pyro_pcflow.metrics.pairs import check_choice
+    from pyro_pcflow.metrics.preparation import Normalization
+
+    for distance in arguments.distance:
+        check_choice(distance, tuple(SUFFIXES), "distances")
+    check_choice(arguments.normalization, get_args(Normalization), "normalization")
+
+
+def _load_sampler(arguments: argparse.Namespace) -> SavedModel:
+    from pyro_pcflow.cli.models import load_model
+
     path = arguments.samples
     if path.is_file() and path.suffix not in SUFFIXES_OF_MODELS:
         raise ValueError(
             f"{path}: expected a run folder, a model file ({', '.join(SUFFIXES_OF_MODELS)}), or samples "
             f"({', '.join(SUFFIXES_OF_ARRAYS)})"
         )
-    return load_model(path, arguments.device)
+    return load_model(path, arguments.device, arguments.label)
 
 
 def _load_held_out(path: str, split: str | None, arguments: argparse.Namespace) -> Tensor:
@@ -161,21 +207,6 @@ def _read_samples(path: Path) -> np.ndarray:
     return array if array.dtype in (np.float32, np.float64) else array.astype(np.float32)
 
 
-def _likelihood(
-    model: PointCloudFlow | PointCloudVAE, references: Tensor, arguments: argparse.Namespace
-) -> LogLikelihood | None:
-    from pyro_pcflow.distributions import PointCloudFlow
-    from pyro_pcflow.metrics import importance_weighted_bound, log_likelihood
-
-    if isinstance(model, PointCloudFlow):
-        return log_likelihood(model, references, units=arguments.units)
-    if arguments.num_particles == 0:
-        return None
-    return importance_weighted_bound(
-        model, references, num_particles=arguments.num_particles, seed=arguments.seed, units=arguments.units
-    )
-
-
 def _show(report: Report) -> None:
     """Print the table of metrics, in columns."""
     from pyro_pcflow.metrics.tables import metric_rows
@@ -184,8 +215,8 @@ def _show(report: Report) -> None:
     used = [column for column in range(len(rows[0])) if any(row[column] for row in rows[1:])]
     widths = {column: max(len(row[column]) for row in rows) for column in used}
     for row in rows:
-        print("  ".join(row[column].ljust(widths[column]) for column in used).rstrip())
+        say("  ".join(row[column].ljust(widths[column]) for column in used).rstrip())
     total = report.protocol.num_clouds * len(report.failed)
-    print(f"failed samples: {sum(report.failed)} of {total}")
+    say(f"failed samples: {sum(report.failed)} of {total}")
     if report.likelihood is not None:
-        print(f"{report.likelihood.nats_per_point:.3f} nats per point of held-out clouds ({report.likelihood.kind})")
+        say(f"{report.likelihood.nats_per_point:.3f} nats per point of held-out clouds ({report.likelihood.kind})")

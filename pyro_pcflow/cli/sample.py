@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from pyro_pcflow.cli.shared import check_new, draw_clouds, load_model
+from pyro_pcflow.cli.shared import check_new_file, say, whole
 
 __all__ = ["add_sample"]
 
@@ -22,20 +22,28 @@ def add_sample(commands: argparse._SubParsersAction) -> None:
         required=True,
         help=f"new file: {', '.join(SUFFIXES_OF_SAMPLES)} (one cloud for the last two)",
     )
-    sample.add_argument("--num-clouds", type=int, default=1, help="(%(default)s)")
-    sample.add_argument("--num-points", type=int, default=2048, help="points a cloud (%(default)s)")
-    sample.add_argument("--seed", type=int, default=0)
-    sample.add_argument("--device", default="auto")
+    sample.add_argument("--num-clouds", type=whole(1), default=1, help="(%(default)s)")
+    sample.add_argument("--num-points", type=whole(1), default=2048, help="points per cloud (%(default)s)")
+    sample.add_argument(
+        "--label",
+        type=whole(0),
+        nargs="+",
+        help="number of a class, for a model that has classes; of several, each cloud has the next in turn",
+    )
+    sample.add_argument("--seed", type=whole(0), default=0)
+    sample.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1 (%(default)s)")
     sample.set_defaults(command=_sample)
 
 
 def _sample(arguments: argparse.Namespace) -> None:
-    from pyro_pcflow.data import save_clouds
+    from pyro_pcflow.cli.models import load_model
+    from pyro_pcflow.data.saving import check_format, save_clouds
     from pyro_pcflow.training.seeding import seeded
 
-    check_new(arguments.out, SUFFIXES_OF_SAMPLES)
-    model = load_model(arguments.run, arguments.device)
-    with seeded(arguments.seed, next(model.parameters()).device):
-        clouds = draw_clouds(model, arguments.num_clouds, arguments.num_points)
+    check_new_file(arguments.out, SUFFIXES_OF_SAMPLES)
+    model = load_model(arguments.run, arguments.device, arguments.label)
+    check_format(arguments.out, arguments.num_clouds, model.point_dim)
+    with seeded(arguments.seed, model.device):
+        clouds = model.sample(arguments.num_clouds, arguments.num_points)
     save_clouds(clouds.cpu(), arguments.out)
-    print(f"{arguments.out}: {arguments.num_clouds} clouds of {arguments.num_points} points")
+    say(f"{arguments.out}: {arguments.num_clouds} clouds of {arguments.num_points} points")

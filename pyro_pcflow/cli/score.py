@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable
+import csv
+import io
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
-from pyro_pcflow.cli.shared import check_new, load_model
+from pyro_pcflow.cli.shared import ALL, check_new_file, choose_split, given, note, say, whole
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
     from torch import Tensor
 
-    from pyro_pcflow.distributions import PointCloudFlow
-    from pyro_pcflow.models import PointCloudVAE
+    from pyro_pcflow.cli.models import SavedModel
+    from pyro_pcflow.data.reading import StoredCloud
 
 __all__ = ["add_score"]
 
 SUFFIXES_OF_SCORES = (".csv", ".npy")
+POINTS_OF_A_MESH = 2048
+# Rows of a table that are written at a time.
+ROWS_AT_ONCE = 65_536
+# What the picture shows.
+SHOWN_CLOUDS, SHOWN_POINTS = 12, 20_000
 
 
 def add_score(commands: argparse._SubParsersAction) -> None:
@@ -25,94 +35,170 @@ def add_score(commands: argparse._SubParsersAction) -> None:
     score = commands.add_parser(
         "score",
         help="log-density of every point and every cloud",
-        description="Score clouds under a trained flow or model: one row a point in --out, one row a cloud beside it "
-        "(NAME.clouds.csv), and a picture in which outlying points stand out (NAME.png). Log-densities are in "
-        "nats, in the data's units.",
+        description="Score clouds under a trained flow or model: one row per point in --out, one row per cloud beside "
+        "it (NAME.clouds.csv), and a picture in which outlying points stand out (NAME.png). Log-densities are in "
+        "nats, in the data's units. Every point of a cloud file is scored, in the order of the file; a mesh gives "
+        "points that are drawn from it.",
     )
     score.add_argument("run", type=Path, help="a run folder, or a model file")
     score.add_argument("data", help="a cloud file, a mesh or a folder of them")
     score.add_argument("--out", type=Path, required=True, help=f"new file: {', '.join(SUFFIXES_OF_SCORES)}")
-    score.add_argument("--num-points", type=int, default=2048, help="points taken from each cloud (%(default)s)")
-    score.add_argument("--seed", type=int, default=0)
-    score.add_argument("--device", default="auto")
+    score.add_argument(
+        "--num-points", type=whole(1), help=f"points drawn from each mesh ({POINTS_OF_A_MESH}); clouds keep theirs"
+    )
+    score.add_argument(
+        "--split", help=f"train, val or test: only these clouds ({ALL}, with the split as a column of NAME.clouds.csv)"
+    )
+    score.add_argument(
+        "--label",
+        type=whole(0),
+        nargs="+",
+        help="number of the class of all clouds, or one for each, for a model that has classes",
+    )
+    score.add_argument("--seed", type=whole(0), default=0)
+    score.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1 (%(default)s)")
     score.set_defaults(command=_score)
 
 
+@dataclass(frozen=True)
+class Scored:
+    """A cloud with its number, its points (N, D), their log-densities (N,), and its own."""
+
+    index: int
+    stored: StoredCloud
+    points: Tensor
+    scores: Tensor
+    total: float
+
+
 def _score(arguments: argparse.Namespace) -> None:
-    from pyro_pcflow.data import load_clouds
+    from pyro_pcflow.cli.models import load_model
     from pyro_pcflow.ops.files import new_file
-    from pyro_pcflow.plotting import plot_clouds
 
-    check_new(arguments.out, SUFFIXES_OF_SCORES)
-    by_cloud, picture = arguments.out.with_suffix(".clouds.csv"), arguments.out.with_suffix(".png")
-    model = load_model(arguments.run, arguments.device)
-    clouds = load_clouds(arguments.data, arguments.num_points, seed=arguments.seed)
-    scores, totals = _log_densities(model, clouds, arguments.seed)
-    shown = slice(0, 12)
-    figure = plot_clouds(
-        clouds[shown], colors=scores[shown], color_label="log-density, nats", size=4.5 if len(clouds) == 1 else 2.4
-    )
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    # The file that was asked for comes last: until it is there, a command that was killed can be repeated.
-    with new_file(picture, or_same=True) as file:
-        figure.savefig(file, format="png")
-    with new_file(by_cloud, or_same=True) as file:
-        _write_table(
-            file,
-            "cloud,points,log_density,log_density_per_point",
-            ([i, clouds.shape[1], total, total / clouds.shape[1]] for i, total in enumerate(totals.tolist())),
-        )
-    with new_file(arguments.out) as file:
-        _write_scores(clouds, scores, file, arguments.out.suffix)
-    mean = totals.sum().item() / scores.numel()
-    print(f"{mean:.3f} nats per point over {len(clouds)} clouds of {clouds.shape[1]} points")
-    print(f"{arguments.out}, {by_cloud}, {picture}")
+    out = arguments.out
+    check_new_file(out, SUFFIXES_OF_SCORES)
+    by_cloud, picture = out.with_suffix(".clouds.csv"), out.with_suffix(".png")
+    model = load_model(arguments.run, arguments.device, arguments.label)
+    split = choose_split(arguments.data, given(arguments.split, ALL), default=None)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    # Files appear from the last to the first: until the one that was asked for is there, a command that was killed can
+    # be repeated.
+    with ExitStack() as files:
+        points_file = files.enter_context(new_file(out))
+        clouds_file = files.enter_context(new_file(by_cloud, or_same=True))
+        picture_file = files.enter_context(new_file(picture, or_same=True))
+        writer = _NpyScores(points_file) if out.suffix == ".npy" else _CsvScores(points_file)
+        clouds_file.write(_row(["cloud", "file", "index", "split", "points", "log_density", "log_density_per_point"]))
+        shown: list[tuple[Tensor, Tensor]] = []
+        sizes: list[int] = []
+        total = 0.0
+        for cloud in _score_clouds(model, arguments, split):
+            writer.add(cloud)
+            stored, size = cloud.stored, len(cloud.points)
+            where = [cloud.index, stored.entry.name, stored.index, stored.split or ""]
+            clouds_file.write(_row([*where, size, cloud.total, cloud.total / size]))
+            if len(shown) < SHOWN_CLOUDS:
+                step = -(-size // SHOWN_POINTS)
+                shown.append((cloud.points[::step].clone(), cloud.scores[::step].clone()))
+            sizes.append(size)
+            total += cloud.total
+        model.check_labels(len(sizes), arguments.data)
+        writer.finish()
+        _picture(shown).savefig(picture_file, format="png")
+    of_points = str(sizes[0]) if min(sizes) == max(sizes) else f"{min(sizes)} to {max(sizes)}"
+    say(f"{total / sum(sizes):.3f} nats per point over {len(sizes)} clouds of {of_points} points")
+    say(f"{out}, {by_cloud}, {picture}")
 
 
-def _log_densities(model: PointCloudFlow | PointCloudVAE, clouds: Tensor, seed: int) -> tuple[Tensor, Tensor]:
-    """Log-density of every point, ``(S, N)``, and of every cloud, ``(S,)``, in pieces that bound the memory.
-
-    Under a model of many clouds, those of points are given the cloud's latent, and those of clouds are bounds.
-    """
+def _score_clouds(model: SavedModel, arguments: argparse.Namespace, split: str | None) -> Iterator[Scored]:
+    """Score one cloud after another, so that the memory is that of the largest."""
     import torch
 
-    from pyro_pcflow.distributions import PointCloudFlow
-    from pyro_pcflow.training.seeding import seeded
+    from pyro_pcflow.data.listing import list_entries
+    from pyro_pcflow.data.reading import iterate_stored
 
-    device = next(model.parameters()).device
-    with torch.no_grad(), seeded(seed, device):
-        if isinstance(model, PointCloudFlow):
-            points = clouds.reshape(-1, clouds.shape[-1])
-            parts = [model.log_prob(piece.to(device)).cpu() for piece in points.split(65_536)]
-            scores = torch.cat(parts).reshape(clouds.shape[:-1])
-            return scores, scores.sum(-1)
-        of_points, of_clouds = [], []
-        for piece in clouds.split(max(1, 65_536 // clouds.shape[1])):
-            piece = piece.to(device)
-            context = model.context_of(model.encode(piece).mean)
-            of_points.append(model.decoder.log_prob(piece, context.unsqueeze(-2)).cpu())
-            of_clouds.append(model.log_prob(piece).cpu())
-        return torch.cat(of_points), torch.cat(of_clouds)
+    listing = list_entries(Path(arguments.data).expanduser(), split)
+    listing.warn(stacklevel=1)
+    any_mesh = False
+    for index, stored in enumerate(iterate_stored(listing, split)):
+        is_mesh = stored.num_points is None
+        any_mesh = any_mesh or is_mesh
+        drawn = stored.draw(given(arguments.num_points, POINTS_OF_A_MESH) if is_mesh else None, arguments.seed)
+        model.check_dim(drawn.shape[1], str(stored.entry.path))
+        if index == 0 and len(model.labels) > 1:
+            # One that is known to be too few is told before the work.
+            model.check_labels(max(len(model.labels), 1 + stored.remaining), arguments.data)
+        # The array may be that of a file which must not be written to.
+        points = torch.from_numpy(drawn.copy())
+        scores, total = model.score(points, index, arguments.seed)
+        yield Scored(index, stored, points, scores, total)
+        del stored
+    if arguments.num_points is not None and not any_mesh:
+        note(f"--num-points {arguments.num_points} is for meshes: every point of {arguments.data} was scored")
 
 
-def _write_scores(clouds: Tensor, scores: Tensor, file: BinaryIO, suffix: str) -> None:
-    from pyro_pcflow.ops.files import write_npy
+class _CsvScores:
+    """A table of points with their log-densities."""
 
-    if suffix == ".npy":
-        write_npy(file, scores.numpy())
-        return
-    names = "xyz" if clouds.shape[-1] <= 3 else [f"x{i}" for i in range(clouds.shape[-1])]
-    header = ",".join(["cloud", "point", *names[: clouds.shape[-1]], "log_density"])
-    rows = (
-        [i, j, *point, score]
-        for i, (cloud, row) in enumerate(zip(clouds.tolist(), scores.tolist(), strict=True))
-        for j, (point, score) in enumerate(zip(cloud, row, strict=True))
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._dim: int | None = None
+
+    def add(self, cloud: Scored) -> None:
+        """Write the rows of a cloud, with as many digits as give the same numbers back."""
+        import numpy as np
+
+        dim = cloud.points.shape[1]
+        if self._dim is None:
+            self._dim = dim
+            names = "xyz"[:dim] if dim <= 3 else [f"x{i}" for i in range(dim)]
+            self._file.write(_row(["cloud", "point", *names, "log_density"]))
+        for start in range(0, len(cloud.points), ROWS_AT_ONCE):
+            some = slice(start, start + ROWS_AT_ONCE)
+            columns = [*cloud.points[some].T.numpy(), cloud.scores[some].numpy()]
+            # Of a float, numpy's own text is the shortest that reads back as the same number.
+            texts = [np.arange(start, start + len(columns[0])).astype(str), *(column.astype(str) for column in columns)]
+            rows = (f"{cloud.index},{','.join(row)}\n" for row in zip(*(text.tolist() for text in texts), strict=True))
+            self._file.write("".join(rows).encode())
+
+    def finish(self) -> None:
+        """Nothing is left."""
+
+
+class _NpyScores:
+    """The log-densities alone: (S, N), or (total,) one cloud after another where their sizes differ."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._scores: list[Tensor] = []
+
+    def add(self, cloud: Scored) -> None:
+        """Keep the scores of a cloud."""
+        self._scores.append(cloud.scores)
+
+    def finish(self) -> None:
+        """Write them."""
+        import torch
+
+        from pyro_pcflow.ops.files import write_npy
+
+        of_one_size = len({len(scores) for scores in self._scores}) == 1
+        write_npy(self._file, (torch.stack if of_one_size else torch.cat)(self._scores).numpy())
+
+
+def _picture(shown: list[tuple[Tensor, Tensor]]) -> Figure:
+    from pyro_pcflow.plotting import plot_clouds
+
+    return plot_clouds(
+        [points for points, _ in shown],
+        colors=[scores for _, scores in shown],
+        color_label="log-density, nats",
+        size=4.5 if len(shown) == 1 else 2.4,
     )
-    _write_table(file, header, rows)
 
 
-def _write_table(file: BinaryIO, header: str, rows: Iterable[list[float]]) -> None:
-    file.write(f"{header}\n".encode())
-    for row in rows:
-        text = ",".join(f"{cell:.6g}" if isinstance(cell, float) else str(cell) for cell in row)
-        file.write(f"{text}\n".encode())
+def _row(cells: list[Any]) -> bytes:
+    """A line of a table; names of files may need quotes, and need not be UTF-8."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerow(cells)
+    return text.getvalue().encode("utf-8", "surrogateescape")

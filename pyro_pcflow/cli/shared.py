@@ -1,18 +1,32 @@
-"""What several commands share: loading a model, and the names of new files."""
+"""What several commands share: values of options, splits, and what is told."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import argparse
+import math
+import os
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from torch import Tensor
+from pyro_pcflow.ops.reading import printable
 
-    from pyro_pcflow.distributions import PointCloudFlow
-    from pyro_pcflow.models import PointCloudVAE
+__all__ = [
+    "ALL",
+    "check_new_file",
+    "check_parent",
+    "choose_split",
+    "given",
+    "note",
+    "number",
+    "printable",
+    "say",
+    "whole",
+]
 
-__all__ = ["check_new", "draw_clouds", "given", "load_model"]
+# The word that asks for the clouds of every split.
+ALL = "all"
 
 
 def given(value: Any, default: Any) -> Any:
@@ -20,42 +34,105 @@ def given(value: Any, default: Any) -> Any:
     return default if value is None else value
 
 
-def load_model(run: Path, device: str) -> PointCloudFlow | PointCloudVAE:
-    """The model of a run folder, or of a model file.
+def whole(low: int) -> Callable[[str], int]:
+    """A type for options: a whole number, at least `low`, that 64 bits hold."""
+
+    def parse(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = low - 1
+        if not low <= value < 2**63:
+            raise argparse.ArgumentTypeError(f"expected a whole number, at least {low}, got {text!r}")
+        return value
+
+    return parse
+
+
+def number(expected: str, holds: Callable[[float], bool]) -> Callable[[str], float]:
+    """A type for options: a finite number for which something holds, in words and as a function."""
+
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not (math.isfinite(value) and holds(value)):
+            raise argparse.ArgumentTypeError(f"expected {expected}, got {text!r}")
+        return value
+
+    return parse
+
+
+def say(text: str) -> None:
+    """Print on standard output."""
+    print(_shown(text, sys.stdout.encoding))
+
+
+def note(text: str) -> None:
+    """Print one line on standard error."""
+    line = "; ".join(part.strip() for part in text.splitlines() if part.strip())
+    print(f"pcflow: {_shown(line, sys.stderr.encoding)}", file=sys.stderr)
+
+
+def _shown(text: str, encoding: str | None) -> str:
+    """A text with escapes for what an encoding lacks."""
+    return printable(text).encode(encoding or "utf-8", "backslashreplace").decode(encoding or "utf-8")
+
+
+def choose_split(path: str, asked: str | None, default: str | None) -> str | None:
+    """The split to take of a path, where several are never mixed unless that was asked for.
+
+    Args:
+        path: of data.
+        asked: the option `--split`: the name of a split, `all`, or None.
+        default: the split that is taken, and told of, if none was asked for and there are several; None for none.
+
+    Returns:
+        The split for `load_clouds`, or None for everything.
 
     Raises:
-        ValueError: another kind of module.
+        ValueError: several splits, none asked for, and no default among them.
         OSError: nothing to read there.
     """
-    from pyro_pcflow.distributions import PointCloudFlow
-    from pyro_pcflow.models import PointCloudVAE
-    from pyro_pcflow.serialization import load
-    from pyro_pcflow.training.settings import as_device
+    if asked is not None:
+        return None if asked == ALL else asked
+    from pyro_pcflow.data.reading import find_splits
 
-    path = run / "model.pt" if run.is_dir() else run
-    model = load(path, device=as_device(device))
-    if not isinstance(model, PointCloudFlow | PointCloudVAE):
-        raise ValueError(f"{path} holds a {type(model).__name__}: expected a PointCloudFlow or a PointCloudVAE")
-    return model
-
-
-def draw_clouds(model: PointCloudFlow | PointCloudVAE, num_clouds: int, num_points: int) -> Tensor:
-    """Samples of a model, (num_clouds, num_points, D)."""
-    from pyro_pcflow.distributions import PointCloudFlow
-
-    if isinstance(model, PointCloudFlow):
-        return model.cloud(num_points=num_points).sample((num_clouds,))
-    return model.sample(num_clouds, num_points)
+    splits = find_splits(path)
+    if len(splits) < 2:
+        return None
+    there = f"{', '.join(splits[:-1])} and {splits[-1]}"
+    if default not in splits:
+        raise ValueError(f"{path} holds the splits {there}: name one with --split, or take them together with {ALL}")
+    note(f"{path} holds the splits {there}: taking {default} alone; --split names another, or {ALL}")
+    return default
 
 
-def check_new(path: Path, suffixes: Sequence[str]) -> None:
-    """See that a file may be written.
+def check_new_file(path: Path, suffixes: Sequence[str]) -> None:
+    """See that a new file may be written, before the work for it is done.
 
     Raises:
         ValueError: a name that ends in none of the suffixes.
         FileExistsError: it is there already.
+        OSError: no file can be made there.
     """
+    from pyro_pcflow.ops.files import check_new
+
     if path.suffix not in suffixes:
         raise ValueError(f"{path}: expected a name that ends in {' or '.join(suffixes)}")
-    if path.exists():
-        raise FileExistsError(f"{path} exists already and is not overwritten: name another file")
+    check_new(path)
+    check_parent(path)
+
+
+def check_parent(path: Path) -> None:
+    """See that something new can be made at a path, in folders that are there or can be made.
+
+    Raises:
+        OSError: a file where a folder should be, or one that may not be written to.
+    """
+    folder = next(folder for folder in path.absolute().parents if os.path.lexists(folder))
+    if not folder.is_dir():
+        raise NotADirectoryError(f"{path} can't be made: {folder} is not a folder")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise PermissionError(f"{path} can't be made: {folder} may not be written to")

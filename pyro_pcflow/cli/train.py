@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import argparse
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pyro_pcflow.cli.shared import given
+from pyro_pcflow.cli.shared import ALL, check_parent, choose_split, given, note, number, say, whole
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from torch import Tensor
 
     from pyro_pcflow.data import MappedClouds
+    from pyro_pcflow.data.reading import StoredCloud
     from pyro_pcflow.distributions import PointCloudFlow
     from pyro_pcflow.models import PointCloudVAE
 
@@ -31,34 +35,43 @@ def add_train(commands: argparse._SubParsersAction) -> None:
         help="fit a flow to a shape, or a model to many shapes",
         description="Fit a flow to the points of a shape by exact maximum likelihood, or, to "
         f"{MANY_CLOUDS} clouds or more, a variational autoencoder with a flow as decoder and a flow as prior. Fewer "
-        "clouds are pooled into one shape. A npy file of many clouds, as convert writes it, stays in the file.",
+        "clouds are pooled into one shape: all of their points, each once. A tenth of the points, or of many clouds, "
+        "is held out and scored. A npy file of many clouds, as convert writes it, stays in the file.",
     )
     train.add_argument("data", nargs="?", help="a mesh, a cloud file or a folder of them; by default the embedded cow")
     train.add_argument("--out", default="runs/flow", help="run folder, a new one unless --resume (%(default)s)")
     train.add_argument("--resume", action="store_true", help="continue the run in --out after an interruption")
-    train.add_argument("--max-seconds", type=float, help="training time (60 if --max-steps is not given either)")
-    train.add_argument("--max-steps", type=int, help="number of steps; makes a run repeatable to the last bit")
+    train.add_argument(
+        "--split",
+        help=f"train, val, test, or {ALL}: which clouds (train, where there are several splits)",
+    )
+    positive = number("a positive number", lambda value: value > 0)
+    train.add_argument("--max-seconds", type=positive, help="training time (60 if --max-steps is not given either)")
+    train.add_argument("--max-steps", type=whole(1), help="number of steps; makes a run repeatable to the last bit")
     train.add_argument("--model", choices=("auto", "flow", "vae"), default="auto", help="(%(default)s)")
     train.add_argument("--preset", default="default", help="shape of a vae: default, nice, realnvp, cif, dpf, ...")
     train.add_argument(
         "--num-points",
-        type=int,
-        help=f"points sampled from a cloud ({POINTS_OF_ONE:,} of one shape, {POINTS_OF_MANY:,} of each of many)",
+        type=whole(1),
+        help=f"points drawn from each mesh ({POINTS_OF_ONE:,} for one shape, {POINTS_OF_MANY:,} for each of many), and "
+        f"the most of each cloud (all of one shape, {POINTS_OF_MANY:,} of each of many); none is taken twice",
     )
     train.add_argument(
         "--noise",
-        type=float,
+        type=number("a number, at least 0", lambda value: value >= 0),
         default=0.01,
-        help="standard deviation of the noise that thickens a surface, as a share of the data's bounding "
-        "half-side (%(default)s)",
+        help="standard deviation of the noise that thickens a surface, as a share of half of the longest side of the "
+        "data's bounding box (%(default)s)",
     )
-    train.add_argument("--couplings", type=int, help="number of coupling layers (12 for a flow)")
-    train.add_argument("--hidden", type=int, nargs="+", help="hidden widths (64 64 for a flow)")
+    train.add_argument("--couplings", type=whole(1), help="number of coupling layers (12 for a flow)")
+    train.add_argument("--hidden", type=whole(1), nargs="+", help="hidden widths (64 64 for a flow)")
     train.add_argument(
-        "--lr", type=float, help="peak learning rate (0.01 for a flow, 0.008 for a vae, 0.001 for presets)"
+        "--lr", type=positive, help="peak learning rate (0.01 for a flow, 0.008 for a vae, 0.001 for presets)"
     )
-    train.add_argument("--batch-size", type=int, help="points a step of a flow (2048), clouds a step of a vae (32)")
-    train.add_argument("--seed", type=int, default=0)
+    train.add_argument(
+        "--batch-size", type=whole(1), help="points per step of a flow (2048), clouds per step of a vae (32)"
+    )
+    train.add_argument("--seed", type=whole(0), default=0)
     train.add_argument("--up", default="y", help="the axis that stands upright in the pictures (%(default)s)")
     train.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1 (%(default)s)")
     train.set_defaults(command=_train)
@@ -68,12 +81,20 @@ def _train(arguments: argparse.Namespace) -> None:
     import torch
 
     from pyro_pcflow import training
-    from pyro_pcflow.data import MappedClouds, half_side
+    from pyro_pcflow.data import half_side
+    from pyro_pcflow.models import PRESETS
+    from pyro_pcflow.plotting.camera import view_matrix
     from pyro_pcflow.training.seeding import seeded
+    from pyro_pcflow.training.settings import as_device
 
-    clouds, of_many = _load_training_data(arguments)
-    some_of_them = torch.linspace(0, len(clouds) - 1, min(len(clouds), CLOUDS_FOR_UNITS)).round().long()
-    some = clouds.read(some_of_them) if isinstance(clouds, MappedClouds) else clouds
+    out = Path(arguments.out)
+    check_parent(out)
+    as_device(arguments.device)
+    view_matrix(elev=0.0, azim=0.0, up=arguments.up)
+    if arguments.preset not in PRESETS:
+        raise ValueError(f"--preset must be one of {', '.join(PRESETS)}, got {arguments.preset!r}")
+    data, of_many = _load_training_data(arguments)
+    some = _some_points(data)
     max_seconds = arguments.max_seconds
     if max_seconds is None and arguments.max_steps is None:
         max_seconds = 60.0
@@ -83,7 +104,7 @@ def _train(arguments: argparse.Namespace) -> None:
         module = make(arguments, some.shape[-1])
     result = training.fit(
         module,
-        clouds,
+        data,
         max_steps=arguments.max_steps,
         max_seconds=max_seconds,
         batch_size=arguments.batch_size,
@@ -96,9 +117,8 @@ def _train(arguments: argparse.Namespace) -> None:
         device=arguments.device,
     )
     kind = "bound on held-out clouds" if of_many else "held-out points"
-    print(f"{result.nats_per_point:.3f} nats per point, {kind}, after {result.steps} steps")
-    names = sorted(path.name for path in Path(arguments.out).iterdir() if path.name != ".lock")
-    print(f"{arguments.out}: {', '.join(names)}")
+    say(f"{result.nats_per_point:.3f} nats per point, {kind}, after {result.steps} steps")
+    say(f"{out}: {', '.join(sorted(path.name for path in out.iterdir() if not path.name.startswith('.')))}")
 
 
 def _learning_rate(arguments: argparse.Namespace, of_many: bool) -> float:
@@ -108,27 +128,97 @@ def _learning_rate(arguments: argparse.Namespace, of_many: bool) -> float:
     return 8e-3 if arguments.preset == "default" else 1e-3
 
 
-def _load_training_data(arguments: argparse.Namespace) -> tuple[Tensor | MappedClouds, bool]:
-    """The clouds, and whether they are many shapes and not one."""
+def _load_training_data(arguments: argparse.Namespace) -> tuple[Tensor | list[Tensor] | MappedClouds, bool]:
+    """Points of one shape, (N, D), and False; or clouds, (S, N, D), a list of them or a file, and True."""
     from pyro_pcflow import data
+    from pyro_pcflow.data.listing import list_entries
+    from pyro_pcflow.data.reading import iterate_stored
 
     if arguments.data is None:
-        if arguments.model == "vae":
-            return data.load_example("body", given(arguments.num_points, POINTS_OF_MANY), seed=arguments.seed), True
-        return data.load_example("spot", given(arguments.num_points, POINTS_OF_ONE), seed=arguments.seed), False
-    if arguments.num_points is None and Path(arguments.data).suffix == ".npy" and arguments.model != "flow":
+        return _load_embedded(arguments)
+    split = choose_split(arguments.data, arguments.split, default="train")
+    is_npy = Path(arguments.data).suffix == ".npy"
+    if arguments.num_points is None and is_npy and split is None and arguments.model != "flow":
         try:
             mapped = data.MappedClouds(arguments.data)
         except data.CloudError:
-            pass  # one cloud, or an array that load_clouds knows better
+            pass  # one cloud, or an array that is read whole
         else:
             if arguments.model == "vae" or len(mapped) >= MANY_CLOUDS:
                 return mapped, True
-    clouds = data.load_clouds(arguments.data, given(arguments.num_points, POINTS_OF_MANY), seed=arguments.seed)
-    of_many = arguments.model == "vae" or (arguments.model == "auto" and len(clouds) >= MANY_CLOUDS)
-    if not of_many and arguments.num_points is None:
-        clouds = data.load_clouds(arguments.data, POINTS_OF_ONE, seed=arguments.seed)
-    return clouds, of_many
+    listing = list_entries(Path(arguments.data).expanduser(), split)
+    listing.warn(stacklevel=1)
+    stored = iterate_stored(listing, split)
+    few = list(islice(stored, MANY_CLOUDS))
+    of_many = arguments.model == "vae" or (arguments.model == "auto" and len(few) == MANY_CLOUDS)
+    clouds = _draw(_emptying(few, stored), arguments, of_many)
+    if not of_many:
+        import torch
+
+        return torch.cat(clouds), False
+    return _stacked(clouds), True
+
+
+def _load_embedded(arguments: argparse.Namespace) -> tuple[Tensor, bool]:
+    from pyro_pcflow import data
+
+    seed = arguments.seed
+    if arguments.model != "vae":
+        if arguments.split is not None:
+            raise ValueError("--split: the embedded cow is one shape and has no splits")
+        (cow,) = data.load_example("spot", given(arguments.num_points, POINTS_OF_ONE), seed=seed)
+        return cow, False
+    if arguments.split is None:
+        note(f"the embedded bodies have the splits train and test: taking train alone; --split names another, or {ALL}")
+    split = None if arguments.split == ALL else given(arguments.split, "train")
+    bodies = data.load_example("body", None, split=split)
+    most = given(arguments.num_points, POINTS_OF_MANY)
+    return bodies if most >= bodies.shape[1] else data.load_example("body", most, split=split, seed=seed), True
+
+
+def _emptying(few: list[StoredCloud], others: Iterable[StoredCloud]) -> Iterable[StoredCloud]:
+    """All of them, without a hold on those that were handed out, whose files may be large."""
+    few.reverse()
+    while few:
+        yield few.pop()
+    yield from others
+
+
+def _draw(stored: Iterable[StoredCloud], arguments: argparse.Namespace, of_many: bool) -> list[Tensor]:
+    """Points of each cloud, none of them twice: held-out points that were trained on would say nothing."""
+    import torch
+
+    clouds: list[Tensor] = []
+    for cloud in stored:
+        most = POINTS_OF_MANY if of_many else POINTS_OF_ONE if cloud.num_points is None else cloud.num_points
+        most = given(arguments.num_points, most)
+        drawn = cloud.draw(most if cloud.num_points is None else min(most, cloud.num_points), arguments.seed)
+        if clouds and drawn.shape[1] != clouds[0].shape[1]:
+            raise ValueError(
+                f"{cloud.entry.path}: points of {drawn.shape[1]} coordinates, but those before have "
+                f"{clouds[0].shape[1]}: expected the same for all"
+            )
+        # The array may be that of a file which must not be written to.
+        clouds.append(torch.from_numpy(drawn.copy()))
+    return clouds
+
+
+def _stacked(clouds: list[Tensor]) -> Tensor | list[Tensor]:
+    import torch
+
+    return torch.stack(clouds) if len({len(cloud) for cloud in clouds}) == 1 else clouds
+
+
+def _some_points(data: Tensor | list[Tensor] | MappedClouds) -> Tensor:
+    """Points to take the unit of the noise from, (M, D): of a file, those of some evenly spaced clouds."""
+    import torch
+
+    if isinstance(data, torch.Tensor):
+        return data.flatten(end_dim=-2)
+    if isinstance(data, list):
+        return torch.cat(data)
+    chosen = torch.linspace(0, len(data) - 1, min(len(data), CLOUDS_FOR_UNITS)).round().long()
+    return data.read(chosen).flatten(end_dim=-2)
 
 
 def _make_flow(arguments: argparse.Namespace, point_dim: int) -> PointCloudFlow:

@@ -37,14 +37,9 @@ def save_clouds(clouds: Tensor, path: str | os.PathLike[str]) -> Path:
         torch.Size([2, 50, 3])
     """
     path = Path(path)
-    if path.suffix not in SAVED_FORMATS:
-        raise ValueError(f"{path}: clouds are saved to names that end in {', '.join(SAVED_FORMATS)}")
     if clouds.dim() != 3:
         raise ValueError(f"expected clouds of shape (S, N, D), got {tuple(clouds.shape)}")
-    if path.suffix in (".ply", ".xyz") and len(clouds) != 1:
-        raise ValueError(f"{path}: {path.suffix} holds one cloud, got {len(clouds)}; use .npz")
-    if path.suffix == ".ply" and clouds.shape[-1] != 3:
-        raise ValueError(f"{path}: .ply holds points of 3 coordinates, got {clouds.shape[-1]}; use .xyz or .npz")
+    check_format(path, len(clouds), clouds.shape[-1])
     points = clouds.detach().cpu().numpy()
     path.parent.mkdir(parents=True, exist_ok=True)
     with new_file(path) as file:
@@ -53,12 +48,23 @@ def save_clouds(clouds: Tensor, path: str | os.PathLike[str]) -> Path:
         elif path.suffix == ".npz":
             np.savez_compressed(file, points=points)
         elif path.suffix == ".xyz":
-            np.savetxt(file, points[0], fmt="%.9g")
+            # So many digits give the same number back.
+            np.savetxt(file, points[0], fmt="%.17g" if points.dtype == np.float64 else "%.9g")
         else:
             import trimesh
 
             file.write(trimesh.PointCloud(points[0]).export(file_type="ply"))
     return path
+
+
+def check_format(path: Path, num_clouds: int, point_dim: int) -> None:
+    """Raise a `ValueError` unless a file of that name can hold so many clouds of points of so many coordinates."""
+    if path.suffix not in SAVED_FORMATS:
+        raise ValueError(f"{path}: clouds are saved to names that end in {', '.join(SAVED_FORMATS)}")
+    if path.suffix in (".ply", ".xyz") and num_clouds != 1:
+        raise ValueError(f"{path}: {path.suffix} holds one cloud, got {num_clouds}; use .npz")
+    if path.suffix == ".ply" and point_dim != 3:
+        raise ValueError(f"{path}: .ply holds points of 3 coordinates, got {point_dim}; use .xyz or .npz")
 
 
 def half_side(clouds: Tensor) -> float:

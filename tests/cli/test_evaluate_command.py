@@ -130,9 +130,9 @@ def test_all_samples_failed(folder):
 @pytest.mark.parametrize(
     ("samples", "options", "words"),
     [
-        ("clouds.npy", [], "samples: expected at least 24 clouds, got 9"),
+        ("clouds.npy", ["--split", "all"], "samples: expected at least 24 clouds, got 9"),
         ("clouds.npy", ["--split", "val"], "no cloud with split 'val'"),
-        ("clouds.npy", ["--num-points", "41"], "give a lower --num-points"),
+        ("clouds.npy", ["--split", "test", "--num-points", "41"], "give a lower --num-points"),
         ("one.npy", [], "expected numbers of shape (S, N, D)"),
         ("two.npz", [], "expected an array `points`, or a single one, got a, b"),
         ("text.npy", [], "can't be read"),
@@ -169,3 +169,107 @@ def test_a_folder_of_its_own_where_none_is_named(folder, monkeypatch, capsys):
     assert (folder / "evaluation" / "clouds" / "report.json").exists()
     assert main(words) == 2
     assert "evaluation/clouds exists already and is not overwritten" in capsys.readouterr().err
+
+
+@pytest.fixture
+def called(monkeypatch):
+    """What `evaluate` was called with, which then ends."""
+    calls = []
+
+    def evaluate(samples, references, **options):
+        calls.append((samples, references, options))
+        raise ValueError("enough")
+
+    monkeypatch.setattr(pcf.metrics, "evaluate", evaluate)
+    return calls
+
+
+@pytest.mark.parametrize(
+    ("options", "name", "value"),
+    [
+        (["--resolution", "9"], "resolution", 9),
+        ([], "resolution", 28),
+        (["--seed", "5"], "seed", 5),
+        (["--num-clouds", "4"], "num_clouds", 4),
+        ([], "num_clouds", None),
+        (["--num-points", "21"], "num_points", 21),
+        (["--draws", "2"], "draws", 2),
+        ([], "draws", None),
+        (["--distance", "emd", "hausdorff"], "distances", ["emd", "hausdorff"]),
+        ([], "distances", ["chamfer"]),
+        (["--normalization", "per_cloud"], "normalization", "per_cloud"),
+        (["--name", "mine"], "name", "mine"),
+        ([], "name", "clouds"),
+        (["--units", "metres"], "units", "metres"),
+        ([], "units", "the data's units"),
+        ([], "data", "kind"),
+        ([], "split", "test"),
+        (["--split", "train"], "split", "train"),
+        (["--split", "all"], "split", ""),
+        ([], "train", None),
+        ([], "likelihood", None),
+    ],
+)
+def test_each_option_reaches_the_metrics(options, name, value, folder, called):
+    assert main(command(folder, "clouds.npy", *options)) == 2
+    assert called[0][2][name] == value
+
+
+def test_the_cache_and_the_device(folder, called, monkeypatch):
+    from pyro_pcflow.training import settings
+
+    monkeypatch.setattr(settings, "as_device", lambda name: {"second": torch.device("meta")}[name])
+    words = command(folder, "clouds.npy", "--cache", str(folder / "kept"))
+    words[words.index("cpu")] = "second"
+    assert main(words) == 2
+    assert called[0][2]["path"] == folder / "kept"
+    assert called[0][1].device.type == "meta"
+
+
+@pytest.mark.parametrize(
+    ("options", "split"),
+    [([], "test"), (["--split", "test"], "test"), (["--split", "train"], "train"), (["--split", "all"], None)],
+)
+def test_the_clouds_that_are_compared(options, split, folder, called, capsys):
+    """Of several splits the test part, and of the training set always the train part."""
+    train = folder / "kind.npz"
+    assert main(command(folder, "clouds.npy", "--train", str(train), "--seed", "3", *options)) == 2
+    samples, references, given = called[0]
+    assert np.array_equal(samples, np.load(folder / "clouds.npy"))
+    assert torch.equal(references, pcf.data.load_clouds(folder / "kind.npz", 40, seed=3, split=split))
+    assert torch.equal(given["train"], pcf.data.load_clouds(folder / "kind.npz", 40, seed=3, split="train"))
+    assert ("taking test alone" in capsys.readouterr().err) == (options == [])
+
+
+def test_a_training_set_without_splits_is_taken_whole(folder, called):
+    assert main(command(folder, "clouds.npy", "--train", str(folder / "clouds.npz"))) == 2
+    assert torch.equal(called[0][2]["train"], pcf.data.load_clouds(folder / "clouds.npz", 40))
+
+
+@pytest.mark.parametrize(("options", "draws"), [([], 3), (["--draws", "5"], 5)])
+def test_draws_of_a_model(options, draws, folder, models, called):
+    assert main(command(folder, models["flow"], *options)) == 2
+    samples, _, given = called[0]
+    assert given["draws"] == draws
+    assert samples(2, 7).shape == (2, 7, 3)
+    assert given["likelihood"].kind == "exact"
+
+
+@pytest.mark.parametrize(
+    ("options", "kind"), [([], "importance-weighted bound, K = 64"), (["--num-particles", "0"], None)]
+)
+def test_particles_of_a_model_of_many_clouds(options, kind, folder, models, called):
+    assert main(command(folder, models["vae"], *options)) == 2
+    likelihood = called[0][2]["likelihood"]
+    assert (likelihood and likelihood.kind) == kind
+
+
+def test_the_camera_of_the_sheet(folder, monkeypatch):
+    from matplotlib.figure import Figure
+
+    from pyro_pcflow.cli import sheet
+
+    cameras = []
+    monkeypatch.setattr(sheet, "neighbour_sheet", lambda _, **camera: cameras.append(camera) or Figure(figsize=(1, 1)))
+    assert main(command(folder, "clouds.npy", "--up", "z", "--azim", "12.5")) == 0
+    assert cameras == [{"up": "z", "azim": 12.5}]

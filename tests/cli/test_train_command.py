@@ -1,0 +1,311 @@
+"""`pcflow train`: which points are trained on, and which are held out."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+import pyro_pcflow as pcf
+from pyro_pcflow.cli import main, train
+from pyro_pcflow.training import toml
+
+TINY = ["--couplings", "2", "--hidden", "8", "--max-steps", "2", "--device", "cpu"]
+
+
+@pytest.fixture
+def fitted(monkeypatch):
+    """What `fit` was called with, which then ends."""
+    calls = []
+
+    def fit(module, data, **options):
+        calls.append((module, data, options))
+        raise ValueError("enough")
+
+    monkeypatch.setattr(pcf.training, "fit", fit)
+    return calls
+
+
+def numbered(count, dim=3):
+    return np.arange(count * dim, dtype=np.float32).reshape(count, dim)
+
+
+def sphere(count, seed):
+    """Points near a sphere, of a density that is known."""
+    generator = torch.Generator().manual_seed(seed)
+    directions = torch.nn.functional.normalize(torch.randn(count, 3, generator=generator), dim=-1)
+    return directions + 0.1 * torch.randn(count, 3, generator=generator)
+
+
+@pytest.mark.parametrize("count", [100, 300, 1000])
+def test_the_reported_score_is_that_of_points_never_seen(count, tmp_path, capsys, no_pictures):
+    """It is the mean of a tenth of the scan: as likely as means of so many fresh points."""
+    pcf.data.save_clouds(sphere(count, seed=1).unsqueeze(0), tmp_path / "scan.xyz")
+    run = tmp_path / "run"
+    words = ["--max-steps", "120", "--couplings", "6", "--hidden", "32", "--lr", "0.02", "--noise", "0"]
+    assert main(["train", str(tmp_path / "scan.xyz"), "--out", str(run), *words, "--device", "cpu"]) == 0
+    reported = float(capsys.readouterr().out.split()[0])
+    with torch.no_grad():
+        scores = pcf.load(run / "model.pt").log_prob(sphere(20_000, seed=2))
+    # Such a short scan is overfitted, which few points pay for with much: no normal distribution.
+    chosen = torch.randint(len(scores), (2_000_000 // count, count // 10), generator=torch.Generator().manual_seed(0))
+    low, high = scores[chosen].mean(-1).quantile(torch.tensor([0.0005, 0.9995]))
+    assert low < reported < high
+
+
+@pytest.mark.parametrize("name", ["scan.xyz", "scan.npz", "scan.npy"])
+def test_a_scan_is_trained_on_each_of_its_points_once(name, tmp_path, fitted):
+    points = numbered(3000)
+    pcf.data.save_clouds(torch.from_numpy(points).unsqueeze(0), tmp_path / name)
+    assert main(["train", str(tmp_path / name), "--out", str(tmp_path / "run")]) == 2
+    ((module, data, options),) = fitted
+    assert type(module) is pcf.PointCloudFlow
+    assert np.array_equal(data.numpy(), points)
+    assert options["noise"] == pytest.approx(0.01 * pcf.data.half_side(torch.from_numpy(points)))
+
+
+@pytest.mark.parametrize(("asked", "taken"), [(50, 50), (200, 120)])
+def test_num_points_is_the_most_of_each_cloud(asked, taken, tmp_path, fitted):
+    clouds = numbered(240).reshape(2, 120, 3)
+    np.save(tmp_path / "two.npy", clouds)
+    assert main(["train", str(tmp_path / "two.npy"), "--out", str(tmp_path / "r"), "--num-points", str(asked)]) == 2
+    ((_, data, _),) = fitted
+    assert data.shape == (2 * taken, 3)
+    assert len(data.unique(dim=0)) == len(data)
+    assert {*map(tuple, data.tolist())} <= {*map(tuple, clouds.reshape(-1, 3).tolist())}
+
+
+def test_clouds_of_different_sizes_are_pooled(tmp_path, fitted):
+    for name, count in {"a": 10, "b": 70}.items():
+        np.save(tmp_path / f"{name}.npy", numbered(count))
+    (tmp_path / "cow.obj").write_bytes(pcf.data.example_path("spot").read_bytes())
+    assert main(["train", str(tmp_path), "--out", str(tmp_path / "r"), "--seed", "3"]) == 2
+    ((_, data, options),) = fitted
+    assert data.shape == (10 + 70 + train.POINTS_OF_ONE, 3)
+    assert np.array_equal(data[:10].numpy(), numbered(10))
+    expected = pcf.data.load_clouds(tmp_path / "cow.obj", train.POINTS_OF_ONE, seed=3)[0]
+    assert torch.equal(data[80:], expected)
+    assert options["seed"] == 3
+
+
+def test_many_clouds_of_different_sizes_keep_their_points(tmp_path, fitted, monkeypatch):
+    monkeypatch.setattr(train, "POINTS_OF_MANY", 25)
+    sizes = [10 + number for number in range(20)]
+    for number, size in enumerate(sizes):
+        np.save(tmp_path / f"{number:02}.npy", numbered(size))
+    assert main(["train", str(tmp_path), "--out", str(tmp_path / "r")]) == 2
+    ((module, data, options),) = fitted
+    assert type(module) is pcf.PointCloudVAE
+    assert [len(cloud) for cloud in data] == [min(size, 25) for size in sizes]
+    assert all(len(cloud.unique(dim=0)) == len(cloud) for cloud in data)
+    assert options["noise"] == pytest.approx(0.01 * pcf.data.half_side(torch.cat(data)))
+
+
+def test_clouds_of_different_sizes_are_trained_on(tmp_path, no_pictures, capsys):
+    for number in range(20):
+        np.save(tmp_path / f"{number:02}.npy", np.random.default_rng(number).normal(size=(20 + number, 3)))
+    assert main(["train", str(tmp_path), "--out", str(tmp_path / "r"), *TINY]) == 0
+    assert "bound on held-out clouds, after 2 steps" in capsys.readouterr().out
+
+
+def pc15k(root):
+    """A folder as PointFlow lays it out."""
+    for number, name in enumerate(["train/a", "train/b", "val/c", "test/d"]):
+        path = root / "03001627" / f"{name}.npy"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.save(path, np.full((15000, 3), number) + np.random.default_rng(number).uniform(-0.1, 0.1, (15000, 3)))
+    return root
+
+
+def npz(root):
+    points = np.arange(4).reshape(4, 1, 1) + np.random.default_rng(0).uniform(-0.1, 0.1, (4, 50, 3))
+    np.savez(root / "kind.npz", points=points, split=["train", "train", "val", "test"])
+    return root / "kind.npz"
+
+
+@pytest.mark.parametrize("make", [pc15k, npz])
+@pytest.mark.parametrize(
+    ("options", "shapes"),
+    [
+        ([], [0, 1]),
+        (["--split", "train"], [0, 1]),
+        (["--split", "val"], [2]),
+        (["--split", "test"], [3]),
+        (["--split", "all"], [0, 1, 2, 3]),
+    ],
+)
+def test_the_train_part_alone_unless_another_is_named(make, options, shapes, tmp_path, fitted, capsys):
+    path = make(tmp_path)
+    assert main(["train", str(path), "--out", str(tmp_path / "run"), *options]) == 2
+    ((_, data, _),) = fitted
+    assert data.mean(-1).round().unique().tolist() == shapes
+    told = capsys.readouterr().err.splitlines()
+    assert told[-1] == "pcflow: enough"
+    if options:
+        assert len(told) == 1
+    else:
+        words = "holds the splits train, val and test: taking train alone; --split names another, or all"
+        assert told[0] == f"pcflow: {path} {words}"
+
+
+def test_one_split_is_no_choice(tmp_path, fitted, capsys):
+    root = pc15k(tmp_path)
+    assert main(["train", str(root / "03001627" / "test"), "--out", str(tmp_path / "run")]) == 2
+    assert fitted[0][1].shape == (15000, 3)
+    assert capsys.readouterr().err == "pcflow: enough\n"
+
+
+def test_several_splits_and_no_train(tmp_path, fitted, capsys):
+    np.savez(tmp_path / "kind.npz", points=numbered(40).reshape(2, 20, 3), split=["val", "mine"])
+    assert main(["train", str(tmp_path / "kind.npz"), "--out", str(tmp_path / "run")]) == 2
+    assert "holds the splits val and mine: name one with --split, or take them together with all" in (
+        capsys.readouterr().err
+    )
+    assert main(["train", str(tmp_path / "kind.npz"), "--out", str(tmp_path / "run"), "--split", "mine"]) == 2
+    assert torch.equal(fitted[0][1], torch.from_numpy(numbered(40)[20:]))
+
+
+def test_the_train_part_of_the_embedded_bodies(tmp_path, fitted, capsys):
+    words = ["train", "--model", "vae", "--num-points", "30", "--seed", "2", "--out", str(tmp_path / "run")]
+    for options, split in [([], "train"), (["--split", "test"], "test"), (["--split", "all"], None)]:
+        assert main([*words, *options]) == 2
+        assert torch.equal(fitted[-1][1], pcf.data.load_example("body", 30, split=split, seed=2))
+        assert ("taking train alone; --split names another" in capsys.readouterr().err) == (options == [])
+    assert main(["train", "--split", "test", "--out", str(tmp_path / "run")]) == 2
+    assert "the embedded cow is one shape and has no splits" in capsys.readouterr().err
+
+
+def test_files_that_are_passed_over_are_told_in_one_line(tmp_path, fitted, capsys):
+    np.save(tmp_path / "a.npy", numbered(30))
+    (tmp_path / "scan.pcd").write_text("of another format")
+    assert main(["train", str(tmp_path), "--out", str(tmp_path / "run")]) == 2
+    first, last = capsys.readouterr().err.splitlines()
+    assert first.startswith(f"pcflow: {tmp_path}: 1 file was passed over, whose endings are not known: scan.pcd; known")
+    assert last == "pcflow: enough"
+
+
+def test_a_large_file_stays_where_it_is(tmp_path, fitted):
+    np.save(tmp_path / "kind.npy", np.random.default_rng(0).normal(size=(70, 12, 3)).astype(np.float32))
+    assert main(["train", str(tmp_path / "kind.npy"), "--out", str(tmp_path / "run")]) == 2
+    ((_, data, options),) = fitted
+    assert isinstance(data, pcf.data.MappedClouds)
+    some = data.read(torch.linspace(0, 69, train.CLOUDS_FOR_UNITS).round().long())
+    assert options["noise"] == pytest.approx(0.01 * pcf.data.half_side(some))
+
+
+def test_points_of_two_dimensions_in_one_folder(tmp_path, fitted, capsys):
+    np.save(tmp_path / "a.npy", numbered(30))
+    np.save(tmp_path / "b.npy", numbered(30, dim=2))
+    assert main(["train", str(tmp_path), "--out", str(tmp_path / "run")]) == 2
+    assert "b.npy: points of 2 coordinates, but those before have 3" in capsys.readouterr().err
+    assert not fitted
+
+
+@pytest.mark.parametrize(
+    ("options", "name", "value"),
+    [
+        (["--max-steps", "7"], "max_steps", 7),
+        (["--max-steps", "7"], "max_seconds", None),
+        (["--max-seconds", "8.5"], "max_seconds", 8.5),
+        (["--max-seconds", "8.5"], "max_steps", None),
+        ([], "max_seconds", 60.0),
+        (["--batch-size", "9"], "batch_size", 9),
+        ([], "batch_size", None),
+        (["--lr", "0.25"], "lr", 0.25),
+        (["--seed", "11"], "seed", 11),
+        (["--resume"], "resume", True),
+        ([], "resume", False),
+        (["--up", "z"], "pictures", {"up": "z"}),
+        (["--device", "cpu"], "device", "cpu"),
+    ],
+)
+def test_each_option_reaches_the_training(options, name, value, tmp_path, fitted):
+    np.save(tmp_path / "a.npy", numbered(30))
+    out = str(tmp_path / "run")
+    assert main(["train", str(tmp_path / "a.npy"), "--out", out, *options]) == 2
+    assert fitted[0][2][name] == value
+    assert fitted[0][2]["out"] == out
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.5])
+def test_noise_is_a_share_of_the_half_side(noise, tmp_path, fitted):
+    np.save(tmp_path / "a.npy", np.array([[0, 0, 0], [2, 8, 4], [1, 1, 1]]))
+    assert main(["train", str(tmp_path / "a.npy"), "--out", str(tmp_path / "run"), "--noise", str(noise)]) == 2
+    assert fitted[0][2]["noise"] == 4 * noise
+
+
+@pytest.mark.parametrize("model", ["flow", "vae"])
+def test_couplings_and_widths(model, tmp_path, fitted):
+    np.save(tmp_path / "a.npy", numbered(30).reshape(1, 30, 3))
+    words = ["--model", model, "--couplings", "3", "--hidden", "5", "6"]
+    assert main(["train", str(tmp_path / "a.npy"), "--out", str(tmp_path / "run"), *words]) == 2
+    config = fitted[0][0].config
+    config = config if model == "flow" else config["decoder"]
+    assert (config["num_couplings"], list(config["hidden_dims"])) == (3, [5, 6])
+
+
+def test_a_seed_decides_the_weights(tmp_path, fitted):
+    np.save(tmp_path / "a.npy", numbered(30))
+    weights = []
+    for seed in ("0", "0", "1"):
+        torch.seed()  # as random as that of a new process
+        assert main(["train", str(tmp_path / "a.npy"), "--out", str(tmp_path / "run"), "--seed", seed]) == 2
+        weights.append(torch.cat([parameter.flatten() for parameter in fitted[-1][0].parameters()]))
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+
+
+@pytest.mark.parametrize(
+    ("options", "lr"),
+    [
+        (["--model", "flow"], 1e-2),
+        ([], 8e-3),
+        (["--preset", "nice"], 1e-3),
+        (["--preset", "nice", "--lr", "0.5"], 0.5),
+    ],
+)
+def test_each_kind_has_its_learning_rate(options, lr, tmp_path, fitted):
+    pcf.data.save_clouds(torch.randn(16, 120, 3), tmp_path / "kind.npz")
+    assert main(["train", str(tmp_path / "kind.npz"), "--out", str(tmp_path / "run"), *options]) == 2
+    assert fitted[0][2]["lr"] == lr
+    latent_dim = getattr(fitted[0][0], "latent_dim", None)
+    assert latent_dim == (None if "flow" in options else 128 if "nice" in options else 64)
+
+
+@pytest.mark.parametrize(
+    ("count", "model", "kind"),
+    [
+        (15, "auto", pcf.PointCloudFlow),
+        (16, "auto", pcf.PointCloudVAE),
+        (16, "flow", pcf.PointCloudFlow),
+        (2, "vae", pcf.PointCloudVAE),
+    ],
+)
+@pytest.mark.parametrize("name", ["kind.npz", "kind.npy"])
+def test_few_clouds_are_pooled_and_many_get_a_model(count, model, kind, name, tmp_path, fitted):
+    clouds = torch.randn(count, 12, 3)
+    pcf.data.save_clouds(clouds, tmp_path / name)
+    assert main(["train", str(tmp_path / name), "--out", str(tmp_path / "run"), "--model", model]) == 2
+    module, data, _ = fitted[0]
+    assert type(module) is kind
+    data = data.read(torch.arange(count)) if isinstance(data, pcf.data.MappedClouds) else data
+    assert torch.equal(data, clouds if kind is pcf.PointCloudVAE else clouds.flatten(end_dim=1))
+
+
+@pytest.mark.slow
+def test_a_run_of_many_clouds(tmp_path, capsys):
+    """From a file to its pictures."""
+    clouds = 5 + torch.linspace(0.5, 1, 16).reshape(-1, 1, 1) * torch.randn(16, 120, 3)
+    pcf.data.save_clouds(clouds, tmp_path / "kind.npy")
+    run = tmp_path / "run"
+    assert main(["train", str(tmp_path / "kind.npy"), "--out", str(run), *TINY]) == 0
+    assert "bound on held-out clouds, after 2 steps" in capsys.readouterr().out
+    assert {"samples.png", "reconstructions.png", "walk.webp"} <= {path.name for path in run.iterdir()}
+    # The noise is a share of the largest cloud, wherever it stands, and not of the first.
+    settings = toml.loads((run / "config.toml").read_text())["settings"]
+    assert settings["noise"] == pytest.approx(0.01 * pcf.data.half_side(clouds), rel=1e-4)
+    assert pcf.load(run / "model.pt").config["decoder"]["num_couplings"] == 2
+    assert main(["sample", str(run), "--num-clouds", "3", "--num-points", "50", "--out", str(tmp_path / "a.npy")]) == 0
+    drawn = np.load(tmp_path / "a.npy")
+    assert drawn.shape == (3, 50, 3)
+    assert abs(drawn.mean() - 5) < 1
