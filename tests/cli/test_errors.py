@@ -300,7 +300,7 @@ def test_a_file_where_a_run_belongs(tmp_path, files, capsys, no_pictures):
 def test_too_few_points_to_hold_some_out(tmp_path, capsys):
     np.save(tmp_path / "a.npy", np.random.default_rng(0).normal(size=(3, 3)))
     words = ["train", tmp_path / "a.npy", "--out", tmp_path / "run", "--max-steps", "1", "--device", "cpu"]
-    fails(words, capsys, "held_out=0.1 of 3 points")
+    fails(words, capsys, "held_out=0.1 of 3 ")
     assert not (tmp_path / "run").exists()
 
 
