@@ -60,7 +60,8 @@ BAD = {
     "flat.obj": (b"v 0 0 0\nv 1 0 0\nv 2 0 0\nf 1 2 3\n", "its faces have no area"),
     "line.obj": (b"v 0 0 0\nv 1 1 1\nv 2.1 2.1 2.1\nf 1 2 3\n", "its faces have no area"),
     "rounded.obj": (
-        b"v 0.0 0.0 0.0\nv 0.034999999999999996 0.082 0.033\nv 0.24499999999999997 0.574 0.23099999999999998\nf 1 2 3\n",
+        b"v 0.0 0.0 0.0\nv 0.034999999999999996 0.082 0.033\n"
+        b"v 0.24499999999999997 0.574 0.23099999999999998\nf 1 2 3\n",
         "its faces have no area",
     ),
     "point.obj": (b"v 0 0 0\nv 0 0 0\nv 0 0 0\nf 1 2 3\n", "its faces have no area"),
