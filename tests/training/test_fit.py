@@ -128,6 +128,12 @@ class TestSettings:
         expected = [3e-3 * 0.5 * (1 + math.cos(math.pi * second / 8)) for second in range(1, 9)]
         assert [line["lr"] for line in result.history] == pytest.approx(expected, abs=1e-12)
 
+    def test_the_rate_rises_over_the_first_steps(self):
+        options = {"lr": 0.01, "warmup_steps": 4, "max_steps": 8, "log_every": 1, "device": "cpu"}
+        rates = [line["lr"] for line in fit(small_stack(), some_points(), **options).history]
+        cosine = [0.005 * (1 + math.cos(math.pi * step / 8)) for step in range(8)]
+        assert rates == pytest.approx([min(1, (step + 1) / 4) * cosine[step] for step in range(8)], abs=1e-12)
+
     def test_the_same_seed_repeats_and_another_does_not(self):
         weights = []
         for seed in (1, 1, 2):

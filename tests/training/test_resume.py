@@ -104,8 +104,10 @@ class TestRunFolder:
     def test_bad_data_leaves_no_folder(self, tmp_path):
         with pytest.raises(ValueError, match="finite"):
             fit(DiagonalGaussian(), torch.full((9, 3), float("nan")), max_steps=1, out=tmp_path / "run")
+        # Equal points are one, of which none can be held out.
+        options = {"held_out": 0, "max_steps": 1, "out": tmp_path / "run", "device": "cpu"}
         with pytest.raises(ValueError, match="units"):
-            fit(pcf.PointCloudFlow(num_couplings=1), torch.ones(9, 3), max_steps=1, out=tmp_path / "run", device="cpu")
+            fit(pcf.PointCloudFlow(num_couplings=1), torch.ones(9, 3), **options)
         assert not (tmp_path / "run").exists()
 
 
