@@ -318,7 +318,7 @@ def test_the_best_of_each_column_is_marked_whoever_it_is(protocol):
     runs = [
         made_run("default", protocol, -2.0, [0.9, 0.8], halves=(0.9, 0.8)),
         made_run("default", protocol, -1.0, [0.9, 0.8], seed=1, halves=(0.9, 0.8)),
-        made_run("pyro", protocol, -1.6, [0.5, 0.5], halves=(1.0, 0.5)),
+        made_run("pyro", protocol, -1.6, [0.5, 0.5], halves=(1.0, 0.0)),
         made_run("gan", protocol, None, [0.6, 0.7], parameters=9, failures=["collapsed"]),
     ]
     text = table(runs, protocol)
@@ -329,6 +329,16 @@ def test_the_best_of_each_column_is_marked_whoever_it_is(protocol):
     assert "A rival is the best in: 1-NNA-CD (gan), parameters (gan)." in text
     assert "- gan: seed 0 collapsed." in text
     assert not any("A rival is the best" in line for line in table(runs[:2], protocol))
+
+
+def test_the_best_spread_is_the_nearest_to_that_of_references(protocol):
+    spreads = {"default": 0.2, "pyro": 1.3, "gan": 1.9}
+    runs = [made_run(name, protocol, -2.0, [0.6]) for name in spreads]
+    for run, spread in zip(runs, spreads.values(), strict=True):
+        run.scores["spread-cd"] = [spread]
+    text = "\n".join(table(runs, protocol))
+    assert "**1.30**" in text
+    assert not any(f"**{other}" in text for other in ("0.2", "1.9"))
 
 
 def test_where_all_are_alike_none_is_marked(protocol):
