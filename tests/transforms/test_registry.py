@@ -202,3 +202,63 @@ class TestTheChecksBite:
             monkeypatch.setattr(module, "map", lambda *_: [True], raising=False)
         with pytest.raises(AssertionError, match=f"outlive a change of the {changed}"):
             pcf.testing.check_transform(lambda: T.affine_point_coupling(3, **SMALL))
+
+    class KnowsItsMode(T.AffinePointCoupling):
+        def inverse_and_log_det(self, y, context=None):
+            x, log_det = super().inverse_and_log_det(y, context)
+            return (x, log_det) if self.training else (x + 0.1, log_det)
+
+    class HasAnIdleParameter(T.AffinePointCoupling):
+        def __init__(self, mask, conditioner):
+            super().__init__(mask, conditioner)
+            self.idle = torch.nn.Parameter(torch.zeros(2))
+
+    class LooksAtOtherPoints(T.AffinePointCoupling):
+        """What a coupling keeps of all points of the batch shifts each; that can be undone."""
+
+        def shift(self, points):
+            return points[..., :1].mean() * points.new_tensor([0.0, 0.0, 1.0]) * (points.dim() > 1)
+
+        def transform_and_log_det(self, x, context=None):
+            y, log_det = super().transform_and_log_det(x, context)
+            return y + self.shift(x), log_det
+
+        def inverse_and_log_det(self, y, context=None):
+            return super().inverse_and_log_det(y - self.shift(y), context)
+
+    class KeepsWhatItSaw(T.AffinePointCoupling):
+        def transform_and_log_det(self, x, context=None):
+            self.seen = x
+            return super().transform_and_log_det(x, context)
+
+    @pytest.mark.parametrize(
+        ("layer", "promise"),
+        [
+            (KnowsItsMode, "train and eval mode must give the same bits"),
+            (HasAnIdleParameter, "the density must depend on idle"),
+            (LooksAtOtherPoints, "no point may depend on another point"),
+            (KeepsWhatItSaw, "nothing may be kept of a sample that has died"),
+        ],
+    )
+    def test_on_a_layer_that_breaks_one_promise(self, layer, promise):
+        with pytest.raises(AssertionError, match=promise):
+            pcf.testing.check_transform(
+                lambda: layer([True, True, False], pcf.nn.Conditioner(2, [1, 1], [8], activation="tanh"))
+            )
+
+    def test_on_a_layer_that_mixes_up_contexts(self):
+        class Mixed(T.ConditionalAffinePointCoupling):
+            def condition(self, context):
+                return super().condition(context.roll(1, 0) if context.dim() > 2 else context)
+
+        def make():
+            conditioner = pcf.nn.Conditioner(2, [1, 1], [8], context_dim=4, activation="tanh")
+            return Mixed([True, True, False], conditioner, 4)
+
+        with pytest.raises(AssertionError, match="each context must act on its own cloud alone"):
+            pcf.testing.check_conditional_transform(make)
+
+    def test_they_leave_the_random_numbers_alone(self):
+        state = torch.get_rng_state()
+        pcf.testing.check_transform(lambda: T.affine_point_coupling(3, **SMALL))
+        assert torch.equal(torch.get_rng_state(), state)
