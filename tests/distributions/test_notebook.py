@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import pyro_pcflow as pcf
+from pyro_pcflow.plotting import View
 
 
 def scenes(shown):
@@ -37,6 +38,25 @@ def test_each_cloud_of_a_batch_is_drawn_from_its_own_density():
     for scene, middle in zip(shown, (0, 10), strict=True):
         assert scene["points"] == 300
         assert np.abs(places(scene).mean((0, 1)) - middle).max() < 0.05
+
+
+def test_each_cloud_has_the_colours_of_its_own_density(monkeypatch):
+    seen = {}
+    monkeypatch.setattr(
+        pcf.plotting, "view_clouds", lambda clouds, **options: seen.update(clouds=clouds, **options) or View("")
+    )
+    normals = two_normals()
+    pcf.PointCloud(normals, mask=torch.arange(50) < torch.tensor([[20], [50]]))._repr_html_()
+    for index, (cloud, color) in enumerate(zip(seen["clouds"].values(), seen["colors"].values(), strict=True)):
+        torch.testing.assert_close(color, normals.log_prob(cloud[:, None])[:, index])
+
+
+def test_what_a_distribution_is_called_is_text():
+    class Named(pcf.PointCloud):
+        def __repr__(self):
+            return "<b>bold</b>"
+
+    assert Named(two_normals(), num_points=5)._repr_html_().startswith("<p><code>&lt;b&gt;bold&lt;/b&gt;</code>")
 
 
 def test_padding_is_not_drawn():

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import pyro_pcflow as pcf
+from pyro_pcflow.distributions.quasi_random import quasi_draws
 from pyro_pcflow.distributions import HalfSpace, NoisyPoint, PointMixture, ThinnedPoint, one_sided, with_background
 from pyro_pcflow.distributions.sensor_noise import gauss_hermite
 from pyro_pcflow.transforms import rotation_matrix
@@ -202,3 +203,14 @@ class TestOneSide:
         far = one_sided(dist.Normal(torch.zeros(3).double(), 0.1).to_event(1), self.direction, offset=50.0)
         with pytest.raises(ValueError, match="next to nothing"):
             far.sample()
+
+
+@pytest.mark.parametrize("base", [dist.Normal, dist.Laplace])
+def test_the_same_draws_each_time_and_no_trace_of_them(base):
+    """An integral by them is a smooth function of parameters only so."""
+    distribution = base(torch.zeros(3), 2.0).to_event(1)
+    state = torch.get_rng_state()
+    first = quasi_draws(distribution, 64)
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.manual_seed(7)
+    assert torch.equal(quasi_draws(distribution, 64), first)
