@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import pyro_pcflow as pcf
-from pyro_pcflow.distributions.quasi_random import quasi_draws
 from pyro_pcflow.distributions import HalfSpace, NoisyPoint, PointMixture, ThinnedPoint, one_sided, with_background
+from pyro_pcflow.distributions.quasi_random import quasi_draws
 from pyro_pcflow.distributions.sensor_noise import gauss_hermite
 from pyro_pcflow.transforms import rotation_matrix
 
