@@ -7,7 +7,6 @@ import resource
 import signal
 import subprocess
 import sys
-import threading
 
 import numpy as np
 import pytest
@@ -53,8 +52,18 @@ def test_a_full_disk_leaves_nothing_and_a_retry_works(name, models, data, tmp_pa
     assert [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
 
 
-@pytest.mark.parametrize("command", ["sample", "score", "convert"])
-def test_an_interruption_leaves_nothing_and_a_retry_works(command, models, data, tmp_path, capsys, monkeypatch):
+@pytest.mark.parametrize(
+    ("command", "signum", "told"),
+    [
+        ("sample", signal.SIGINT, "interrupted"),
+        ("score", signal.SIGINT, "interrupted"),
+        ("convert", signal.SIGINT, "interrupted"),
+        ("score", signal.SIGTERM, "interrupted by SIGTERM"),
+    ],
+)
+def test_an_interruption_leaves_nothing_and_a_retry_works(
+    command, signum, told, models, data, tmp_path, capsys, monkeypatch
+):
     """The signal itself, in the middle of the work."""
     from pyro_pcflow.data.reading import StoredCloud
 
@@ -64,7 +73,7 @@ def test_an_interruption_leaves_nothing_and_a_retry_works(command, models, data,
         def wrapped(*args, **options):
             drawn.append(args)
             if len(drawn) == 2:
-                os.kill(os.getpid(), signal.SIGINT)
+                os.kill(os.getpid(), signum)
             return function(*args, **options)
 
         return wrapped
@@ -77,9 +86,9 @@ def test_an_interruption_leaves_nothing_and_a_retry_works(command, models, data,
             patches.setattr(StoredCloud, "draw", interrupt(StoredCloud.draw))
         name = {"sample": "sample.npz", "score": "score.csv"}.get(command, command)
         words = [str(word) for word in commands(models, data, tmp_path / "out")[name]]
-        assert main(words) == 130
+        assert main(words) == 128 + signum
     assert len(drawn) == 2
-    assert capsys.readouterr().err == "pcflow: interrupted, and nothing was written that is not complete\n"
+    assert capsys.readouterr().err == f"pcflow: {told}, and nothing was written that is not complete\n"
     assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
     assert main(words) == 0
 
@@ -158,4 +167,3 @@ def test_a_warning_of_a_library_takes_one_line(models, tmp_path, capsys, monkeyp
     assert main(["sample", str(models["flow"]), "--num-points", "9", "--out", str(tmp_path / "a.npy")]) == 0
     assert capsys.readouterr().err == "pcflow: of two; lines\n"
     assert warnings.showwarning is before
-    assert threading.active_count() >= 1
