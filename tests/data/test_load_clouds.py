@@ -302,6 +302,24 @@ def test_split_folders_of_meshes(tmp_path, corner, writers):
         load_clouds(tmp_path, 10, split="train")
 
 
+def test_the_innermost_folder_says_the_split(tmp_path):
+    for number, name in enumerate(["train/a.npy", "train/test/b.npy", "test/train/c.npy", "test/other/d.npy"]):
+        save(tmp_path, name, np.full((3, 2), number))
+    assert load_clouds(tmp_path, None, split="train")[:, 0, 0].tolist() == [2, 0]
+    assert load_clouds(tmp_path, None, split="test")[:, 0, 0].tolist() == [3, 1]
+
+
+def test_parts_of_a_scene_are_turned_as_it_says(tmp_path, glb_parts, corner):
+    make_header, pack = glb_parts
+    header, blob = make_header(*corner)
+    # A quarter of a turn about z carries x to y; glTF writes x, y, z, w.
+    header["nodes"] = [{"mesh": 0, "rotation": [0, 0, 0.5**0.5, 0.5**0.5], "translation": [10, 0, 0]}]
+    points = load_clouds(put(tmp_path, "a.glb", pack(header, blob)), 2000)[0]
+    turned = corner[0] @ np.array([[0.0, 1, 0], [-1, 0, 0], [0, 0, 1]]) + [10, 0, 0]
+    assert np.allclose(points.amin(0), turned.min(0), atol=0.2)
+    assert np.allclose(points.amax(0), turned.max(0), atol=0.2)
+
+
 def test_split_of_category_files(tmp_path):
     points = np.stack([numbered(5, start=start) for start in range(4)])
     labels = np.array(["train", "test", "train", "val"])
