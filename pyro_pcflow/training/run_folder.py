@@ -209,6 +209,8 @@ class RunFolder:
         try:
             earlier = toml.read(self.config)
             extended = earlier.get("extended", [])
+            if not earlier:
+                raise ValueError("empty")
             if not all(isinstance(earlier.get(table, {}), dict) for table in self._compared):
                 raise ValueError(f"one of {', '.join(self._compared)} is no table")
             if not (isinstance(extended, list) and all(map(_is_extension, extended))):

@@ -136,6 +136,7 @@ BAD = {
         npy_header(b"{'descr': '<f8', 'fortran_order': False, 'shape': (-1, -3), }\n") + bytes(24),
         r"shape \(-1, -3\)",
     ),
+    "header.npy": (b"\x93NUMPY\x02\x00\xff\xff\xff\xff{", "header of 4294967295 bytes in a file of 13"),
     "flat.npy": (as_npy(np.zeros(9)), r"an array of shape \(9,\)"),
     "deep.npy": (as_npy(np.zeros((2, 2, 2, 3))), r"shape \(2, 2, 2, 3\)"),
     "narrow.npy": (as_npy(np.zeros((9, 1))), r"shape \(9, 1\)"),
