@@ -59,6 +59,15 @@ class Interrupts:
             raise KeyboardInterrupt if first == signal.SIGINT else Interrupted(first)
 
     @contextmanager
+    def undisguised(self) -> Iterator[None]:
+        """Raise the interrupt where it has been made another error on its way, as while Python builds a class."""
+        try:
+            yield
+        except Exception:
+            self.check()
+            raise
+
+    @contextmanager
     def held(self) -> Iterator[None]:
         """Let signals wait until the block ends."""
         self._holds += 1
@@ -112,7 +121,8 @@ def interruptible() -> Iterator[Interrupts]:
     try:
         for number in ours:
             signal.signal(number, interrupts)
-        yield interrupts
+        with interrupts.undisguised():
+            yield interrupts
     finally:
         interrupts.close()
         for number in ours:

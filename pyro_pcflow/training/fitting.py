@@ -250,6 +250,7 @@ def fit(
             warm_up = until_the_end.enter_context(WarmUp(module, chosen_device, settings.max_seconds))
             loop = Loop(module, prepared.objective(module), settings, folder, processes, interrupts, warm_up)
             until_the_end.enter_context(_telling(loop))
+            until_the_end.enter_context(interrupts.undisguised())
             with loop:
                 loop.run(progress)
         if folder is not None and pictures and processes.is_first:

@@ -135,7 +135,8 @@ class Loop:
             bar_format="{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}",
         ) as bar:
             try:
-                with economical(self.module, PRECISIONS[self.settings.precision], self.settings.recompute):
+                precision = PRECISIONS[self.settings.precision]
+                with self.interrupts.undisguised(), economical(self.module, precision, self.settings.recompute):
                     self._run(bar)
             except KeyboardInterrupt:
                 with self.interrupts.held():

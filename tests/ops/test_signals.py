@@ -79,6 +79,23 @@ def test_one_that_python_dropped_is_raised_at_the_next_check():
         interrupts.check()
 
 
+def test_an_interrupt_that_was_made_another_error_is_one_all_the_same():
+    """As Python 3.11 does where a signal comes while a class is built, in whatever is imported late."""
+
+    class Disguising:
+        def __set_name__(self, owner, name):
+            try:
+                signal.raise_signal(signal.SIGTERM)
+            except KeyboardInterrupt as error:
+                raise RuntimeError("Error calling __set_name__") from error
+
+    with pytest.raises(Interrupted) as caught, interruptible():
+        type("Late", (), {"field": Disguising()})
+    assert "__set_name__" in str(caught.value.__context__)
+    with pytest.raises(ZeroDivisionError), interruptible():
+        raise ZeroDivisionError
+
+
 def test_what_is_ignored_or_chosen_stays():
     chosen = []
     mine = signal.signal(signal.SIGTERM, lambda number, frame: chosen.append(number))

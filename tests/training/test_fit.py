@@ -185,13 +185,6 @@ class TestSettings:
         assert result.nats_per_point == pytest.approx(module.eval().log_prob(held_out).mean().item(), abs=1e-5)
         assert module.train().log_prob(held_out).mean().item() != pytest.approx(result.nats_per_point, abs=1e-3)
 
-    def test_held_out_points_weigh_alike_whatever_parts_they_come_in(self, monkeypatch):
-        held_out = some_points(20, seed=6)
-        module = DiagonalGaussian()
-        monkeypatch.setattr(objective, "POINTS_AT_ONCE", 7)
-        result = fit(module, some_points(), held_out=held_out, max_steps=3, device="cpu")
-        assert result.nats_per_point == pytest.approx(module.log_prob(held_out).double().mean().item(), abs=1e-6)
-
     def test_the_average_of_one_step_is_that_step(self):
         weights = []
         for decay in (0.999, 0.0):

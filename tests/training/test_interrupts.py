@@ -160,6 +160,18 @@ class TestMoments:
         fit(flow, points, **options)
         assert (tmp_path / "samples.png").exists()
 
+    def test_one_that_was_made_another_error_on_its_way(self, tmp_path):
+        def disguise(call):
+            if call == 5:
+                try:
+                    signal.raise_signal(signal.SIGTERM)
+                except KeyboardInterrupt as error:
+                    raise RuntimeError("Error calling __set_name__") from error
+
+        with pytest.raises(KeyboardInterrupt, match="checkpoint of step 4"):
+            run(tmp_path, max_steps=STEPS, before_step=disguise, checkpoint_every=1000)
+        assert step_of(tmp_path) == 4
+
     def test_a_second_signal_waits_for_the_checkpoint(self, tmp_path, monkeypatch):
         save = torch.save
 
