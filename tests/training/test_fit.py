@@ -143,6 +143,16 @@ class TestSettings:
         assert torch.equal(weights[0], weights[1])
         assert not torch.equal(weights[0], weights[2])
 
+    def test_the_seed_decides_the_noise(self):
+        """Of a single point, so that no order of batches could make the difference."""
+        found = []
+        for seed in (1, 1, 2):
+            module = DiagonalGaussian()
+            fit(module, torch.zeros(1, 3), held_out=0, noise=0.5, max_steps=5, seed=seed, device="cpu")
+            found.append(module.log_scale.detach().clone())
+        assert torch.equal(found[0], found[1])
+        assert not torch.equal(found[0], found[2])
+
     def test_how_often_it_evaluates_logs_and_saves_changes_no_bit(self, tmp_path):
         weights = []
         for number, every in enumerate((1, 7)):
