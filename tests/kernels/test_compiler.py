@@ -291,8 +291,8 @@ def no_home(monkeypatch, tmp_path):
 
 
 def missing_home(monkeypatch, tmp_path):
-    monkeypatch.setenv("HOME", "/nonexistent")
-    return "/nonexistent does not exist"
+    monkeypatch.setenv("HOME", str(tmp_path / "nonexistent"))
+    return "nonexistent does not exist"
 
 
 def home_that_is_a_file(monkeypatch, tmp_path):
@@ -321,7 +321,7 @@ def test_without_a_home_it_is_compiled_for_this_process(stub, tmp_path, monkeypa
     assert caplog.text.count("compiled kernels are not kept") == 1
     assert reason in caplog.text
     assert "set PYRO_PCFLOW_CACHE" in caplog.text
-    assert not Path("/nonexistent").exists()
+    assert not (tmp_path / "nonexistent").exists()
 
 
 @pytest.mark.slow
