@@ -23,6 +23,19 @@ def test_bodies():
     return pcf.data.load_example("body", split="test")
 
 
+def test_it_is_loaded_to_where_was_asked(monkeypatch):
+    asked = []
+
+    def load(path, device):
+        asked.append(device)
+        return pcf.load(path, "cpu")
+
+    monkeypatch.setattr(pcf.pretrained, "load", load)
+    pcf.load_pretrained("body", "cuda:1")
+    pcf.load_pretrained("body")
+    assert asked == ["cuda:1", "cpu"]
+
+
 @pytest.mark.parametrize("name", PRETRAINED)
 def test_it_is_the_default_preset_in_a_small_file(name):
     vae = pcf.load_pretrained(name)

@@ -134,6 +134,14 @@ class TestSettings:
         cosine = [0.005 * (1 + math.cos(math.pi * step / 8)) for step in range(8)]
         assert rates == pytest.approx([min(1, (step + 1) / 4) * cosine[step] for step in range(8)], abs=1e-12)
 
+    def test_the_average_keeps_the_share_that_was_asked_for(self):
+        weights = []
+        for decay in (0.0, 0.5, 0.9):
+            module = small_stack()
+            fit(module, some_points(), max_steps=20, batch_size=64, ema_decay=decay, device="cpu")
+            weights.append(module.layers[0].network[0].weight.detach())
+        assert len({tuple(weight.flatten().tolist()) for weight in weights}) == 3
+
     def test_the_same_seed_repeats_and_another_does_not(self):
         weights = []
         for seed in (1, 1, 2):
