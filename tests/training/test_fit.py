@@ -189,9 +189,12 @@ class TestSettings:
             return step(self, closure)
 
         monkeypatch.setattr(torch.optim.Adam, "step", noting)
+        last = []
         for clip in (math.inf, 0.5, 1e9):
             fit(DiagonalGaussian(), some_points(), max_steps=1, grad_clip=clip, device="cpu")
-        free, clipped, loose = steps
+            # A step of the warm-up, of a copy, may come before the training's own.
+            last.append(steps[-1])
+        free, clipped, loose = last
         assert free.norm() > 1
         torch.testing.assert_close(clipped, free * (0.5 / free.norm()))
         assert torch.equal(loose, free)
