@@ -180,3 +180,11 @@ def test_large_clouds_are_read_in_pieces_where_no_gradient_is_asked_for(masked, 
     torch.testing.assert_close(pieces, expected)
     encoder(clouds, mask)
     assert sizes == [20, 20, 10, 50]
+
+
+def test_padding_is_in_no_maximum_that_is_negative():
+    """With an activation that has negative values, which a zero in the padding would exceed."""
+    encoder = CloudEncoder(3, [4], point_dims=[16], activation="tanh")
+    clouds, mask = torch.randn(2, 9, 3), torch.arange(9) < 2
+    (masked,), (alone,) = encoder(clouds, mask.expand(2, 9)), encoder(clouds[:, :2])
+    torch.testing.assert_close(masked, alone)

@@ -146,3 +146,9 @@ def test_wrong_sizes_and_names_are_told(options, words):
     arguments = {"input_dim": 2, "output_dims": [1], "hidden_dims": [8], **options}
     with pytest.raises(ValueError, match=words):
         Conditioner(**arguments)
+
+
+def test_a_context_of_zero_shifts_nothing_in_concat_squash():
+    """Its shift is `V c`, without a bias."""
+    net = Conditioner(2, [1], [8], context_dim=3, conditioning="concat_squash")
+    assert not net.shift(torch.zeros(3)).any()
