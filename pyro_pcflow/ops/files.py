@@ -180,9 +180,10 @@ def remove_leftovers(path: str | os.PathLike[str]) -> None:
     """
     path = Path(path)
     ours = re.compile(re.escape(f".{path.name[:NAME_CHARACTERS]}.") + r"[0-9a-f]{16}\.tmp")
-    for entry in os.scandir(path.parent):
-        if ours.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
-            Path(entry).unlink(missing_ok=True)
+    with os.scandir(path.parent) as entries:
+        for entry in entries:
+            if ours.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
+                Path(entry).unlink(missing_ok=True)
 
 
 def _temporary_name(path: Path) -> Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from numbers import Real
@@ -240,7 +240,17 @@ def fit(
     # Nobody writes before everybody has looked into the folder.
     processes.wait()
 
+    loop: Loop | None = None
+
+    def kept() -> str:
+        if loop is not None:
+            return loop.kept()
+        return "interrupted before the first step: call it again" + (
+            "" if folder is None else " with resume=True (on the command line --resume)"
+        )
+
     with interruptible() as interrupts, ExitStack() as until_the_end:
+        until_the_end.enter_context(_telling(kept))
         with _borrowed(module, chosen_device), seeded(settings.seed + processes.rank, chosen_device):
             normalize = getattr(module, "normalize", None)
             if callable(normalize) and not getattr(module, "normalized", False):
@@ -249,7 +259,6 @@ def fit(
                 until_the_end.enter_context(folder.locked())
             warm_up = until_the_end.enter_context(WarmUp(module, chosen_device, settings.max_seconds))
             loop = Loop(module, prepared.objective(module), settings, folder, processes, interrupts, warm_up)
-            until_the_end.enter_context(_telling(loop))
             until_the_end.enter_context(interrupts.undisguised())
             with loop:
                 loop.run(progress)
@@ -284,12 +293,12 @@ def _describe(module: nn.Module) -> dict[str, Any]:
 
 
 @contextmanager
-def _telling(loop: Loop) -> Iterator[None]:
+def _telling(kept: Callable[[], str]) -> Iterator[None]:
     """Let an interrupt say what was kept, and how to go on."""
     try:
         yield
     except KeyboardInterrupt as error:
-        error.args = (loop.kept(),)
+        error.args = (kept(),)
         raise
 
 

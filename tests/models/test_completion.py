@@ -60,7 +60,7 @@ def test_clouds_of_different_sizes(known, method):
     partial = known.flow.cloud(contexts, num_points=12).sample()
     mask = torch.arange(12) < torch.tensor([0, 1, 5, 12]).unsqueeze(-1)
     partial[~mask] = float("nan")
-    options = {"num_steps": 500} if method == "svi" else {"num_steps": 300}
+    options = {"num_steps": 800} if method == "svi" else {"num_steps": 300}
     result = complete(known.flow, partial, 20, mask=mask, method=method, num_samples=300, guide=AutoNormal, **options)
     assert result.clouds.shape == (300, 4, 20, 3)
     assert result.clouds.isfinite().all()

@@ -399,7 +399,7 @@ class TestRunFolder:
         state = torch.get_rng_state()
         result = fit(vae, data, max_steps=3, held_out=held_out, out=tmp_path / "run", **OPTIONS)
         assert torch.equal(torch.get_rng_state(), state)
-        names = {file.name for file in result.out.iterdir()}
+        names = {file.name for file in result.out.iterdir()} - {".lock"}
         assert {"config.toml", "metrics.jsonl", "checkpoint.pt", "model.pt"} <= names
         assert {"samples.png", "reconstructions.png", "walk.png", "walk.webp", "walk.html"} <= names
         for name in names:
@@ -439,6 +439,7 @@ class TestRunFolder:
     def test_no_pictures_where_they_are_not_wanted(self, tmp_path):
         fit(small_vae(), some_clouds(), max_steps=1, out=tmp_path, pictures=False, **OPTIONS)
         assert {file.name for file in tmp_path.iterdir()} == {
+            ".lock",
             "config.toml",
             "metrics.jsonl",
             "checkpoint.pt",
