@@ -142,8 +142,8 @@ def test_in_the_interpreter():
 @needs_interpreter
 @pytest.mark.parametrize("tests", ["test_fused_gpu.py", "test_backends.py", "test_equality.py"])
 def test_all_in_the_interpreter(tests):
-    # Programs that run one after the other always repeat themselves.
-    run_in_the_interpreter(tests, "not slow", "(triton or fused_gpu) and not same_bits")
+    # Programs that run one after the other always repeat themselves, and six hundred calls take hours.
+    run_in_the_interpreter(tests, "not slow", "(triton or fused_gpu) and not same_bits and not memory_is_flat")
 
 
 @compiled
