@@ -299,9 +299,15 @@ def archives(data):
             other = copy.copy(archive.getinfo(first))
             other.filename = f"archive/data/{100 + count}"
             archive.filelist.append(other)
+    folder = io.BytesIO()
+    with zipfile.ZipFile(folder, "w") as archive:
+        for name, part in parts.items():
+            archive.writestr(name, part)
+        archive.getinfo(first).external_attr = 0x10
     return {
         "empty": b"",
         "words": b"hello",
+        "weights that are a folder": folder.getvalue(),
         "another archive": packed({"a.txt": b"hello"}),
         "an archive of nothing": packed({}),
         "a pickle alone": pickle.dumps({"format": "pyro-pcflow"}),

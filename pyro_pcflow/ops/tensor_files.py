@@ -21,6 +21,8 @@ MOST_BYTES_OF_NAMES = 1 << 22
 MOST_VALUES, MOST_DEPTH = 10**6, 50
 LARGEST_NUMBER = 2**63
 CHUNK = 1 << 20
+# The attribute of a folder in an archive, beside a name that ends in a slash.
+DIRECTORY = 0x10
 
 _STORAGES = ("Float", "Double", "Half", "BFloat16", "Long", "Int", "Short", "Char", "Byte", "Bool")
 _DTYPES = ("float32", "float64", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool")
@@ -113,6 +115,9 @@ def _check_archive(file: BinaryIO, size: int) -> None:
         for part in parts:
             if part.compress_type != zipfile.ZIP_STORED or part.compress_size != part.file_size:
                 raise ValueError("a compressed part, which torch never writes")
+            if part.is_dir() or part.external_attr & DIRECTORY:
+                # torch would leave the tensor's memory as it found it.
+                raise ValueError("a folder in place of a part")
         if sum(part.file_size for part in parts) > size:
             raise ValueError("its parts promise more bytes than it has")
         names = [part for part in parts if part.filename.endswith("/data.pkl")]
