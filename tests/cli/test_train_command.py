@@ -184,12 +184,14 @@ def test_files_that_are_passed_over_are_told_in_one_line(tmp_path, fitted, capsy
     assert last == "pcflow: enough"
 
 
-def test_a_large_file_stays_where_it_is(tmp_path, fitted):
-    np.save(tmp_path / "kind.npy", np.random.default_rng(0).normal(size=(70, 12, 3)).astype(np.float32))
+@pytest.mark.parametrize("count", [train.MANY_CLOUDS, 70])
+def test_a_large_file_stays_where_it_is(tmp_path, fitted, count):
+    np.save(tmp_path / "kind.npy", np.random.default_rng(0).normal(size=(count, 12, 3)).astype(np.float32))
     assert main(["train", str(tmp_path / "kind.npy"), "--out", str(tmp_path / "run")]) == 2
     ((_, data, options),) = fitted
     assert isinstance(data, pcf.data.MappedClouds)
-    some = data.read(torch.linspace(0, 69, train.CLOUDS_FOR_UNITS).round().long())
+    chosen = torch.linspace(0, count - 1, min(count, train.CLOUDS_FOR_UNITS)).round().long()
+    some = data.read(chosen)
     assert options["noise"] == pytest.approx(0.01 * pcf.data.half_side(some))
 
 
