@@ -41,7 +41,7 @@ PCF_INLINE void product(const float* packed, int rows, int depth, const float* x
       constexpr int R = height;
       const float* factors = packed + int64_t(row) * depth;
       const float* from = x + first;
-      Vec totals[R][C], sums[R][C];
+      Vec sums[R][C];
       auto sum = [&](int terms) __attribute__((always_inline)) {
         PCF_UNROLL for (int r = 0; r < R; ++r) {
           PCF_UNROLL for (int c = 0; c < C; ++c) sums[r][c] = splat(0.0f);
@@ -57,17 +57,24 @@ PCF_INLINE void product(const float* packed, int rows, int depth, const float* x
           from += TILE;
         }
       };
-      int rest = depth;
-      for (; rest > TERMS; rest -= TERMS) {
-        sum(TERMS);
+      auto finish = [&](Vec (&results)[R][C]) __attribute__((always_inline)) {
         PCF_UNROLL for (int r = 0; r < R; ++r) {
-          PCF_UNROLL for (int c = 0; c < C; ++c) totals[r][c] = rest == depth ? sums[r][c] : totals[r][c] + sums[r][c];
+          PCF_UNROLL for (int c = 0; c < C; ++c) done(row + r, first + c * LANES, results[r][c]);
         }
-      }
-      sum(rest);
-      PCF_UNROLL for (int r = 0; r < R; ++r) {
-        PCF_UNROLL for (int c = 0; c < C; ++c)
-          done(row + r, first + c * LANES, depth > TERMS ? totals[r][c] + sums[r][c] : sums[r][c]);
+      };
+      if constexpr (TERMS == WHOLE) {
+        sum(depth);
+        finish(sums);
+      } else {
+        Vec totals[R][C] = {};
+        // One loop for whole parts and the rest: a second copy of it doubles the time to compile.
+        for (int rest = depth; rest > 0; rest -= TERMS) {
+          sum(rest < TERMS ? rest : TERMS);
+          PCF_UNROLL for (int r = 0; r < R; ++r) {
+            PCF_UNROLL for (int c = 0; c < C; ++c) totals[r][c] += sums[r][c];
+          }
+        }
+        finish(totals);
       }
     });
   };
