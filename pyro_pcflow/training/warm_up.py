@@ -31,6 +31,7 @@ class WarmUp:
 
     def __init__(self, module: nn.Module, device: torch.device, patience: float | None) -> None:
         self._compile: BackgroundCompile | None = None
+        self._threads = 0
         choices = _kernel_choices(module, device)
         if choices and not is_fused_ready():
             # A stack that must not run in torch waits in any case.
@@ -54,21 +55,29 @@ class WarmUp:
         self._compile = compile
 
     def __enter__(self) -> WarmUp:
+        if self._compile is not None:
+            # Threads that wait for one whose core the compiler has make steps of seconds out of milliseconds.
+            self._threads = torch.get_num_threads()
+            torch.set_num_threads(max(1, self._threads - 1))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if self._compile is not None:
-            self._compile.take()
+            self._take_kernel(self._compile)
 
     def between_steps(self, step: int) -> None:
         """Change over to the kernel, if it has been compiled meanwhile."""
         if self._compile is not None and self._compile.wait(0):
-            self._compile.take()
-            self._compile = None
+            self._take_kernel(self._compile)
             if is_fused_ready():
                 logger.warning("training changes over to the compiled kernel after step %d", step)
+
+    def _take_kernel(self, compile: BackgroundCompile) -> None:
+        torch.set_num_threads(self._threads)
+        compile.take()
+        self._compile = None
 
 
 def _kernel_choices(module: nn.Module, device: torch.device) -> set[str]:

@@ -161,6 +161,26 @@ def test_a_late_kernel_takes_over_between_two_steps(kernel, runs, caplog, works)
 
 
 @pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("comes", [True, False])
+def test_torch_leaves_a_core_to_the_compiler(kernel, monkeypatch, comes):
+    threads, seen, step = [4], [], Loop._take_step
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads[-1])
+    monkeypatch.setattr(torch, "set_num_threads", threads.append)
+    monkeypatch.setattr(Loop, "_take_step", lambda loop: seen.append(threads[-1]) or step(loop))
+
+    def finish():
+        kernel.there.set()
+        backends._meanwhile.wait()
+
+    flow = make()
+    if comes:
+        at_step(flow, 3, finish)
+    pcf.fit(flow, POINTS, max_seconds=600.0, max_steps=8, **OPTIONS)
+    assert seen == (4 * [3] + 4 * [4] if comes else 8 * [3])
+    assert threads[-1] == 4
+
+
+@pytest.mark.usefixtures("impatient")
 def test_a_kernel_that_comes_after_the_training_is_taken_later(kernel, runs):
     flow = make()
     pcf.fit(flow, POINTS, max_seconds=600.0, max_steps=2, **OPTIONS)
