@@ -29,7 +29,7 @@ from scipy.stats import binom, chisquare
 from torch import Tensor
 
 import pyro_pcflow as pcf
-from pyro_pcflow.models import sample_pose
+from pyro_pcflow.infer import sample_pose
 
 NUM_DRAWS = 99  # so that there are 100 ranks
 NUM_BINS = 10

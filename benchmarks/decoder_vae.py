@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from benchmarks.foreign_decoder import ForeignDecoderVAE
 from benchmarks.point_generators import FixedPoints, Folding
-from pyro_pcflow.models.latent_clouds import clouds_plate
+from pyro_pcflow.models.latent import clouds_plate
 
 DECODERS = ("fixed", "folding")
 

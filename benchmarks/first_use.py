@@ -19,7 +19,7 @@ import tempfile
 import time
 
 import pyro_pcflow as pcf
-from pyro_pcflow.kernels.compiler import CACHE
+from pyro_pcflow.kernels.cpu.build import CACHE
 
 TRAINING = """
 import json, pyro_pcflow as pcf

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from benchmarks.foreign_decoder import ForeignDecoderVAE
 from benchmarks.point_generators import perceptron
-from pyro_pcflow.metrics.entropic import log_sum_exp
+from pyro_pcflow.metrics.transport import log_sum_exp
 
 
 class GaussianVAE(ForeignDecoderVAE):

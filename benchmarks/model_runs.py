@@ -15,7 +15,7 @@ from benchmarks.model_records import TRAIN_ROW, ModelRun, Protocol
 from benchmarks.scoring import score
 from benchmarks.vae import NOISE, Category, count_parameters
 from pyro_pcflow.metrics.matrices import pairwise
-from pyro_pcflow.training.points import fingerprint, seeded_generator
+from pyro_pcflow.training.density import fingerprint, seeded_generator
 from pyro_pcflow.training.run_folder import versions
 from pyro_pcflow.training.seeding import seeded
 

@@ -35,7 +35,7 @@ from torch.distributions import Distribution
 import pyro_pcflow as pcf
 from benchmarks.density import NOISE, Shape, load_shape
 from pyro_pcflow.distributions import with_background
-from pyro_pcflow.models import sample_pose
+from pyro_pcflow.infer import sample_pose
 from pyro_pcflow.transforms import Similarity
 
 NUM_POINTS = 300

@@ -29,9 +29,9 @@ from benchmarks.category import load_splits
 from benchmarks.pyro_vae import PyroCloudVAE
 from benchmarks.racing import race, reporter
 from pyro_pcflow.training.cloud_batches import CloudBatches, evaluation_batches
-from pyro_pcflow.training.clouds import Clouds
 from pyro_pcflow.training.objective import EvidenceLowerBound
 from pyro_pcflow.training.seeding import seeded
+from pyro_pcflow.training.sources import Clouds
 
 NOISE = 0.02
 LEARNING_RATES = (2e-3, 4e-3, 8e-3)

@@ -74,7 +74,8 @@ def main() -> None:
         parser.error(f"{arguments.other} holds no folder pyro_pcflow")
     for checkout in (HERE, other):  # compiles the kernel and the byte code
         measure(checkout)
-    ours, theirs = [], []
+    ours: list[dict[str, float]] = []
+    theirs: list[dict[str, float]] = []
     for number in range(arguments.rounds):
         # Whoever comes second finds a warmer machine.
         order = [(HERE, ours), (other, theirs)]

@@ -8,15 +8,28 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from pyro_pcflow._version import __version__ as __version__
+
 if TYPE_CHECKING:
-    from pyro_pcflow import data, distributions, kernels, metrics, models, nn, plotting, testing, training, transforms
+    from pyro_pcflow import (
+        data,
+        distributions,
+        infer,
+        kernels,
+        metrics,
+        models,
+        nn,
+        plotting,
+        testing,
+        training,
+        transforms,
+    )
     from pyro_pcflow.distributions import MixtureOfFlows, PointCloud, PointCloudFlow
-    from pyro_pcflow.models import PointCloudVAE, complete
-    from pyro_pcflow.pretrained import load_pretrained
+    from pyro_pcflow.infer import complete
+    from pyro_pcflow.models import PointCloudVAE
+    from pyro_pcflow.models.pretrained import load_pretrained
     from pyro_pcflow.serialization import load, save
     from pyro_pcflow.training import fit
-
-__version__ = "0.1.0"
 
 __all__ = [
     "MixtureOfFlows",
@@ -27,6 +40,7 @@ __all__ = [
     "data",
     "distributions",
     "fit",
+    "infer",
     "kernels",
     "load",
     "load_pretrained",
@@ -45,10 +59,10 @@ _HOMES = {
     "PointCloud": "distributions",
     "PointCloudFlow": "distributions",
     "PointCloudVAE": "models",
-    "complete": "models",
+    "complete": "infer",
     "fit": "training",
     "load": "serialization",
-    "load_pretrained": "pretrained",
+    "load_pretrained": "models.pretrained",
     "save": "serialization",
 }
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
-import pyro_pcflow
+from pyro_pcflow._version import __version__
 from pyro_pcflow.ops.files import atomic_file
 from pyro_pcflow.ops.reading import phrase, printable, shortened
 from pyro_pcflow.ops.tensor_files import load_tensors, read_tensors, write_tensors
@@ -87,7 +87,7 @@ def save(module: nn.Module, path: str | os.PathLike[str]) -> None:
     content = {
         "format": FORMAT,
         "version": VERSION,
-        "library": pyro_pcflow.__version__,
+        "library": __version__,
         "class": name,
         "config": config,
         # As it is: a state_dict carries the versions of its layers as an attribute.
@@ -140,7 +140,7 @@ def load(path: str | os.PathLike[str], device: str | torch.device = "cpu") -> nn
         writer = shortened(content.get("library")).strip("'")
         raise ValueError(
             f"{shown}: written in format {version} by pyro-pcflow {writer}, but this is "
-            f"pyro-pcflow {pyro_pcflow.__version__}, which reads formats up to {VERSION}: upgrade it"
+            f"pyro-pcflow {__version__}, which reads formats up to {VERSION}: upgrade it"
         )
     if type(name) is not str or name not in CLASSES:
         raise ValueError(

@@ -14,9 +14,9 @@ from pyro.optim import Adam
 from torch.utils._pytree import tree_leaves
 
 import pyro_pcflow as pcf
-from pyro_pcflow import metrics, models, training
+from pyro_pcflow import infer, metrics, models, training
 from pyro_pcflow.distributions import HalfSpace, NoisyPoint, one_sided, with_background
-from pyro_pcflow.metrics.chamfer import CHAMFER_CONVENTIONS
+from pyro_pcflow.metrics.nearest_neighbours import CHAMFER_CONVENTIONS
 
 UnfusedAdam = torch.optim.Adam
 
@@ -249,7 +249,7 @@ def test_completion(method):
     def compute(device):
         flow = pcf.PointCloudFlow(3, 2, num_couplings=2, hidden_dims=[8]).double()
         pcf.testing.randomize_parameters(flow, 0.3).to(device)
-        result = models.complete(
+        result = infer.complete(
             flow, draw(6, 3).to(device), 9, method=method, num_steps=5, num_samples=3, warmup_steps=3
         )
         return result.clouds, result.latents, result.observed
@@ -266,7 +266,7 @@ def test_pose_by_svi_and_nuts():
         zeros = torch.zeros(3, dtype=torch.float64, device=device)
 
         def model(scan):
-            pose = models.sample_pose(
+            pose = infer.sample_pose(
                 around=zeros.new_tensor([1.0, 0.0, 0.0, 0.0]),
                 spread=0.3,
                 translation=dist.Normal(zeros, 1.0).to_event(1),
@@ -289,12 +289,12 @@ def test_pose_by_svi_and_nuts():
 
 def test_weights_and_sizes():
     def compute(device):
-        weights = models.BayesianWeights(pcf.transforms.affine_point_coupling(3, hidden_dims=[4]).double().to(device))
+        weights = infer.BayesianWeights(pcf.transforms.affine_point_coupling(3, hidden_dims=[4]).double().to(device))
         noise = dist.Normal(torch.zeros(3, dtype=torch.float64, device=device), 1.0).to_event(1)
         rate = torch.tensor([3.0, 9.0], dtype=torch.float64, device=device)
         with pyro.plate("clouds", 2):
-            cloud, mask = models.sample_process("x", dist.Poisson(rate), noise, max_points=30)
-            models.sample_process("y", dist.Poisson(rate), noise, obs=cloud)
+            cloud, mask = infer.sample_process("x", dist.Poisson(rate), noise, max_points=30)
+            infer.sample_process("y", dist.Poisson(rate), noise, obs=cloud)
         return dist.TransformedDistribution(noise, [weights()]).log_prob(draw(5, 3).to(device)), cloud, mask
 
     same_on_both(compute)

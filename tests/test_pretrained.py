@@ -11,7 +11,7 @@ import pyro_pcflow as pcf
 from benchmarks.bodies import chamfer, trees_of
 from benchmarks.vae import score
 from pyro_pcflow.models import preset
-from pyro_pcflow.pretrained import PRETRAINED
+from pyro_pcflow.models.pretrained import PRETRAINED
 
 LARGEST = 10e6
 # Of the 60 embedded test bodies, nats per point; that of all 150 is in the documentation.
@@ -40,7 +40,7 @@ def test_it_is_loaded_to_where_was_asked(monkeypatch):
 def test_it_is_the_default_preset_in_a_small_file(name):
     vae = pcf.load_pretrained(name)
     assert vae.config == pcf.serialization.plain(preset("default").config, "config")
-    assert (files("pyro_pcflow.pretrained") / f"{name}.pt").stat().st_size < LARGEST
+    assert (files("pyro_pcflow.models.pretrained") / f"{name}.pt").stat().st_size < LARGEST
 
 
 def test_the_bound_of_bodies_is_the_documented_one(test_bodies):

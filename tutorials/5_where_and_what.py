@@ -21,7 +21,7 @@ from torch.nn.functional import normalize
 
 import pyro_pcflow as pcf
 from pyro_pcflow.distributions import with_background
-from pyro_pcflow.models import sample_pose
+from pyro_pcflow.infer import sample_pose
 from pyro_pcflow.transforms import similarity
 
 smoke = "CI" in os.environ  # a short form for tests, as in Pyro's own examples

@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from pyro_pcflow import __version__
+from pyro_pcflow._version import __version__
 from pyro_pcflow.cli.convert import add_convert
 from pyro_pcflow.cli.evaluate import add_evaluate
 from pyro_pcflow.cli.sample import add_sample

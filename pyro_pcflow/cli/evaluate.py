@@ -103,7 +103,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     from pyro_pcflow.ops.files import check_new, new_file, new_folder
     from pyro_pcflow.plotting import save_figure
     from pyro_pcflow.plotting.camera import view_matrix
-    from pyro_pcflow.training.settings import as_device
+    from pyro_pcflow.training.options import as_device
 
     stem = printable(arguments.samples.resolve().stem)
     out = given(arguments.out, Path("evaluation") / arguments.samples.resolve().stem)
@@ -161,7 +161,7 @@ def _check_choices(arguments: argparse.Namespace) -> None:
     """Tell a name that is not known before anything is loaded."""
     from pyro_pcflow.metrics.evaluation import SUFFIXES
     from pyro_pcflow.metrics.pairs import check_choice
-    from pyro_pcflow.metrics.preparation import Normalization
+    from pyro_pcflow.metrics.samples import Normalization
 
     for distance in arguments.distance:
         check_choice(distance, tuple(SUFFIXES), "distances")

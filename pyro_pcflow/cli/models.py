@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from pyro_pcflow.metrics import importance_weighted_bound, log_likelihood
-from pyro_pcflow.models.latent_clouds import LatentCloudModel
+from pyro_pcflow.models.latent import LatentCloudModel
 from pyro_pcflow.serialization import load
+from pyro_pcflow.training.options import as_device
 from pyro_pcflow.training.seeding import seeded
-from pyro_pcflow.training.settings import as_device
 
 if TYPE_CHECKING:
     from pyro_pcflow.metrics import LogLikelihood

@@ -84,8 +84,8 @@ def _train(arguments: argparse.Namespace) -> None:
     from pyro_pcflow.data import half_side
     from pyro_pcflow.models import PRESETS
     from pyro_pcflow.plotting.camera import view_matrix
+    from pyro_pcflow.training.options import as_device
     from pyro_pcflow.training.seeding import seeded
-    from pyro_pcflow.training.settings import as_device
 
     out = Path(arguments.out)
     check_parent(out)

@@ -1,11 +1,11 @@
 """Clouds from files: meshes, tables, arrays, folders, and a few embedded examples."""
 
-from .clouds import load_clouds
-from .converting import convert_clouds
-from .errors import CloudError
-from .examples import example_path, load_example
-from .mapped import MappedClouds
-from .saving import half_side, save_clouds
+from pyro_pcflow.data.converting import convert_clouds
+from pyro_pcflow.data.errors import CloudError
+from pyro_pcflow.data.examples import example_path, load_example
+from pyro_pcflow.data.loading import load_clouds
+from pyro_pcflow.data.mapped import MappedClouds
+from pyro_pcflow.data.saving import half_side, save_clouds
 
 __all__ = [
     "CloudError",

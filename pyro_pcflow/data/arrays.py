@@ -7,10 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
+from pyro_pcflow.data.meshes import decode
+from pyro_pcflow.data.sampling import Stack
 from pyro_pcflow.ops.array_files import enumerate_words, most_unpacked, read_member, read_npy_header
-
-from .meshes import decode
-from .sampling import Stack
 
 # Room for points of hundreds of coordinates in full digits.
 _MAX_LINE = 1 << 16

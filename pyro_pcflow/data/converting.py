@@ -8,10 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
+from pyro_pcflow.data.reading import iterate_clouds
 from pyro_pcflow.ops.files import check_new, new_file
 from pyro_pcflow.ops.progress import progress_bar
-
-from .reading import iterate_clouds
 
 # Room for any shape, which is known only when the last cloud is written.
 _HEADER_BYTES = 128

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .clouds import load_clouds
-from .sampling import choose_points, derive_seed
+from pyro_pcflow.data.loading import load_clouds
+from pyro_pcflow.data.sampling import choose_points, derive_seed
 
 _MESHES = ("spot",)
 _SETS = ("body", "chair", "table")

@@ -8,12 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
+from pyro_pcflow.data.arrays import read_npy, read_npz, read_splits, read_text
+from pyro_pcflow.data.errors import cloud_error
+from pyro_pcflow.data.meshes import read_mesh
+from pyro_pcflow.data.sampling import Stack, Surface, has_area
 from pyro_pcflow.ops.reading import check_regular, phrase
-
-from .arrays import read_npy, read_npz, read_splits, read_text
-from .errors import cloud_error
-from .meshes import read_mesh
-from .sampling import Stack, Surface, has_area
 
 _MESH = "expected a whole {} with faces, or with points and no faces"
 _TABLE = "expected lines of at least two numbers each, the same count on every line"

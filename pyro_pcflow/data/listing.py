@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
+from pyro_pcflow.data.errors import cloud_error
+from pyro_pcflow.data.formats import EXTENSIONS
 from pyro_pcflow.ops.reading import phrase, printable
-
-from .errors import cloud_error
-from .formats import EXTENSIONS
 
 SPLITS = ("train", "val", "test")
 # So many names of files that were passed over are told.

@@ -15,10 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from pyro_pcflow.data.errors import cloud_error
 from pyro_pcflow.ops.array_files import NpyHeader, read_npy_header
 from pyro_pcflow.ops.reading import check_regular, phrase, printable
-
-from .errors import cloud_error
 
 _EXPECTED = "expected a npy file of clouds (S, N, D), D >= 2, of float32, float64 or float16, as convert_clouds writes"
 # Where a page is missing, Linux reads this much around it anyway.

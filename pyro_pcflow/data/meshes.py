@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from .guards import check_glb, check_obj, check_off, check_ply, check_stl
-from .sampling import Stack, Surface
+from pyro_pcflow.data.guards import check_glb, check_obj, check_off, check_ply, check_stl
+from pyro_pcflow.data.sampling import Stack, Surface
 
 # A scene that repeats a large mesh many times can outgrow any memory from a small file.
 _MAX_FACES = 50_000_000

@@ -12,13 +12,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from pyro_pcflow.data.errors import CloudError, cloud_error
+from pyro_pcflow.data.formats import as_points, read_file, stored_splits
+from pyro_pcflow.data.listing import SPLITS, Entry, Listing, list_entries
+from pyro_pcflow.data.sampling import Stack, Surface, choose_points, derive_seed, sample_surface
 from pyro_pcflow.ops.progress import progress_bar
 from pyro_pcflow.ops.reading import printable
-
-from .errors import CloudError, cloud_error
-from .formats import as_points, read_file, stored_splits
-from .listing import SPLITS, Entry, Listing, list_entries
-from .sampling import Stack, Surface, choose_points, derive_seed, sample_surface
 
 # PointFlow's layout: of each shape's 15000 points, the first 10000 are for training.
 _PC15K_POINTS, _PC15K_TRAIN = 15000, 10000

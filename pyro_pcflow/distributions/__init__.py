@@ -1,10 +1,10 @@
 """Distributions: a flow over points, sets of points as one event, and what a sensor makes of them."""
 
 from pyro_pcflow.distributions.background import with_background
+from pyro_pcflow.distributions.flow import PointCloudFlow
+from pyro_pcflow.distributions.flow_mixture import MixtureOfFlows
 from pyro_pcflow.distributions.mixture import PointMixture
-from pyro_pcflow.distributions.mixture_of_flows import MixtureOfFlows
 from pyro_pcflow.distributions.point_cloud import PointCloud
-from pyro_pcflow.distributions.point_cloud_flow import PointCloudFlow
 from pyro_pcflow.distributions.sensor_noise import NoisyPoint
 from pyro_pcflow.distributions.thinning import HalfSpace, ThinnedPoint, one_sided
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
+    from pyro_pcflow.distributions.flow import PointCloudFlow
     from pyro_pcflow.distributions.point_cloud import PointCloud
-    from pyro_pcflow.distributions.point_cloud_flow import PointCloudFlow
 
 _MOST_CLOUDS = 4
 _MOST_POINTS = 2048

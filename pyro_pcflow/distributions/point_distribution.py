@@ -5,8 +5,8 @@ from __future__ import annotations
 import pyro.distributions as dist
 from torch import Tensor
 
-from pyro_pcflow.transforms.memory import is_traced
-from pyro_pcflow.transforms.one_pass import check_points
+from pyro_pcflow.transforms.base import check_points
+from pyro_pcflow.transforms.cache import is_traced
 
 __all__ = ["PointDistribution"]
 

@@ -9,9 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_pcflow.kernels import fused_cpu, fused_gpu, tiled
-from pyro_pcflow.kernels.plain import evaluate
+from pyro_pcflow.kernels import tiled
+from pyro_pcflow.kernels.cpu import launch as fused_cpu
+from pyro_pcflow.kernels.gpu import launch as fused_gpu
 from pyro_pcflow.kernels.program import Program, decode
+from pyro_pcflow.kernels.reference import evaluate
 
 __all__ = ["couplings", "run"]
 

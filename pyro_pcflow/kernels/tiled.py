@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pyro_pcflow.kernels.plain import LEAK, fourier_features
 from pyro_pcflow.kernels.program import Coupling, Network, Parameters, Program
+from pyro_pcflow.kernels.reference import LEAK, fourier_features
 
 __all__ = ["backward", "forward"]
 

@@ -1,17 +1,22 @@
 """Distances between clouds, set metrics and likelihoods made into reports: torch in, torch out, without a compiler."""
 
-from .approximate import approximate_emd
-from .chamfer import FScore, chamfer, f_score, hausdorff
-from .detection import OutOfDistribution, auroc, gaussian_complexity, out_of_distribution_auroc, outlier_auroc
-from .emd import emd
-from .entropic import sinkhorn
-from .evaluation import evaluate
-from .likelihood import LogLikelihood, importance_weighted_bound, log_likelihood
-from .matrices import pairwise
-from .occupancy import Grid, grid_around, jensen_shannon
-from .protocol import Protocol
-from .report import Report
-from .set_metrics import (
+from pyro_pcflow.metrics.approximate import approximate_emd
+from pyro_pcflow.metrics.evaluation import evaluate
+from pyro_pcflow.metrics.likelihood import LogLikelihood, importance_weighted_bound, log_likelihood
+from pyro_pcflow.metrics.matching import emd
+from pyro_pcflow.metrics.matrices import pairwise
+from pyro_pcflow.metrics.nearest_neighbours import FScore, chamfer, f_score, hausdorff
+from pyro_pcflow.metrics.occupancy import Grid, grid_around, jensen_shannon
+from pyro_pcflow.metrics.outliers import (
+    OutOfDistribution,
+    auroc,
+    gaussian_complexity,
+    out_of_distribution_auroc,
+    outlier_auroc,
+)
+from pyro_pcflow.metrics.protocol import Protocol
+from pyro_pcflow.metrics.report import Report
+from pyro_pcflow.metrics.set_metrics import (
     NullBand,
     OneNearestNeighbour,
     coverage,
@@ -19,7 +24,8 @@ from .set_metrics import (
     null_band,
     one_nearest_neighbour,
 )
-from .tables import compare
+from pyro_pcflow.metrics.tables import compare
+from pyro_pcflow.metrics.transport import sinkhorn
 
 __all__ = [
     "FScore",

@@ -10,14 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_pcflow.metrics.cross import cross_distances, failed_clouds
+from pyro_pcflow.metrics.cross_distances import cross_distances, failed_clouds
 from pyro_pcflow.metrics.likelihood import LogLikelihood
 from pyro_pcflow.metrics.matrices import DISTANCES, pairwise
 from pyro_pcflow.metrics.occupancy import Grid, grid_around, jensen_shannon
 from pyro_pcflow.metrics.pairs import check_choice
-from pyro_pcflow.metrics.preparation import Samples, Scale, as_clouds, choose_clouds, choose_points, draw_samples
 from pyro_pcflow.metrics.protocol import Protocol, array_sha256, library_versions
 from pyro_pcflow.metrics.report import Likelihood, Neighbours, Report
+from pyro_pcflow.metrics.samples import Samples, Scale, as_clouds, choose_clouds, choose_points, draw_samples
 from pyro_pcflow.metrics.set_metrics import (
     NullBand,
     coverage,

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from pyro_pcflow.metrics.approximate import approximate_emd
-from pyro_pcflow.metrics.chamfer import CHAMFER_CONVENTIONS, HAUSDORFF, chamfer, hausdorff
-from pyro_pcflow.metrics.emd import emd, matched_emd
-from pyro_pcflow.metrics.entropic import sinkhorn
-from pyro_pcflow.metrics.matrix_store import MatrixStore, fingerprint
+from pyro_pcflow.metrics.matching import emd, matched_emd
+from pyro_pcflow.metrics.nearest_neighbours import CHAMFER_CONVENTIONS, HAUSDORFF, chamfer, hausdorff
 from pyro_pcflow.metrics.nearest_rows import NearestRows, find_invalid
 from pyro_pcflow.metrics.pairs import check_choice, check_cloud, check_mask, pair_clouds
+from pyro_pcflow.metrics.row_store import MatrixStore, fingerprint
+from pyro_pcflow.metrics.transport import sinkhorn
 from pyro_pcflow.ops.progress import progress_bar
 
 __all__ = ["DISTANCES", "pairwise"]

@@ -7,7 +7,7 @@ import torch
 from scipy.spatial import cKDTree
 from torch import Tensor
 
-from pyro_pcflow.metrics.chamfer import Convention
+from pyro_pcflow.metrics.nearest_neighbours import Convention
 
 __all__ = ["NearestRows", "find_invalid"]
 
@@ -45,7 +45,7 @@ class NearestRows:
         ValueError: the budget is too small for one cloud.
 
     Examples:
-        >>> from pyro_pcflow.metrics.chamfer import CHAMFER_CONVENTIONS
+        >>> from pyro_pcflow.metrics.nearest_neighbours import CHAMFER_CONVENTIONS
         >>> one, two = torch.zeros(3, 1, 2), torch.ones(4, 1, 2)
         >>> masks = torch.ones(3, 1, dtype=torch.bool), torch.ones(4, 1, dtype=torch.bool)
         >>> count = NearestRows((one, masks[0]), (two, masks[1]), CHAMFER_CONVENTIONS["squared_sum"], 2**20, 1)

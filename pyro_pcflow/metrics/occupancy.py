@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pyro_pcflow.metrics.cross import failed_clouds
+from pyro_pcflow.metrics.cross_distances import failed_clouds
 
 __all__ = ["Grid", "grid_around", "jensen_shannon"]
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-import pyro_pcflow
+from pyro_pcflow._version import __version__
 
 __all__ = ["Protocol", "array_sha256", "library_versions"]
 
@@ -108,7 +108,7 @@ def array_sha256(array: Tensor | np.ndarray) -> str:
 def library_versions() -> dict[str, str]:
     """Versions of the libraries that the numbers come from."""
     return {
-        "pyro_pcflow": pyro_pcflow.__version__,
+        "pyro_pcflow": __version__,
         "torch": torch.__version__,
         "numpy": np.__version__,
     }

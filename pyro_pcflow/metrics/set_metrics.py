@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_pcflow.metrics.cross import check_matrix, cross_distances
+from pyro_pcflow.metrics.cross_distances import check_matrix, cross_distances
 
 __all__ = [
     "NullBand",

@@ -13,8 +13,8 @@ from pyro import poutine
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from pyro_pcflow.models.latent_clouds import LatentCloudModel, clouds_plate
-from pyro_pcflow.transforms.memory import is_traced
+from pyro_pcflow.models.latent import LatentCloudModel, clouds_plate
+from pyro_pcflow.transforms.cache import is_traced
 
 __all__ = ["AutoDecoder"]
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from pyro_pcflow.distributions import PointCloudFlow
-from pyro_pcflow.distributions.point_cloud_flow import FLOW_OPTIONS
+from pyro_pcflow.distributions.flow import FLOW_OPTIONS
 from pyro_pcflow.ops.options import check_options
 
 __all__ = ["latent_flow"]

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.distributions import Distribution
 
-from pyro_pcflow.models.latent_clouds import LatentCloudModel, clouds_plate
+from pyro_pcflow.models.latent import LatentCloudModel, clouds_plate
 from pyro_pcflow.nn import CloudEncoder
 from pyro_pcflow.ops.options import check_options, option_names
 from pyro_pcflow.transforms import rescale

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pyro_pcflow.kernels.plain import ACTIVATIONS, Modulation, fourier_features, through
 from pyro_pcflow.kernels.program import Network, Parameters
+from pyro_pcflow.kernels.reference import ACTIVATIONS, Modulation, fourier_features, through
 from pyro_pcflow.nn.precision import hidden_layers_in
 
 __all__ = ["ACTIVATIONS", "CONDITIONINGS", "Conditioner", "SeparateConditioners", "fourier_features"]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .arrays import Array, Points, as_array, check_points
+from pyro_pcflow.plotting.arrays import Array, Points, as_array, check_points
 
 _AXES = {"x": 0, "y": 1, "z": 2}
 

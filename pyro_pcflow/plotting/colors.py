@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from .arrays import Array, as_array, check_finite
+from pyro_pcflow.plotting.arrays import Array, as_array, check_finite
 
 INKS = ("#4878a8", "#d07a4a", "#4f9a7e", "#9a6fb0", "#b8943a", "#c2607c")
 

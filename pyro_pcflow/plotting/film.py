@@ -9,11 +9,10 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 
 from pyro_pcflow.ops.files import atomic_file
-
-from .arrays import Array, Points, as_array, check_points
-from .camera import Frame, frame_around, turn, view_matrix
-from .colors import check_colors, ink, make_scale, paint
-from .raster import dot_radius, render
+from pyro_pcflow.plotting.arrays import Array, Points, as_array, check_points
+from pyro_pcflow.plotting.camera import Frame, frame_around, turn, view_matrix
+from pyro_pcflow.plotting.colors import check_colors, ink, make_scale, paint
+from pyro_pcflow.plotting.raster import dot_radius, render
 
 if TYPE_CHECKING:
     from PIL.Image import Image

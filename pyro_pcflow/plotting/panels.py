@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from .arrays import Array, Clouds, as_array, as_rows, check_mask, check_points, mirror
-from .colors import INKS, Scale, are_parts, check_colors, make_scale, paint, position_box
+from pyro_pcflow.plotting.arrays import Array, Clouds, as_array, as_rows, check_mask, check_points, mirror
+from pyro_pcflow.plotting.colors import INKS, Scale, are_parts, check_colors, make_scale, paint, position_box
 
 
 @dataclass(frozen=True)

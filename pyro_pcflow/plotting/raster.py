@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from scipy.ndimage import uniform_filter
 
-from .arrays import Array
-from .camera import Frame
+from pyro_pcflow.plotting.arrays import Array
+from pyro_pcflow.plotting.camera import Frame
 
 # Over the left shoulder of the viewer, so that forms read as the eye expects; length 1.
 _LIGHT = np.array([-0.40, 0.55, 0.733], dtype=np.float32)

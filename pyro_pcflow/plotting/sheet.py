@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from pyro_pcflow.ops.files import atomic_file
-
-from .arrays import Array, Clouds
-from .camera import Frame, frame_around, turn, view_matrix
-from .colors import Scale, ink
-from .panels import Panel, check_titles, gather
-from .raster import dot_radius, render
+from pyro_pcflow.plotting.arrays import Array, Clouds
+from pyro_pcflow.plotting.camera import Frame, frame_around, turn, view_matrix
+from pyro_pcflow.plotting.colors import Scale, ink
+from pyro_pcflow.plotting.panels import Panel, check_titles, gather
+from pyro_pcflow.plotting.raster import dot_radius, render
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -186,7 +185,7 @@ def _layout(
     scaled: bool,
 ) -> tuple[Figure, list[Axes], Axes | None]:
     """Place the panels by inches, as no layout engine of Matplotlib keeps a sheet tight at every size."""
-    from .figure import Sheet
+    from pyro_pcflow.plotting.figure import Sheet
 
     width, height = (size, size / aspect) if aspect > 1 else (size * aspect, size)
     left = _EDGE + (_LABEL if own and labels else 0.0)

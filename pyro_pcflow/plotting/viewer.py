@@ -16,11 +16,19 @@ import torch
 
 from pyro_pcflow.ops.files import atomic_file
 from pyro_pcflow.ops.options import check_options, option_names
-
-from .arrays import Array, Clouds, as_array, check_points
-from .camera import view_matrix
-from .colors import INKS, Scale, are_parts, check_colors, make_scale, paint, part_colors, position_box
-from .panels import check_titles
+from pyro_pcflow.plotting.arrays import Array, Clouds, as_array, check_points
+from pyro_pcflow.plotting.camera import view_matrix
+from pyro_pcflow.plotting.colors import (
+    INKS,
+    Scale,
+    are_parts,
+    check_colors,
+    make_scale,
+    paint,
+    part_colors,
+    position_box,
+)
+from pyro_pcflow.plotting.panels import check_titles
 
 _STEPS = 32767
 _SECONDS = 4.0

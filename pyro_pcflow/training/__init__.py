@@ -1,6 +1,6 @@
 """Training: one call fits a density to points, or a model to clouds."""
 
-from pyro_pcflow.training.fitting import FitResult, fit
-from pyro_pcflow.training.guard import TrainingDivergedError
+from pyro_pcflow.training.divergence import TrainingDivergedError
+from pyro_pcflow.training.fit import FitResult, fit
 
 __all__ = ["FitResult", "TrainingDivergedError", "fit"]

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_pcflow.training.clouds import Source
-from pyro_pcflow.training.points import seeded_generator
+from pyro_pcflow.training.density import seeded_generator
 from pyro_pcflow.training.seeding import seeded
+from pyro_pcflow.training.sources import Source
 
 __all__ = ["CloudBatch", "CloudBatches", "divide", "draw_batch", "evaluation_batches", "whole_batch", "with_noise"]
 
@@ -118,7 +118,7 @@ class CloudBatches:
         whole: whether both have every point of a cloud instead, whatever `num_points`.
 
     Examples:
-        >>> from pyro_pcflow.training.clouds import Clouds
+        >>> from pyro_pcflow.training.sources import Clouds
         >>> batches = CloudBatches(Clouds(torch.randn(10, 100, 3)), batch_size=4, num_points=32, seen_points=40, seed=0)
         >>> batch = batches.batch(0)
         >>> batch.clouds.shape, batch.seen.shape

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from pyro_pcflow.nn import CloudEncoder, Conditioner
-from pyro_pcflow.transforms.stacks import ConditionalCouplingStack, CouplingStack
+from pyro_pcflow.transforms.stack import ConditionalCouplingStack, CouplingStack
 
 __all__ = ["economical"]
 

@@ -11,8 +11,8 @@ from pyro.infer import Trace_ELBO
 from torch import Tensor, nn
 
 from pyro_pcflow.training.cloud_batches import CloudBatch, CloudBatches
-from pyro_pcflow.training.points import Batches
-from pyro_pcflow.training.processes import Processes
+from pyro_pcflow.training.density import Batches
+from pyro_pcflow.training.distributed import Processes
 
 __all__ = ["EvidenceLowerBound", "ExactLikelihood", "Objective", "check_module", "is_cloud_model", "takes_batches"]
 

@@ -14,16 +14,16 @@ from torch import Tensor, nn
 from pyro_pcflow.distributions import PointCloudFlow
 from pyro_pcflow.models import AutoDecoder, PointCloudVAE
 from pyro_pcflow.training.cloud_batches import CloudBatches, evaluation_batches
-from pyro_pcflow.training.clouds import Clouds, Source, as_clouds, some_points, split_clouds
+from pyro_pcflow.training.density import Batches, Split, as_points, fingerprint, split_points
 from pyro_pcflow.training.objective import EvidenceLowerBound, ExactLikelihood, Objective, takes_batches
+from pyro_pcflow.training.options import Settings
 from pyro_pcflow.training.pictures import (
     PICTURES_OF_CLOUDS,
     PICTURES_OF_POINTS,
     write_cloud_pictures,
     write_pictures,
 )
-from pyro_pcflow.training.points import Batches, Split, as_points, fingerprint, split_points
-from pyro_pcflow.training.settings import Settings
+from pyro_pcflow.training.sources import Clouds, Source, as_clouds, some_points, split_clouds
 
 __all__ = ["Prepared", "prepare_clouds", "prepare_points"]
 

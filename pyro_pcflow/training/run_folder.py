@@ -19,7 +19,7 @@ import torch
 from filelock import FileLock, Timeout
 from torch import nn
 
-import pyro_pcflow
+from pyro_pcflow._version import __version__
 from pyro_pcflow.ops.files import atomic_file, remove_leftovers
 from pyro_pcflow.ops.reading import check_regular, phrase, printable, shortened
 from pyro_pcflow.ops.tensor_files import load_tensors, write_tensors
@@ -362,7 +362,7 @@ def _is_extension(entry: Any) -> bool:
 def versions() -> dict[str, str]:
     """The versions that a result depends on."""
     return {
-        "pyro_pcflow": pyro_pcflow.__version__,
+        "pyro_pcflow": __version__,
         "pyro": pyro.__version__,
         "torch": str(torch.__version__),
         "numpy": np.__version__,

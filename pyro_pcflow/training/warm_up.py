@@ -8,9 +8,9 @@ from types import TracebackType
 import torch
 from torch import nn
 
-from pyro_pcflow.kernels.backends import MOST_COORDINATES, BackgroundCompile, is_fused_ready
+from pyro_pcflow.kernels.dispatch import MOST_COORDINATES, BackgroundCompile, is_fused_ready
 from pyro_pcflow.training.seeding import seeded
-from pyro_pcflow.transforms.stacks import ConditionalCouplingStack, CouplingStack, coupling_stack
+from pyro_pcflow.transforms.stack import ConditionalCouplingStack, CouplingStack, coupling_stack
 
 __all__ = ["WarmUp"]
 

@@ -1,14 +1,12 @@
 """Coupling layers and stacks of them, as Pyro transforms; each class has a lower-case helper beside it."""
 
 from pyro_pcflow.transforms.actnorm import ActNorm, act_norm
-from pyro_pcflow.transforms.lu import LULinear, lu_linear
-from pyro_pcflow.transforms.masks import coupling_masks
-from pyro_pcflow.transforms.one_pass import (
+from pyro_pcflow.transforms.base import (
     ConditionalPointTransform,
     ConditionedPointTransform,
     PointTransform,
 )
-from pyro_pcflow.transforms.point_coupling import (
+from pyro_pcflow.transforms.coupling import (
     AdditivePointCoupling,
     AffinePointCoupling,
     ConditionalAdditivePointCoupling,
@@ -18,9 +16,11 @@ from pyro_pcflow.transforms.point_coupling import (
     conditional_additive_point_coupling,
     conditional_affine_point_coupling,
 )
+from pyro_pcflow.transforms.lu_linear import LULinear, lu_linear
+from pyro_pcflow.transforms.masks import coupling_masks
 from pyro_pcflow.transforms.similarity import Similarity, rotation_matrix, similarity
-from pyro_pcflow.transforms.stacks import ConditionalCouplingStack, CouplingStack, coupling_stack
-from pyro_pcflow.transforms.units import Rescale, rescale
+from pyro_pcflow.transforms.stack import ConditionalCouplingStack, CouplingStack, coupling_stack
+from pyro_pcflow.transforms.standardize import Rescale, rescale
 
 __all__ = [
     "ActNorm",

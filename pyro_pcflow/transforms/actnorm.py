@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pyro_pcflow.kernels.backends import in_function_transform
-from pyro_pcflow.kernels.plain import soft_bound
-from pyro_pcflow.transforms.one_pass import PointTransform, check_point_shape
+from pyro_pcflow.kernels.dispatch import in_function_transform
+from pyro_pcflow.kernels.reference import soft_bound
+from pyro_pcflow.transforms.base import PointTransform, check_point_shape
 
 __all__ = ["ActNorm", "act_norm"]
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from pyro_pcflow.kernels.program import Coupling, Parameters, Program
 from pyro_pcflow.nn.conditioner import Conditioner, SeparateConditioners
-from pyro_pcflow.transforms.point_coupling import (
+from pyro_pcflow.transforms.coupling import (
     AdditivePointCoupling,
     AffinePointCoupling,
     ConditionalAdditivePointCoupling,

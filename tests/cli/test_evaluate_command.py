@@ -218,7 +218,7 @@ def test_each_option_reaches_the_metrics(options, name, value, folder, called):
 
 
 def test_the_cache_and_the_device(folder, called, monkeypatch):
-    from pyro_pcflow.training import settings
+    from pyro_pcflow.training import options as settings
 
     monkeypatch.setattr(settings, "as_device", lambda name: {"second": torch.device("meta")}[name])
     words = command(folder, "clouds.npy", "--cache", str(folder / "kept"))

@@ -147,7 +147,7 @@ def test_a_score_does_not_depend_on_other_clouds(models, tmp_path):
 @pytest.mark.parametrize("name", ["flow", "vae"])
 def test_pieces_make_no_difference(name, models, tmp_path, monkeypatch):
     from pyro_pcflow.cli import models as saved
-    from pyro_pcflow.nn import cloud_encoder
+    from pyro_pcflow.nn import encoder as cloud_encoder
 
     np.save(tmp_path / "dots.npy", some_points(50))
     words = ["score", str(models[name]), str(tmp_path / "dots.npy"), "--out"]

@@ -15,7 +15,7 @@ from torch.distributions.transforms import AffineTransform
 
 import pyro_pcflow as pcf
 from pyro_pcflow.distributions import with_background
-from pyro_pcflow.models import sample_pose
+from pyro_pcflow.infer import sample_pose
 
 SIZES = torch.tensor([0, 1, 3, 6])
 PRIOR = torch.distributions.Normal(torch.zeros(2, dtype=torch.float64), 1.0)

@@ -7,7 +7,9 @@ import functools
 import pytest
 from comparison import BACKENDS
 
-from pyro_pcflow.kernels import compiler, fused_cpu, fused_gpu
+from pyro_pcflow.kernels.cpu import build as compiler
+from pyro_pcflow.kernels.cpu import launch as fused_cpu
+from pyro_pcflow.kernels.gpu import launch as fused_gpu
 
 
 # In Triton's interpreter everything else is as ever; see test_fused_gpu.py, which starts it.

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import torch
 
-from pyro_pcflow.kernels.plain import ACTIVATIONS, evaluate
+from pyro_pcflow.kernels.reference import ACTIVATIONS, evaluate
 
 U = 2.0**-24
 # Operations of a function on the longest way through it.
@@ -89,7 +89,7 @@ class Shared(torch.autograd.Function):
 
 
 def with_errors(program, points, weights, offsets, inverse):
-    """One draw of what `pyro_pcflow.kernels.plain.evaluate` might return in float32; arguments in float64."""
+    """One draw of what `pyro_pcflow.kernels.reference.evaluate` might return in float32; arguments in float64."""
     steps = list(zip(program.couplings, program.split(weights, offsets), strict=True))
     log_det = points.new_zeros(points.shape[:-1])
     for coupling, networks in reversed(steps) if inverse else steps:

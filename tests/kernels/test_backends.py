@@ -17,7 +17,11 @@ import torch
 from comparison import BACKENDS, errors, evaluate, make
 
 import pyro_pcflow as pcf
-from pyro_pcflow.kernels import backends, compiler, fused_cpu, fused_gpu, plain
+from pyro_pcflow.kernels import dispatch as backends
+from pyro_pcflow.kernels import reference as plain
+from pyro_pcflow.kernels.cpu import build as compiler
+from pyro_pcflow.kernels.cpu import launch as fused_cpu
+from pyro_pcflow.kernels.gpu import launch as fused_gpu
 from pyro_pcflow.kernels.operator import run
 from pyro_pcflow.transforms import coupling_stack
 from pyro_pcflow.transforms.lowering import can_lower, lower

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from pyro_pcflow.kernels import compiler
+from pyro_pcflow.kernels.cpu import build as compiler
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "geteuid"), reason="the kernel's compiler is one of POSIX")
 

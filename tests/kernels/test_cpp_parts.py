@@ -15,7 +15,7 @@ import torch
 from comparison import make
 from scipy.special import ndtr
 
-from pyro_pcflow.kernels import compiler
+from pyro_pcflow.kernels.cpu import build as compiler
 from pyro_pcflow.transforms.lowering import lower
 
 HERE = Path(__file__).parent
@@ -166,7 +166,7 @@ def test_scratch_memory_is_what_was_counted(probe, options, backward):
 
 
 def test_too_little_memory_is_an_error_in_python(monkeypatch):
-    from pyro_pcflow.kernels import fused_cpu
+    from pyro_pcflow.kernels.cpu import launch as fused_cpu
 
     stack = make({"point_dim": 3, "num_couplings": 1, "hidden_dims": [8]})
     program, weights, offsets = lower(list(stack.parts), None, 1, 3)

@@ -20,8 +20,9 @@ import torch
 from comparison import errors, evaluate, make
 
 import pyro_pcflow as pcf
-from pyro_pcflow.kernels import backends, fused_gpu
-from pyro_pcflow.kernels.plain import ACTIVATIONS
+from pyro_pcflow.kernels import dispatch as backends
+from pyro_pcflow.kernels.gpu import launch as fused_gpu
+from pyro_pcflow.kernels.reference import ACTIVATIONS
 from pyro_pcflow.transforms.lowering import lower
 
 HERE = Path(__file__).parent
@@ -164,7 +165,8 @@ def test_compiles_for_gpus_and_fits_into_them(capability, tile, tmp_path, monkey
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from pyro_pcflow.kernels import triton_backward, triton_forward
+    from pyro_pcflow.kernels.gpu import backward as triton_backward
+    from pyro_pcflow.kernels.gpu import forward as triton_forward
 
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     both = ((triton_forward.run, fused_gpu.OPTIONS), (triton_backward.run_back, fused_gpu.OPTIONS_BACK))

@@ -11,7 +11,7 @@ from comparison import assert_as_exact_as_plain, make
 from hypothesis import HealthCheck, given, settings
 
 import pyro_pcflow as pcf
-from pyro_pcflow.kernels.compiler import INSTRUCTION_SETS
+from pyro_pcflow.kernels.cpu.build import INSTRUCTION_SETS
 from pyro_pcflow.nn.conditioner import CONDITIONINGS
 
 TABLED = {"masks": "keep_one", "num_frequencies": 0}

@@ -10,7 +10,8 @@ import pytest
 import torch
 from comparison import make
 
-from pyro_pcflow.kernels import compiler, fused_cpu
+from pyro_pcflow.kernels.cpu import build as compiler
+from pyro_pcflow.kernels.cpu import launch as fused_cpu
 from pyro_pcflow.transforms.lowering import lower
 
 THREADS = 3

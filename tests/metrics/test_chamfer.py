@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from scipy.spatial.distance import directed_hausdorff
 
 from pyro_pcflow.metrics import chamfer, f_score, hausdorff
-from pyro_pcflow.metrics import nearest as nearest_module
-from pyro_pcflow.metrics.nearest import nearest_by_blocks, nearest_by_trees
+from pyro_pcflow.metrics import neighbour_search as nearest_module
+from pyro_pcflow.metrics.neighbour_search import nearest_by_blocks, nearest_by_trees
 from pyro_pcflow.metrics.pairs import cost_matrix
 
 PAIRS = degenerate_pairs()

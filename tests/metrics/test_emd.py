@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from pyro_pcflow.metrics import approximate as approximate_module
 from pyro_pcflow.metrics import approximate_emd, chamfer, emd, sinkhorn
-from pyro_pcflow.metrics import entropic as entropic_module
+from pyro_pcflow.metrics import transport as entropic_module
 from pyro_pcflow.metrics.approximate import approximate_matching as published_matching
-from pyro_pcflow.metrics.entropic import log_sum_exp
+from pyro_pcflow.metrics.transport import log_sum_exp
 
 PAIRS = degenerate_pairs()
 POWERS = {"euclidean": 1, "squared": 2}

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pyro_pcflow.nn import CloudEncoder, cloud_encoder
+from pyro_pcflow.nn import CloudEncoder
+from pyro_pcflow.nn import encoder as cloud_encoder
 from pyro_pcflow.testing import randomize_parameters
 
 SIZES = (9, 4, 1, 0)

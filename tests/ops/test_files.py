@@ -15,8 +15,8 @@ from matplotlib.figure import Figure
 
 import pyro_pcflow as pcf
 from pyro_pcflow.metrics import Report
-from pyro_pcflow.metrics.matrix_store import MatrixStore
 from pyro_pcflow.metrics.protocol import Protocol
+from pyro_pcflow.metrics.row_store import MatrixStore
 from pyro_pcflow.ops.files import atomic_file, new_file, new_folder, remove_leftovers
 from pyro_pcflow.plotting import animate, save_figure, view_clouds
 from pyro_pcflow.training.run_folder import RunFolder

@@ -19,7 +19,8 @@ from pyro_pcflow.training.cloud_batches import (
     evaluation_batches,
     with_noise,
 )
-from pyro_pcflow.training.clouds import (
+from pyro_pcflow.training.density import seeded_generator
+from pyro_pcflow.training.sources import (
     Clouds,
     MappedSource,
     as_clouds,
@@ -27,7 +28,6 @@ from pyro_pcflow.training.clouds import (
     some_points,
     split_clouds,
 )
-from pyro_pcflow.training.points import seeded_generator
 
 CPU = torch.device("cpu")
 

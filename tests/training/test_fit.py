@@ -12,7 +12,8 @@ from torch import nn
 from torch.utils.data import Dataset, TensorDataset
 
 import pyro_pcflow as pcf
-from pyro_pcflow.training import FitResult, fit, loop, objective
+from pyro_pcflow.training import FitResult, fit, objective
+from pyro_pcflow.training import trainer as loop
 
 
 def closed_form(training, held_out):

@@ -19,9 +19,9 @@ import pyro_pcflow as pcf
 from pyro_pcflow.models import AutoDecoder
 from pyro_pcflow.training import fit, pictures, toml
 from pyro_pcflow.training.cloud_batches import CloudBatches, evaluation_batches
-from pyro_pcflow.training.clouds import Clouds
-from pyro_pcflow.training.clouds import as_clouds as take_clouds
 from pyro_pcflow.training.objective import EvidenceLowerBound
+from pyro_pcflow.training.sources import Clouds
+from pyro_pcflow.training.sources import as_clouds as take_clouds
 
 DECODER = {"num_couplings": 2, "hidden_dims": [8]}
 PRIOR = {"num_couplings": 2, "hidden_dims": [8]}

@@ -10,7 +10,7 @@ from torch import nn
 
 import pyro_pcflow as pcf
 from pyro_pcflow.training import TrainingDivergedError, fit
-from pyro_pcflow.training.guard import find_culprit
+from pyro_pcflow.training.divergence import find_culprit
 
 OPTIONS = {"batch_size": 64, "device": "cpu"}
 

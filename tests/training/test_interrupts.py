@@ -19,7 +19,8 @@ from test_resume import OPTIONS, losses_of, run, stop_at
 
 import pyro_pcflow as pcf
 from pyro_pcflow.ops.signals import Interrupts
-from pyro_pcflow.training import fit, loop, toml
+from pyro_pcflow.training import fit, toml
+from pyro_pcflow.training import trainer as loop
 from pyro_pcflow.training.objective import ExactLikelihood
 from pyro_pcflow.training.run_folder import RunFolder
 from pyro_pcflow.training.schedule import Schedule

@@ -9,10 +9,9 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from pyro_pcflow.training import points as points_module
+from pyro_pcflow.training import density as points_module
 from pyro_pcflow.training import toml
-from pyro_pcflow.training.flat_weights import FlatWeights
-from pyro_pcflow.training.points import (
+from pyro_pcflow.training.density import (
     Batches,
     as_points,
     fingerprint,
@@ -20,8 +19,9 @@ from pyro_pcflow.training.points import (
     seeded_generator,
     split_points,
 )
+from pyro_pcflow.training.options import as_device
 from pyro_pcflow.training.schedule import Schedule
-from pyro_pcflow.training.settings import as_device
+from pyro_pcflow.training.weights import FlatWeights
 
 
 class TestSchedule:

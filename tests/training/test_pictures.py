@@ -7,7 +7,7 @@ import torch
 
 import pyro_pcflow as pcf
 from pyro_pcflow.training import pictures
-from pyro_pcflow.training.clouds import as_clouds
+from pyro_pcflow.training.sources import as_clouds
 
 CAMERA = {"up": "z", "azim": 30.0}
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from shared_run import run
 
-from pyro_pcflow.training.processes import Processes, start_processes
+from pyro_pcflow.training.distributed import Processes, start_processes
 
 SCRIPT = Path(__file__).with_name("shared_run.py")
 

@@ -12,7 +12,8 @@ import torch
 from stand_ins import DiagonalGaussian, same_state, small_stack, some_points
 
 import pyro_pcflow as pcf
-from pyro_pcflow.training import fit, loop, toml
+from pyro_pcflow.training import fit, toml
+from pyro_pcflow.training import trainer as loop
 
 STEPS = 40
 OPTIONS = {"batch_size": 64, "noise": 0.1, "log_every": 3, "eval_every": 10, "checkpoint_every": 2, "device": "cpu"}

@@ -13,8 +13,11 @@ import torch
 from stand_ins import DiagonalGaussian
 
 import pyro_pcflow as pcf
-from pyro_pcflow.kernels import backends, compiler, fused_cpu, operator
-from pyro_pcflow.training.loop import Loop
+from pyro_pcflow.kernels import dispatch as backends
+from pyro_pcflow.kernels import operator
+from pyro_pcflow.kernels.cpu import build as compiler
+from pyro_pcflow.kernels.cpu import launch as fused_cpu
+from pyro_pcflow.training.trainer import Loop
 from pyro_pcflow.training.warm_up import WarmUp
 
 CPU = torch.device("cpu")

@@ -11,7 +11,7 @@ from pyro.infer.autoguide import AutoNormal
 
 import pyro_pcflow as pcf
 from pyro_pcflow.distributions import one_sided
-from pyro_pcflow.models import complete, sample_pose
+from pyro_pcflow.infer import complete, sample_pose
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_pcflow.metrics.nearest import nearest_index
+from pyro_pcflow.metrics.neighbour_search import nearest_index
 from pyro_pcflow.metrics.pairs import CloudPairs, check_choice, pair_clouds
 
 __all__ = ["CHAMFER_CONVENTIONS", "FScore", "chamfer", "f_score", "hausdorff"]

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pyro_pcflow.kernels.plain import keep, move, soft_bound
+from pyro_pcflow.kernels.reference import keep, move, soft_bound
 from pyro_pcflow.nn.conditioner import Conditioner, SeparateConditioners
+from pyro_pcflow.transforms.base import ConditionalPointTransform, PointTransform
 from pyro_pcflow.transforms.masks import check_mask, coupling_masks
-from pyro_pcflow.transforms.one_pass import ConditionalPointTransform, PointTransform
 
 __all__ = [
     "AdditivePointCoupling",

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_pcflow.metrics.cross import failed_clouds
+from pyro_pcflow.metrics.cross_distances import failed_clouds
 from pyro_pcflow.metrics.pairs import check_choice
 from pyro_pcflow.metrics.seeding import seeded_draws
 

@@ -9,7 +9,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from pyro_pcflow.kernels.compiler import KernelUnavailableError, compiled, instruction_sets
+from pyro_pcflow.kernels.cpu.build import KernelUnavailableError, compiled, instruction_sets
 from pyro_pcflow.kernels.program import Program
 
 __all__ = ["backward", "forward", "load"]
@@ -29,7 +29,7 @@ if hasattr(os, "register_at_fork"):  # not on Windows
 
 @lru_cache
 def _team() -> ctypes.c_void_p:
-    """What runs a function on torch's own threads, or null: see `cpp/threads.h`."""
+    """What runs a function on torch's own threads, or null: see `src/threads.h`."""
     try:
         return ctypes.cast(ctypes.CDLL(None).GOMP_parallel, ctypes.c_void_p)
     except AttributeError:  # torch was built without OpenMP, or with one that has other names

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from pyro_pcflow.kernels.plain import soft_bound
-from pyro_pcflow.transforms.one_pass import PointTransform
+from pyro_pcflow.kernels.reference import soft_bound
+from pyro_pcflow.transforms.base import PointTransform
 
 __all__ = ["LULinear", "lu_linear"]
 

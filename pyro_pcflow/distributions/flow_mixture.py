@@ -9,9 +9,9 @@ import torch
 from scipy.cluster.vq import kmeans2
 from torch import Tensor, nn
 
+from pyro_pcflow.distributions.flow import FLOW_OPTIONS, PointCloudFlow
 from pyro_pcflow.distributions.mixture import PointMixture
 from pyro_pcflow.distributions.point_cloud import PointCloud, sample_clouds
-from pyro_pcflow.distributions.point_cloud_flow import FLOW_OPTIONS, PointCloudFlow
 from pyro_pcflow.ops.options import check_options
 
 __all__ = ["MixtureOfFlows"]

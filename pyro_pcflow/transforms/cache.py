@@ -10,7 +10,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from pyro_pcflow.kernels.backends import in_function_transform
+from pyro_pcflow.kernels.dispatch import in_function_transform
 
 __all__ = ["Product", "is_traced"]
 

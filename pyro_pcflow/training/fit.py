@@ -14,14 +14,14 @@ import torch
 from torch import nn
 
 from pyro_pcflow.ops.signals import interruptible
-from pyro_pcflow.training.loop import Loop
+from pyro_pcflow.training.distributed import start_processes
 from pyro_pcflow.training.objective import check_module, is_cloud_model
+from pyro_pcflow.training.options import Settings, as_device
 from pyro_pcflow.training.pictures import check_camera
 from pyro_pcflow.training.preparation import prepare_clouds, prepare_points
-from pyro_pcflow.training.processes import start_processes
 from pyro_pcflow.training.run_folder import RunFolder, versions
 from pyro_pcflow.training.seeding import seeded
-from pyro_pcflow.training.settings import Settings, as_device
+from pyro_pcflow.training.trainer import Loop
 from pyro_pcflow.training.warm_up import WarmUp
 
 __all__ = ["FitResult", "fit"]

@@ -22,7 +22,7 @@ from pyro_pcflow.transforms import (
     coupling_stack,
     rescale,
 )
-from pyro_pcflow.transforms.one_pass import check_context, check_points
+from pyro_pcflow.transforms.base import check_context, check_points
 
 __all__ = ["PointCloudFlow"]
 

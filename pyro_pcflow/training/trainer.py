@@ -15,16 +15,16 @@ from pyro_pcflow.ops.progress import ProgressBar, progress_bar
 from pyro_pcflow.ops.reading import printable
 from pyro_pcflow.ops.signals import Interrupts
 from pyro_pcflow.training.checkpoint import check_checkpoint
+from pyro_pcflow.training.distributed import Processes
+from pyro_pcflow.training.divergence import TrainingDivergedError, find_culprit
 from pyro_pcflow.training.economy import economical
-from pyro_pcflow.training.flat_weights import FlatWeights
-from pyro_pcflow.training.guard import TrainingDivergedError, find_culprit
 from pyro_pcflow.training.objective import Objective
-from pyro_pcflow.training.processes import Processes
+from pyro_pcflow.training.options import PRECISIONS, Settings
 from pyro_pcflow.training.run_folder import RunFolder
 from pyro_pcflow.training.schedule import Schedule
 from pyro_pcflow.training.seeding import seeded
-from pyro_pcflow.training.settings import PRECISIONS, Settings
 from pyro_pcflow.training.warm_up import WarmUp
+from pyro_pcflow.training.weights import FlatWeights
 
 __all__ = ["Loop"]
 

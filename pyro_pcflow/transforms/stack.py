@@ -10,20 +10,20 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from pyro_pcflow.kernels.backends import HasBackend, check_backend, choose
+from pyro_pcflow.kernels.dispatch import HasBackend, check_backend, choose
 from pyro_pcflow.kernels.operator import run
 from pyro_pcflow.transforms.actnorm import act_norm
-from pyro_pcflow.transforms.lowering import Groups, can_lower, lower
-from pyro_pcflow.transforms.lu import lu_linear
-from pyro_pcflow.transforms.masks import MASK_PATTERNS, check_mask, iterate_masks
-from pyro_pcflow.transforms.one_pass import ConditionalPointTransform, PointTransform
-from pyro_pcflow.transforms.point_coupling import (
+from pyro_pcflow.transforms.base import ConditionalPointTransform, PointTransform
+from pyro_pcflow.transforms.coupling import (
     additive_point_coupling,
     affine_point_coupling,
     check_context_dim,
     conditional_additive_point_coupling,
     conditional_affine_point_coupling,
 )
+from pyro_pcflow.transforms.lowering import Groups, can_lower, lower
+from pyro_pcflow.transforms.lu_linear import lu_linear
+from pyro_pcflow.transforms.masks import MASK_PATTERNS, check_mask, iterate_masks
 
 __all__ = ["ConditionalCouplingStack", "CouplingStack", "coupling_stack"]
 

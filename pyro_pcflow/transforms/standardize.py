@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_pcflow.transforms.one_pass import PointTransform, check_point_shape
+from pyro_pcflow.transforms.base import PointTransform, check_point_shape
 
 __all__ = ["Rescale", "rescale"]
 

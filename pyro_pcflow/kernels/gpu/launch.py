@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_pcflow.kernels.layout import OUTPUTS, Layout, layout
+from pyro_pcflow.kernels.gpu.records import OUTPUTS, Layout, layout
 from pyro_pcflow.kernels.program import Program
 
 __all__ = ["INTERPRETED", "TRITON", "backward", "forward"]
@@ -164,12 +164,12 @@ def _on(device: torch.device) -> contextlib.AbstractContextManager:
 
 
 def _forward_kernels() -> Any:
-    from pyro_pcflow.kernels import triton_forward
+    from pyro_pcflow.kernels.gpu import forward as triton_forward
 
     return triton_forward
 
 
 def _backward_kernels() -> Any:
-    from pyro_pcflow.kernels import triton_backward
+    from pyro_pcflow.kernels.gpu import backward as triton_backward
 
     return triton_backward

@@ -11,7 +11,7 @@ from pyro.infer import MCMC, NUTS, Trace_ELBO
 from pyro.infer.autoguide import AutoDelta, init_to_value
 
 import pyro_pcflow as pcf
-from pyro_pcflow.models import UniformTurn, sample_pose
+from pyro_pcflow.infer import UniformTurn, sample_pose
 from pyro_pcflow.transforms import rotation_matrix, similarity
 
 SPREAD = torch.tensor([0.2, 0.5, 1.0], dtype=torch.float64)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .reading import iterate_clouds
+from pyro_pcflow.data.reading import iterate_clouds
 
 
 def load_clouds(

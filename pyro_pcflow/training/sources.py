@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from pyro_pcflow.data import MappedClouds
-from pyro_pcflow.training.points import as_tensor, check_share, fingerprint, first_equal, set_apart
+from pyro_pcflow.training.density import as_tensor, check_share, fingerprint, first_equal, set_apart
 
 __all__ = ["Clouds", "MappedSource", "Source", "as_clouds", "some_points", "split_clouds"]
 

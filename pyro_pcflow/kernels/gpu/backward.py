@@ -6,7 +6,7 @@ The pass starts from the result and the coordinates that each coupling overwrote
 import triton
 import triton.language as tl
 
-from pyro_pcflow.kernels.triton_forward import (
+from pyro_pcflow.kernels.gpu.forward import (
     COORDINATES,
     COUPLING,
     DEPTH,

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.distributions import constraints
 from torch.distributions.transforms import Transform, _InverseTransform
 
-from pyro_pcflow.transforms.memory import Product
+from pyro_pcflow.transforms.cache import Product
 
 __all__ = ["ConditionalPointTransform", "ConditionedPointTransform", "PointTransform"]
 

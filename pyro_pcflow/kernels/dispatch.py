@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
-from pyro_pcflow.kernels import fused_cpu, fused_gpu
-from pyro_pcflow.kernels.compiler import KernelUnavailableError, instruction_sets, is_kept
+from pyro_pcflow.kernels.cpu import launch as fused_cpu
+from pyro_pcflow.kernels.cpu.build import KernelUnavailableError, instruction_sets, is_kept
+from pyro_pcflow.kernels.gpu import launch as fused_gpu
 
 __all__ = [
     "BACKENDS",

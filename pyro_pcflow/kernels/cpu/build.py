@@ -32,7 +32,7 @@ __all__ = ["CACHE", "KernelUnavailableError", "compiled", "find_compiler", "inst
 
 logger = logging.getLogger(__name__)
 
-SOURCES = Path(__file__).with_name("cpp")
+SOURCES = Path(__file__).with_name("src")
 # Where compiled kernels are kept, if not in the user's folder for caches.
 CACHE = "PYRO_PCFLOW_CACHE"
 # Values that are not numbers must stay so: no fast mathematics, except that no floating-point trap is expected.

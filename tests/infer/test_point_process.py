@@ -12,7 +12,7 @@ from pyro import poutine
 from pyro.infer import Predictive, TraceEnum_ELBO, config_enumerate
 
 import pyro_pcflow as pcf
-from pyro_pcflow.models import sample_process
+from pyro_pcflow.infer import sample_process
 
 POINT = dist.Normal(torch.zeros(3), 1.0).to_event(1)
 CLOUDS = torch.randn(4, 6, 3, generator=torch.Generator().manual_seed(3))

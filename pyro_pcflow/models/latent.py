@@ -10,7 +10,7 @@ from pyro import poutine
 from torch import Tensor
 from torch.distributions import Distribution
 
-from pyro_pcflow.models.cloud_decoder import CloudDecoder
+from pyro_pcflow.models.generator import CloudDecoder
 
 __all__ = ["LatentCloudModel", "clouds_plate"]
 

@@ -14,7 +14,7 @@ from pyro.infer.autoguide import AutoMultivariateNormal
 from pyro.nn import PyroSample
 
 import pyro_pcflow as pcf
-from pyro_pcflow.models import BayesianWeights, scaled_normal, with_weights
+from pyro_pcflow.infer import BayesianWeights, scaled_normal, with_weights
 
 NOISE = dist.Normal(torch.zeros(3).double(), 1.0).to_event(1)
 

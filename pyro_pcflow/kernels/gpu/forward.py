@@ -9,7 +9,7 @@ wherever threads read what others have written there.
 import triton
 import triton.language as tl
 
-from pyro_pcflow.kernels import layout
+from pyro_pcflow.kernels.gpu import records as layout
 
 COORDINATES = tl.constexpr(layout.COORDINATES)
 OUTPUTS = tl.constexpr(layout.OUTPUTS)
