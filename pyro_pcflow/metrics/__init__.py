@@ -23,6 +23,7 @@ from pyro_pcflow.metrics.set_metrics import (
     minimum_matching_distance,
     null_band,
     one_nearest_neighbour,
+    spread,
 )
 from pyro_pcflow.metrics.tables import compare
 from pyro_pcflow.metrics.transport import sinkhorn
@@ -57,4 +58,5 @@ __all__ = [
     "outlier_auroc",
     "pairwise",
     "sinkhorn",
+    "spread",
 ]

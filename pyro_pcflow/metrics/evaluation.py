@@ -24,6 +24,7 @@ from pyro_pcflow.metrics.set_metrics import (
     minimum_matching_distance,
     null_band,
     one_nearest_neighbour,
+    spread,
 )
 
 __all__ = ["SUFFIXES", "evaluate"]
@@ -98,12 +99,13 @@ def evaluate(
         units: the unit of coordinates, in the report.
         likelihood: of the same model on held-out clouds, see `log_likelihood`, for the report.
         progress: show bars; None shows them where they are seen, and a line every half a minute in a log.
-        path: a folder to keep finished rows of matrices in, so that an interrupted call continues, see `pairwise`.
+        path: a folder to keep finished rows of matrices in, so that an interrupted call continues, and calls with the
+            same references compute the distances between them once, see `pairwise`.
 
     Returns:
-        A mapping from `"1-nna-cd"`, `"1-nna-cd-ref"`, `"1-nna-cd-smp"`, `"cov-cd"`, `"mmd-cd"` (and the same with other
-        suffixes: `hd`, `emd`, `emd-approximate`) and `"jsd"` to means over draws; with spread, failures, null band and
-        protocol.
+        A mapping from `"1-nna-cd"`, `"1-nna-cd-ref"`, `"1-nna-cd-smp"`, `"cov-cd"`, `"mmd-cd"`, `"spread-cd"` (and the
+        same with other suffixes: `hd`, `emd`, `emd-approximate`) and `"jsd"` to means over draws; with standard
+        deviations, failures, null band and protocol.
 
     Raises:
         TypeError: not arrays of float32 or float64.
@@ -250,7 +252,9 @@ def _nna_keys(suffix: str) -> tuple[str, str, str]:
 def _append(values: dict[str, list[float]], suffix: str, own: Tensor, theirs: Tensor, cross: Tensor) -> None:
     accuracies = one_nearest_neighbour(own, theirs, cross)
     found = dict(zip(_nna_keys(suffix), accuracies, strict=True))
-    found |= {f"cov-{suffix}": coverage(cross), f"mmd-{suffix}": minimum_matching_distance(cross)}
+    found[f"cov-{suffix}"] = coverage(cross)
+    found[f"mmd-{suffix}"] = minimum_matching_distance(cross)
+    found[f"spread-{suffix}"] = spread(own, theirs)
     for key, value in found.items():
         values.setdefault(key, []).append(value)
 

@@ -70,7 +70,7 @@ class Report(Mapping[str, float]):
     """Metrics by name, each a mean over draws, with everything that they depend on.
 
     Keys end in the suffix of a distance, such as `cd`: `"1-nna-cd"`, with its halves `"1-nna-cd-ref"` and
-    `"1-nna-cd-smp"`, `"cov-cd"`, `"mmd-cd"`; and `"jsd"` in bits. Rates are in [0, 1].
+    `"1-nna-cd-smp"`, `"cov-cd"`, `"mmd-cd"`, `"spread-cd"`; and `"jsd"` in bits. Rates are in [0, 1].
 
     Args:
         name: of the samples.
@@ -88,7 +88,7 @@ class Report(Mapping[str, float]):
         >>> from pyro_pcflow.metrics import evaluate
         >>> report = evaluate(torch.randn(8, 50, 3), torch.randn(8, 50, 3))
         >>> sorted(report)
-        ['1-nna-cd', '1-nna-cd-ref', '1-nna-cd-smp', 'cov-cd', 'jsd', 'mmd-cd']
+        ['1-nna-cd', '1-nna-cd-ref', '1-nna-cd-smp', 'cov-cd', 'jsd', 'mmd-cd', 'spread-cd']
         >>> Report.from_json(report.to_json())["mmd-cd"] == report["mmd-cd"]
         True
     """
@@ -118,7 +118,7 @@ class Report(Mapping[str, float]):
         Args:
             key: of a metric.
         """
-        return spread(self.draws[key])
+        return deviation(self.draws[key])
 
     def to_json(self, path: str | os.PathLike[str] | None = None) -> str:
         """Write the report as JSON, numbers in full precision; those that are not finite as words.
@@ -201,7 +201,7 @@ class Report(Mapping[str, float]):
         return report_page(self)
 
 
-def spread(values: tuple[float, ...]) -> float:
+def deviation(values: tuple[float, ...]) -> float:
     """Standard deviation of some values; NaN for one, or where one is not finite."""
     return stdev(values) if len(values) > 1 and all(map(math.isfinite, values)) else math.nan
 

@@ -17,6 +17,7 @@ __all__ = [
     "minimum_matching_distance",
     "null_band",
     "one_nearest_neighbour",
+    "spread",
 ]
 
 
@@ -70,6 +71,43 @@ def coverage(samples_references: Tensor | np.ndarray) -> float:
     if not len(distances):
         return 0.0
     return float((distances == distances.amin(1, keepdim=True)).any(0).double().mean())
+
+
+def spread(samples_samples: Tensor | np.ndarray, references_references: Tensor | np.ndarray) -> float:
+    """Mean distance between two samples, over the mean distance between two references: a test for mode collapse.
+
+    Near 1 where samples vary as much as references do, near 0 where a model draws one cloud again and again. It tells
+    nothing about whether samples look like references.
+
+    Args:
+        samples_samples: (S, S); the diagonal is not looked at.
+        references_references: (R, R); the diagonal is not looked at.
+
+    Returns:
+        A ratio, at least 0. Failed samples, whose distances are not finite, are left out; NaN if there are not two
+        others.
+
+    Raises:
+        TypeError: not numbers.
+        ValueError: a matrix that is not square, fewer than two references, or distances between references that are
+            not finite.
+
+    Examples:
+        >>> spread(torch.tensor([[0.0, 1.0], [1.0, 0.0]]), torch.tensor([[0.0, 4.0], [4.0, 0.0]]))
+        0.25
+    """
+    between_references = _off_diagonal(references_references, "references_references")
+    if not len(between_references) or not between_references.isfinite().all():
+        raise ValueError("references_references: expected finite distances between at least two references")
+    between_samples = _off_diagonal(samples_samples, "samples_samples")
+    return float(between_samples[between_samples.isfinite()].mean() / between_references.mean())
+
+
+def _off_diagonal(matrix: Tensor | np.ndarray, name: str) -> Tensor:
+    square = check_matrix(matrix, name)
+    if len(square) != square.shape[1]:
+        raise ValueError(f"{name}: expected a square matrix, got shape {tuple(square.shape)}")
+    return square[~torch.eye(len(square), dtype=torch.bool)]
 
 
 class OneNearestNeighbour(NamedTuple):

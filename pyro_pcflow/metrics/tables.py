@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import Any
 
-from pyro_pcflow.metrics.report import Report, spread
+from pyro_pcflow.metrics.report import Report, deviation
 from pyro_pcflow.metrics.set_metrics import NullBand
 
 __all__ = ["compare", "metric_rows", "report_page"]
@@ -138,17 +138,17 @@ def _headline(report: Report) -> str:
 
 
 def _title(key: str) -> str:
-    for start, title in [("1-nna-", "1-NNA"), ("cov-", "COV"), ("mmd-", "MMD")]:
+    for start, title in [("1-nna-", "1-NNA"), ("cov-", "COV"), ("mmd-", "MMD"), ("spread-", "spread")]:
         if key.startswith(start):
             return f"{title} {key.removeprefix(start)}"
     return "JSD, bits" if key == "jsd" else key
 
 
 def _cell(key: str, values: Sequence[float]) -> str:
-    mean, deviation = fmean(values), spread(tuple(values))
+    mean, between = fmean(values), deviation(tuple(values))
     if key.startswith(("1-nna-", "cov-")):
-        return f"{100 * mean:.1f}%" + ("" if math.isnan(deviation) else f" ± {100 * deviation:.1f}")
-    return f"{mean:.4g}" + ("" if math.isnan(deviation) else f" ± {deviation:.2g}")
+        return f"{100 * mean:.1f}%" + ("" if math.isnan(between) else f" ± {100 * between:.1f}")
+    return f"{mean:.4g}" + ("" if math.isnan(between) else f" ± {between:.2g}")
 
 
 def _band(band: NullBand) -> str:
@@ -179,6 +179,10 @@ def _legend(keys: Sequence[str]) -> str:
         lines.append("COV: references that are the nearest one of some sample; compare with the training set.")
     if any(key.startswith("mmd-") for key in keys):
         lines.append("MMD: mean distance from a reference to its nearest sample, in the unit of the distance.")
+    if any(key.startswith("spread-") for key in keys):
+        lines.append(
+            "Spread: mean distance of two samples over that of two references; 1 is ideal, near 0 is collapse."
+        )
     if "jsd" in keys:
         lines.append("JSD: divergence between the occupancies of a grid, from 0 to 1 bit.")
     return "\n".join(f"- {line}" for line in lines)

@@ -19,9 +19,10 @@ from pyro_pcflow.metrics import (
     null_band,
     one_nearest_neighbour,
     pairwise,
+    spread,
 )
 
-KEYS = ["1-nna-cd", "1-nna-cd-ref", "1-nna-cd-smp", "cov-cd", "mmd-cd", "jsd"]
+KEYS = ["1-nna-cd", "1-nna-cd-ref", "1-nna-cd-smp", "cov-cd", "mmd-cd", "spread-cd", "jsd"]
 
 
 def clouds(count, num_points=30, seed=0, dim=3, dtype=torch.float32):
@@ -39,6 +40,7 @@ def test_promised_keys_and_their_values():
     assert tuple(report[key] for key in KEYS[:3]) == accuracies
     assert report["cov-cd"] == coverage(cross)
     assert report["mmd-cd"] == minimum_matching_distance(cross)
+    assert report["spread-cd"] == spread(own, theirs)
     assert report["jsd"] == jensen_shannon(samples, references)
     assert report.failed == (0,)
     assert set(report.null) == set(KEYS[:3])

@@ -17,6 +17,7 @@ from pyro_pcflow.metrics import (
     minimum_matching_distance,
     null_band,
     one_nearest_neighbour,
+    spread,
 )
 
 
@@ -98,6 +99,22 @@ def test_failed_samples_count_against_the_model():
     assert null_band(own, theirs, cross, permutations=50) == null_band(*kept, permutations=50)
 
 
+def test_spread_is_a_ratio_of_means_over_pairs_without_failures():
+    own, theirs, _ = matrices(torch.randn(5, 3).double(), torch.randn(4, 3).double())
+    pairs = (
+        [own[i, j].item() for i in range(5) for j in range(i)],
+        [theirs[i, j].item() for i in range(4) for j in range(i)],
+    )
+    expected = np.mean(pairs[0]) / np.mean(pairs[1])
+    assert spread(own, theirs) == pytest.approx(expected)
+    failed = torch.full((7, 7), torch.nan, dtype=torch.float64)
+    failed[1:6, 1:6] = own
+    failed[:, 6] = failed[6] = torch.inf
+    assert spread(failed, theirs.fill_diagonal_(torch.nan)) == pytest.approx(expected)
+    assert math.isnan(spread(torch.full((2, 2), torch.nan), theirs))
+    assert spread(torch.zeros(3, 3), theirs) == 0
+
+
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
 def test_all_failed(value):
     own, theirs, cross = matrices(torch.randn(4, 3), torch.randn(5, 3))
@@ -167,6 +184,8 @@ def test_seeds_repeat_and_leave_the_caller_alone():
         ),
         (lambda: null_band(*[torch.zeros(2, 2)] * 3, permutations=0), ValueError, "permutations"),
         (lambda: null_band(*[torch.zeros(2, 2)] * 3, level=1.0), ValueError, "level"),
+        (lambda: spread(torch.ones(2, 3), torch.ones(2, 2)), ValueError, "samples_samples: expected a square"),
+        (lambda: spread(torch.ones(2, 2), torch.ones(1, 1)), ValueError, "between at least two references"),
     ],
 )
 def test_errors(call, error, words):
