@@ -18,7 +18,7 @@ import argparse
 import math
 import statistics
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,7 +83,7 @@ def pose_prior(dtype: torch.dtype = torch.float32) -> Similarity:
     )
 
 
-def find_pose(things: list[Distribution], scan: Tensor, *, robust: bool, steps: int) -> tuple[Similarity, Tensor]:
+def find_pose(things: Sequence[Distribution], scan: Tensor, *, robust: bool, steps: int) -> tuple[Similarity, Tensor]:
     """The best of several posterior maxima, and the probability of each point to be background.
 
     Args:
@@ -141,7 +141,7 @@ def errors(found: Similarity, truth: Similarity, points: Tensor) -> Errors:
     )
 
 
-def run_trial(things: list[Distribution], points: Tensor, seed: int, steps: int) -> Trial:
+def run_trial(things: Sequence[Distribution], points: Tensor, seed: int, steps: int) -> Trial:
     """Estimate the pose of one scan, clean, contaminated with a robust model, and contaminated without one."""
     pyro.set_rng_seed(seed)
     truth = pose_prior()

@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 
 import pyro_pcflow as pcf
 from pyro_pcflow import infer, metrics, models, training
-from pyro_pcflow.distributions import HalfSpace, NoisyPoint, one_sided, with_background
+from pyro_pcflow.distributions import NoisyPoint, SoftHalfSpace, one_sided, with_background
 from pyro_pcflow.metrics.nearest_neighbours import CHAMFER_CONVENTIONS
 
 UnfusedAdam = torch.optim.Adam
@@ -170,10 +170,10 @@ def test_sensors():
         point = flow.condition()
         kinds = [
             NoisyPoint(point, 0.1),
-            one_sided(point, side, num_draws=64),
+            one_sided(point, side, num_samples=64),
             with_background(point, 0.2, -9 * side.new_ones(3), 9 * side.new_ones(3)),
         ]
-        return [(kind.log_prob(points), kind.sample((5,))) for kind in kinds], HalfSpace(side)(points)
+        return [(kind.log_prob(points), kind.sample((5,))) for kind in kinds], SoftHalfSpace(side)(points)
 
     same_on_both(compute)
 

@@ -85,7 +85,7 @@ def draw(clouds, mask, num_points):
 
 
 def sensor(thing):
-    return one_sided(thing, below, softness=softness, num_draws=128 if smoke else 512)
+    return one_sided(thing, below, softness=softness, num_samples=128 if smoke else 512)
 
 
 seen, hidden = draw(test, recorded, 50), draw(test, ~recorded, 300)

@@ -1,20 +1,19 @@
 """Distributions: a flow over points, sets of points as one event, and what a sensor makes of them."""
 
-from pyro_pcflow.distributions.background import with_background
 from pyro_pcflow.distributions.flow import PointCloudFlow
 from pyro_pcflow.distributions.flow_mixture import MixtureOfFlows
-from pyro_pcflow.distributions.mixture import PointMixture
+from pyro_pcflow.distributions.mixture import PointMixture, with_background
 from pyro_pcflow.distributions.point_cloud import PointCloud
 from pyro_pcflow.distributions.sensor_noise import NoisyPoint
-from pyro_pcflow.distributions.thinning import HalfSpace, ThinnedPoint, one_sided
+from pyro_pcflow.distributions.thinning import SoftHalfSpace, ThinnedPoint, one_sided
 
 __all__ = [
-    "HalfSpace",
     "MixtureOfFlows",
     "NoisyPoint",
     "PointCloud",
     "PointCloudFlow",
     "PointMixture",
+    "SoftHalfSpace",
     "ThinnedPoint",
     "one_sided",
     "with_background",

@@ -6,7 +6,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from pyro_pcflow.distributions.point_distribution import PointDistribution
+from pyro_pcflow.distributions.pushforward import Pushforward
 from pyro_pcflow.transforms import ConditionalPointTransform
 
 __all__ = ["ConditionalNormal", "StandardNormal"]
@@ -54,7 +54,7 @@ class ConditionalNormal(ConditionalPointTransform):
         nn.init.zeros_(self.network.weight)
         nn.init.zeros_(self.network.bias)
 
-    def distribution(self, context: Tensor | None) -> PointDistribution:
+    def distribution(self, context: Tensor | None) -> Pushforward:
         """Return the noise under a context.
 
         Args:
@@ -64,7 +64,7 @@ class ConditionalNormal(ConditionalPointTransform):
             A distribution with `batch_shape (*batch,)` and `event_shape (D,)`.
         """
         assert context is not None  # as the flow made sure
-        return PointDistribution(self.standard.distribution(None), [self.condition(context)])
+        return Pushforward(self.standard.distribution(None), self.condition(context))
 
     def transform_and_log_det(self, x: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
         loc, log_scale = self._loc_and_log_scale(context)

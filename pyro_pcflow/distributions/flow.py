@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
 from pyro_pcflow.distributions.bases import ConditionalNormal, StandardNormal
 from pyro_pcflow.distributions.notebook import flow_html
 from pyro_pcflow.distributions.point_cloud import PointCloud, sample_clouds
-from pyro_pcflow.distributions.point_distribution import PointDistribution
+from pyro_pcflow.distributions.pushforward import Pushforward
 from pyro_pcflow.ops.options import check_options, option_names
 from pyro_pcflow.transforms import (
     ConditionalPointTransform,
@@ -115,7 +114,7 @@ class PointCloudFlow(nn.Module):
         """
         self.units.fit(points)
 
-    def condition(self, context: Tensor | None = None) -> dist.TransformedDistribution:
+    def condition(self, context: Tensor | None = None) -> Pushforward:
         """Return the density of a point, given a context.
 
         Args:
@@ -129,8 +128,7 @@ class PointCloudFlow(nn.Module):
             ValueError: if its size is not `C`, or the flow takes none.
         """
         context = self._check_context(context)
-        stack = self._stack(context)
-        return PointDistribution(self.base.distribution(context), [stack])
+        return Pushforward(self.base.distribution(context), self._stack(context))
 
     def cloud(
         self, context: Tensor | None = None, *, num_points: int | None = None, mask: Tensor | None = None

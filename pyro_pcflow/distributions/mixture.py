@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import pyro.distributions as dist
 import torch
-from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor
 from torch.distributions import Categorical, Distribution, constraints
 
-__all__ = ["PointMixture"]
+from pyro_pcflow.distributions.base import PointDistribution
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+__all__ = ["PointMixture", "with_background"]
 
 
-class PointMixture(TorchDistribution):
+class PointMixture(PointDistribution):
     """A point comes from one of `K` point distributions, which need not be of one kind.
 
     `log p(x) = log sum_k w_k p_k(x)`, exact, by log-sum-exp. torch's `MixtureSameFamily` wants the components in one
@@ -35,8 +40,6 @@ class PointMixture(TorchDistribution):
         >>> mixture.responsibilities(torch.zeros(3)).round(decimals=3).tolist()
         [1.0, 0.0]
     """
-
-    arg_constraints: dict[str, constraints.Constraint] = {}  # noqa: RUF012 - torch's own spelling
 
     def __init__(
         self, logits: Tensor, components: Sequence[Distribution], *, validate_args: bool | None = None
@@ -72,14 +75,14 @@ class PointMixture(TorchDistribution):
         """The support of the first component."""
         return self.components[0].support
 
-    def expand(self, batch_shape: torch.Size, _instance: Any = None) -> PointMixture:
-        """Return the distribution with its batch shape broadcast to `batch_shape`."""
-        batch_shape = torch.Size(batch_shape)
-        return PointMixture(
+    def _expanded(self, batch_shape: torch.Size) -> Self:
+        return type(self)(
             self.logits.expand(*batch_shape, len(self.components)),
             [component.expand(batch_shape) for component in self.components],
-            validate_args=self.__dict__.get("_validate_args"),
         )
+
+    def _made_of(self) -> dict[str, Any]:
+        return {"components": self.components}
 
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         """Draw points, shape `(*sample_shape, *batch_shape, D)`."""
@@ -110,15 +113,7 @@ class PointMixture(TorchDistribution):
             chosen = labels[..., None, None].expand(*draws.shape[:-1], 1)
             return draws.gather(-1, chosen).squeeze(-1), labels
 
-    def log_prob(self, value: Tensor) -> Tensor:
-        """The log-density of points in nats.
-
-        Args:
-            value: shape `(*sample_shape, *batch_shape, D)`.
-
-        Returns:
-            Shape `(*sample_shape, *batch_shape)`.
-        """
+    def _log_prob(self, value: Tensor) -> Tensor:
         return self._joint(value).logsumexp(-1)
 
     def responsibilities(self, value: Tensor) -> Tensor:
@@ -130,10 +125,51 @@ class PointMixture(TorchDistribution):
         Returns:
             Shape `(*sample_shape, *batch_shape, K)`; sums to 1 over the last dimension.
         """
+        self._check_value(value)
         return self._joint(value).softmax(-1)
 
     def _joint(self, value: Tensor) -> Tensor:
-        if self._validate_args:
-            self._validate_sample(value)
         log_probs = torch.broadcast_tensors(*(component.log_prob(value) for component in self.components))
         return torch.stack(log_probs, -1) + self.logits
+
+
+def with_background(
+    point_distribution: Distribution, outlier_probability: Tensor | float, low: Tensor, high: Tensor
+) -> PointMixture:
+    """Uniform outlier (contamination) model: mix a point distribution with a uniform density over a box.
+
+    `p(x) = (1 - w) p_0(x) + w U(x; low, high)` with `w = outlier_probability`, exact. A robust observation model of a
+    scan: the outlier probability may be a latent. `responsibilities(x)[..., 1]` is the posterior probability that a
+    point is an outlier.
+
+    Args:
+        point_distribution: a distribution with `event_shape (D,)`.
+        outlier_probability: probability that a point is an outlier, in (0, 1), a number or shape `(*batch,)`.
+        low: corner of the box, shape `(D,)` or `(*batch, D)`.
+        high: the opposite corner. Outside the closed box the background has no density; that of a scan is
+            `scan.amin(0), scan.amax(0)`.
+
+    Returns:
+        A `PointMixture` of two components: the point distribution, then the background.
+
+    Raises:
+        ValueError: if the box is empty, or the outlier probability not in (0, 1).
+
+    Examples:
+        >>> point = dist.Normal(torch.zeros(3), 0.1).to_event(1)
+        >>> scan = with_background(point, 0.05, low=torch.full((3,), -1.0), high=torch.ones(3))
+        >>> scan.responsibilities(torch.tensor([[0.0, 0.0, 0.0], [0.9, 0.9, 0.9]]))[:, 1].round(decimals=2).tolist()
+        [0.0, 1.0]
+    """
+    outlier = torch.as_tensor(outlier_probability, dtype=low.dtype, device=low.device)
+    if Distribution._validate_args:
+        if not (low < high).all():
+            raise ValueError(f"expected low < high in every coordinate, got {low.tolist()} and {high.tolist()}")
+        if not ((outlier > 0) & (outlier < 1)).all():
+            raise ValueError(f"expected an outlier probability in (0, 1), got {outlier.tolist()}")
+    # Outside its box the background has the density 0, which is no error. torch leaves the upper faces out of it, but
+    # a box that was read off a scan has points there, which are outliers more often than not.
+    above = torch.nextafter(high, torch.full_like(high, torch.inf))
+    background = dist.Independent(dist.Uniform(low, above, validate_args=False), 1, validate_args=False)
+    logits = torch.stack([torch.log1p(-outlier), outlier.log()], -1)
+    return PointMixture(logits, [point_distribution, background])

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor
 from torch.distributions import Distribution, constraints, transform_to
 
+from pyro_pcflow.distributions.base import CompositeDistribution, check_point_distribution
 from pyro_pcflow.distributions.notebook import cloud_html
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 __all__ = ["PointCloud"]
 
 
-class PointCloud(TorchDistribution):
+class PointCloud(CompositeDistribution):
     """`num_points` independent draws from a point distribution, as one event of shape `(N, D)`.
 
     The log-density of a cloud is the sum over its points, so it does not depend on their order. With a mask,
@@ -42,8 +45,6 @@ class PointCloud(TorchDistribution):
         >>> clouds.log_prob(clouds.sample()).shape
         torch.Size([4])
     """
-
-    arg_constraints: dict[str, constraints.Constraint] = {}  # noqa: RUF012 - torch's own spelling
 
     def __init__(
         self,
@@ -79,21 +80,13 @@ class PointCloud(TorchDistribution):
         """The support of a point, as an event of one more dimension."""
         return constraints.independent(self.point_distribution.support, 1)
 
-    def expand(self, batch_shape: torch.Size, _instance: Any = None) -> PointCloud:
-        """Return the distribution with its batch shape broadcast to `batch_shape`."""
-        batch_shape = torch.Size(batch_shape)
-        mask = self.point_mask
-        if mask is not None:
-            mask = mask.expand(*batch_shape, self.num_points)
-        return type(self)(
-            self.point_distribution.expand(batch_shape),
-            self.num_points,
-            mask,
-            validate_args=self.__dict__.get("_validate_args"),
-        )
+    def _expanded(self, batch_shape: torch.Size) -> Self:
+        mask = None if self.point_mask is None else self.point_mask.expand(*batch_shape, self.num_points)
+        return type(self)(self.point_distribution.expand(batch_shape), self.num_points, mask)
 
-    def __repr__(self) -> str:
-        return f"PointCloud(batch_shape={tuple(self.batch_shape)}, event_shape={tuple(self.event_shape)})"
+    def _made_of(self) -> dict[str, Any]:
+        parts = {"point_distribution": self.point_distribution}
+        return parts if self.point_mask is None else {**parts, "mask": self.point_mask}
 
     def _repr_html_(self) -> str:
         return cloud_html(self)
@@ -171,25 +164,6 @@ class PointCloud(TorchDistribution):
         origin = value.new_zeros(self._point_dim)
         support = self.point_distribution.support
         return origin if support is None else transform_to(support)(origin)
-
-
-def check_point_distribution(point_distribution: Distribution) -> None:
-    """Raise unless it is a distribution over points.
-
-    Raises:
-        TypeError: if it is not a distribution.
-        ValueError: if its event shape is not `(D,)`.
-    """
-    if not isinstance(point_distribution, Distribution):
-        raise TypeError(
-            f"expected a point distribution, got {type(point_distribution).__name__}; a conditional flow becomes one "
-            "by flow.condition(context)"
-        )
-    if len(point_distribution.event_shape) != 1:
-        raise ValueError(
-            "expected a distribution over points, of event shape (D,), got event shape "
-            f"{tuple(point_distribution.event_shape)}; .to_event(1) declares the last dimension an event"
-        )
 
 
 def _check_num_points(num_points: int | None, mask: Tensor | None) -> int:

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor
 from torch.distributions import Distribution, constraints
 
-from pyro_pcflow.distributions.point_cloud import check_point_distribution
+from pyro_pcflow.distributions.base import PointDistribution, check_point_distribution
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 __all__ = ["NoisyPoint"]
 
 
-class NoisyPoint(TorchDistribution):
+class NoisyPoint(PointDistribution):
     """A point with Gaussian sensor noise: `x = y + scale * noise`, with `y` from any point distribution.
 
     Draws are exact. The density is the convolution `E[p_0(x - scale * noise)]`, approximated by Gauss-Hermite
@@ -48,8 +50,6 @@ class NoisyPoint(TorchDistribution):
         True
     """
 
-    arg_constraints: dict[str, constraints.Constraint] = {}  # noqa: RUF012 - torch's own spelling
-
     def __init__(
         self,
         point_distribution: Distribution,
@@ -79,14 +79,11 @@ class NoisyPoint(TorchDistribution):
         """Whether samples carry gradients, as those of the point distribution do."""
         return self.point_distribution.has_rsample
 
-    def expand(self, batch_shape: torch.Size, _instance: Any = None) -> NoisyPoint:
-        """Return the distribution with its batch shape broadcast to `batch_shape`."""
-        return NoisyPoint(
-            self.point_distribution.expand(torch.Size(batch_shape)),
-            self.scale,
-            self.nodes,
-            validate_args=self.__dict__.get("_validate_args"),
-        )
+    def _expanded(self, batch_shape: torch.Size) -> Self:
+        return type(self)(self.point_distribution.expand(batch_shape), self.scale, self.nodes)
+
+    def _made_of(self) -> dict[str, Any]:
+        return {"point_distribution": self.point_distribution, "scale": self.scale, "nodes": self.nodes}
 
     def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         """Draw points with gradients, shape `(*sample_shape, *batch_shape, D)`."""
@@ -100,17 +97,7 @@ class NoisyPoint(TorchDistribution):
     def _with_noise(self, points: Tensor) -> Tensor:
         return points + self.scale.to(points).unsqueeze(-1) * torch.randn_like(points)
 
-    def log_prob(self, value: Tensor) -> Tensor:
-        """The log-density of points in nats, by quadrature.
-
-        Args:
-            value: shape `(*sample_shape, *batch_shape, D)`.
-
-        Returns:
-            Shape `(*sample_shape, *batch_shape)`.
-        """
-        if self._validate_args:
-            self._validate_sample(value)
+    def _log_prob(self, value: Tensor) -> Tensor:
         dim = self.event_shape[0]
         nodes, log_weights = gauss_hermite(self.nodes, dim)
         shape = torch.broadcast_shapes(value.shape[:-1], self.batch_shape)

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import pyro_pcflow as pcf
-from pyro_pcflow.distributions import HalfSpace, NoisyPoint, PointMixture, ThinnedPoint, one_sided, with_background
-from pyro_pcflow.distributions.quasi_random import quasi_draws
+from pyro_pcflow.distributions import NoisyPoint, PointMixture, SoftHalfSpace, ThinnedPoint, one_sided, with_background
+from pyro_pcflow.distributions.quasi_random import quasi_monte_carlo
 from pyro_pcflow.distributions.sensor_noise import gauss_hermite
 from pyro_pcflow.transforms import rotation_matrix
 
@@ -112,7 +112,7 @@ class TestOneSide:
         seen = one_sided(point, self.direction, offset=0.4, softness=0.2)
         spread_along = (0.2**2 + self.direction @ covariance @ self.direction).sqrt()
         share = torch.special.ndtr((self.direction @ loc - 0.4) / spread_along)
-        torch.testing.assert_close(seen.log_share(), share.log(), rtol=0, atol=1e-3)
+        torch.testing.assert_close(seen.log_normalizer(), share.log(), rtol=0, atol=1e-3)
         points = torch.randn(9, 3).double()
         height = (points @ self.direction - 0.4) / 0.2
         exact = dist.MultivariateNormal(loc, covariance).log_prob(points) + torch.special.log_ndtr(height) - share.log()
@@ -129,9 +129,11 @@ class TestOneSide:
         seen = one_sided(flow, self.direction)
         hidden = seen.complement()
         points = flow.sample((50,))
-        joint = torch.stack([seen.log_share() + seen.log_prob(points), hidden.log_share() + hidden.log_prob(points)])
+        joint = torch.stack(
+            [seen.log_normalizer() + seen.log_prob(points), hidden.log_normalizer() + hidden.log_prob(points)]
+        )
         torch.testing.assert_close(joint.logsumexp(0), flow.log_prob(points))
-        torch.testing.assert_close(seen.log_share().exp() + hidden.log_share().exp(), torch.ones(()).double())
+        torch.testing.assert_close(seen.log_normalizer().exp() + hidden.log_normalizer().exp(), torch.ones(()).double())
 
     def test_a_soft_edge_is_left_to_chance(self):
         """A normal point beside a normal edge: an eighth of the plane of both is recorded and lies behind."""
@@ -146,10 +148,10 @@ class TestOneSide:
         errors = []
         for seed in range(4):
             torch.manual_seed(seed)
-            flow, keep = make_flow().condition(), HalfSpace(self.direction, 0.1)
+            flow, keep = make_flow().condition(), SoftHalfSpace(self.direction, 0.1)
             with torch.no_grad():
                 exact = torch.stack([keep(flow.sample((400_000,))).exp().mean() for _ in range(5)]).mean()
-                errors.append((ThinnedPoint(flow, keep).log_share() - exact.log()).item())
+                errors.append((ThinnedPoint(flow, keep).log_normalizer() - exact.log()).item())
         assert (sum(error**2 for error in errors) / 4) ** 0.5 < 4.5e-3
 
     def test_draws_come_from_the_density(self):
@@ -168,23 +170,23 @@ class TestOneSide:
         flow = make_flow(context_dim=2, base="conditional")
         directions = torch.nn.functional.normalize(torch.randn(3, 3).double(), dim=-1)
         points = torch.randn(3, 3).double()
-        seen = one_sided(flow.condition(context), directions, num_draws=64)
+        seen = one_sided(flow.condition(context), directions, num_samples=64)
         one_by_one = torch.stack(
             [
-                one_sided(flow.condition(c), d, num_draws=64).log_prob(x)
+                one_sided(flow.condition(c), d, num_samples=64).log_prob(x)
                 for c, d, x in zip(context, directions, points, strict=True)
             ]
         )
         torch.testing.assert_close(seen.log_prob(points), one_by_one)
         assert torch.autograd.gradcheck(
-            lambda c: one_sided(flow.condition(c), directions, num_draws=64).log_prob(points), (context,)
+            lambda c: one_sided(flow.condition(c), directions, num_samples=64).log_prob(points), (context,)
         )
 
     def test_components_of_a_mixture_are_integrated_one_by_one(self):
         low, high = torch.full((3,), -1.0).double(), torch.ones(3).double()
         normal = dist.Normal(torch.zeros(3).double(), 1.0).to_event(1)
         scan = with_background(normal, 0.25, low, high)
-        share = one_sided(scan, self.direction, softness=1e-3).log_share().exp()
+        share = one_sided(scan, self.direction, softness=1e-3).log_normalizer().exp()
         torch.testing.assert_close(share, torch.tensor(0.5).double(), rtol=0, atol=5e-3)
         assert isinstance(scan, PointMixture)
 
@@ -196,10 +198,10 @@ class TestOneSide:
             one_sided(point, self.direction, softness=0.0)
         with pytest.raises(ValueError, match="do not broadcast"):
             one_sided(point.expand((5,)), self.direction.expand(4, 3))
-        with pytest.raises(ValueError, match="num_draws"):
-            one_sided(point, self.direction, num_draws=0)
+        with pytest.raises(ValueError, match="num_samples"):
+            one_sided(point, self.direction, num_samples=0)
         with pytest.raises(TypeError, match="carry gradients"):
-            ThinnedPoint(dist.Poisson(torch.ones(3)).to_event(1), lambda x: -x[..., 0]).log_share()
+            ThinnedPoint(dist.Poisson(torch.ones(3)).to_event(1), lambda x: -x[..., 0]).log_normalizer()
         far = one_sided(dist.Normal(torch.zeros(3).double(), 0.1).to_event(1), self.direction, offset=50.0)
         with pytest.raises(ValueError, match="next to nothing"):
             far.sample()
@@ -210,7 +212,7 @@ def test_the_same_draws_each_time_and_no_trace_of_them(base):
     """An integral by them is a smooth function of parameters only so."""
     distribution = base(torch.zeros(3), 2.0).to_event(1)
     state = torch.get_rng_state()
-    first = quasi_draws(distribution, 64)
+    first = quasi_monte_carlo(distribution, 64)
     assert torch.equal(torch.get_rng_state(), state)
     torch.manual_seed(7)
-    assert torch.equal(quasi_draws(distribution, 64), first)
+    assert torch.equal(quasi_monte_carlo(distribution, 64), first)

@@ -303,7 +303,7 @@ def test_relations_of_a_model(known, data, spelling, mask):
 def test_render_model(known, data, spelling, mask):
     pytest.importorskip("graphviz")
     source = pyro.render_model(spelling(known), model_args=(data[1], mask), render_distributions=True).source
-    kind = "PointCloud" if spelling is AsEvent else "PointDistribution"
+    kind = "PointCloud" if spelling is AsEvent else "Pushforward"
     assert "\tz -> x\n" in source
     assert source.count("->") == 1
     assert "z [label=z fillcolor=white" in source
