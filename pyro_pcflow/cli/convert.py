@@ -7,28 +7,26 @@ from pathlib import Path
 
 from pyro_pcflow.cli.shared import ALL, check_new_file, choose_split, say, whole
 
-__all__ = ["add_convert"]
+__all__ = ["add_arguments", "run"]
 
 
-def add_convert(commands: argparse._SubParsersAction) -> None:
-    """Add the command to the parser."""
-    convert = commands.add_parser(
-        "convert",
-        help="gather clouds in one file that need not fit in memory",
-        description="Write clouds of one size to a new npy file, one by one, so that they need not fit in memory; "
-        "pcf.data.MappedClouds opens it without reading it whole.",
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the command."""
+    parser.description = (
+        "Write clouds of one size to a new npy file, one by one, so that they need not fit in memory; "
+        "pcf.data.MappedClouds opens it without reading it whole."
     )
-    convert.add_argument("data", help="a mesh, a cloud file or a folder of them")
-    convert.add_argument("--out", type=Path, required=True, help="new file: .npy")
-    convert.add_argument("--num-points", type=whole(1), required=True, help="points taken from each cloud")
-    convert.add_argument(
+    parser.add_argument("data", help="a mesh, a cloud file or a folder of them")
+    parser.add_argument("--out", type=Path, required=True, help="new file: .npy")
+    parser.add_argument("--num-points", type=whole(1), required=True, help="points taken from each cloud")
+    parser.add_argument(
         "--split", help=f"train, val, test, or {ALL}: which clouds; needed where there are several splits"
     )
-    convert.add_argument("--seed", type=whole(0), default=0)
-    convert.set_defaults(command=_convert)
+    parser.add_argument("--seed", type=whole(0), default=0)
 
 
-def _convert(arguments: argparse.Namespace) -> None:
+def run(arguments: argparse.Namespace) -> None:
+    """Write clouds of one size to a new npy file."""
     from pyro_pcflow.data import MappedClouds, convert_clouds
 
     check_new_file(arguments.out, (".npy",))

@@ -7,8 +7,8 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
+from pyro_pcflow.cli.custom import add_custom
 from pyro_pcflow.cli.shared import ALL, check_parent, choose_split, given, number, say, whole
-from pyro_pcflow.ops.reading import printable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -17,90 +17,88 @@ if TYPE_CHECKING:
     from pyro_pcflow.cli.models import SavedModel
     from pyro_pcflow.metrics import Report
 
-__all__ = ["add_evaluate"]
+__all__ = ["add_arguments", "run"]
 
 SUFFIXES_OF_MODELS, SUFFIXES_OF_ARRAYS = (".pt",), (".npy", ".npz")
 DRAWS_OF_A_MODEL = 3
 
 
-def add_evaluate(commands: argparse._SubParsersAction) -> None:
-    """Add the command to the parser."""
-    evaluate = commands.add_parser(
-        "evaluate",
-        help="compare samples with held-out clouds",
-        description="Compare samples of a run, or anyone's samples, with as many held-out clouds: 1-NNA with both "
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the command."""
+    parser.description = (
+        "Compare samples of a run, or anyone's samples, with as many held-out clouds: 1-NNA with both "
         "halves, coverage, MMD, JSD, and for a run the held-out likelihood. A new folder gets report.json, "
-        "report.md and sheet.png.",
+        "report.md and sheet.png."
     )
-    evaluate.add_argument(
+    parser.add_argument(
         "samples",
         type=Path,
         metavar="RUN_OR_SAMPLES",
         help="a run folder or model file, which is drawn from; or a npy or npz file of clouds, (S, N, D) or "
         "(draws, S, N, D), in npz as the array points or the only one",
     )
-    evaluate.add_argument("--reference", required=True, help="held-out clouds: a file or a folder of them")
-    evaluate.add_argument("--out", type=Path, help="new folder (evaluation/ and the name of RUN_OR_SAMPLES)")
-    evaluate.add_argument(
+    parser.add_argument("--reference", required=True, help="held-out clouds: a file or a folder of them")
+    parser.add_argument("--out", type=Path, help="new folder (evaluation/ and the name of RUN_OR_SAMPLES)")
+    parser.add_argument(
         "--split",
         help=f"train, val, test, or {ALL}: which clouds of --reference (test, where there are several splits); of "
         "--train it is always train, where there are several",
     )
-    evaluate.add_argument("--train", help="training clouds, for the same metrics with them in place of the samples")
-    evaluate.add_argument("--num-points", type=whole(1), default=2048, help="points of each cloud (%(default)s)")
-    evaluate.add_argument(
-        "--num-clouds", type=whole(2), help="samples and references (as many as there are references)"
-    )
-    evaluate.add_argument(
+    parser.add_argument("--train", help="training clouds, for the same metrics with them in place of the samples")
+    parser.add_argument("--num-points", type=whole(1), default=2048, help="points of each cloud (%(default)s)")
+    parser.add_argument("--num-clouds", type=whole(2), help="samples and references (as many as there are references)")
+    parser.add_argument(
         "--draws", type=whole(1), help=f"sets of samples ({DRAWS_OF_A_MODEL} of a model, otherwise those in the file)"
     )
-    evaluate.add_argument(
+    parser.add_argument(
         "--distance",
         nargs="+",
         default=["chamfer"],
         help="chamfer, hausdorff, emd (exact and slow), approximate_emd (%(default)s)",
     )
-    evaluate.add_argument(
+    parser.add_argument(
         "--normalization",
         default="none",
         help="none, references, per_cloud or per_cloud_box, before clouds are compared (%(default)s)",
     )
-    evaluate.add_argument(
+    parser.add_argument(
         "--resolution", type=whole(1), default=28, help="cells of the JSD's grid along each axis (%(default)s)"
     )
-    evaluate.add_argument(
+    parser.add_argument(
         "--num-particles",
         type=whole(0),
         default=64,
         help="of the bound of a model of many clouds, 0 for none (%(default)s)",
     )
-    evaluate.add_argument(
+    parser.add_argument(
         "--label",
         type=whole(0),
         nargs="+",
         help="number of the class of all references and samples, or one for each reference, which samples have in "
         "turn, for a model that has classes",
     )
-    evaluate.add_argument("--name", help="of the samples in the report (the name of their file)")
-    evaluate.add_argument("--units", default="the data's units", help="of coordinates, for the report")
-    evaluate.add_argument("--cache", type=Path, help="keep finished distances here, to continue after an interruption")
-    evaluate.add_argument("--seed", type=whole(0), default=0)
-    evaluate.add_argument("--up", default="y", help="the axis that stands upright in the picture (%(default)s)")
-    evaluate.add_argument(
+    parser.add_argument("--name", help="of the samples in the report (the name of their file)")
+    parser.add_argument("--units", default="the data's units", help="of coordinates, for the report")
+    parser.add_argument("--cache", type=Path, help="keep finished distances here, to continue after an interruption")
+    add_custom(parser)
+    parser.add_argument("--seed", type=whole(0), default=0)
+    parser.add_argument("--up", default="y", help="the axis that stands upright in the picture (%(default)s)")
+    parser.add_argument(
         "--azim",
         type=number("a number of degrees", lambda value: True),
         default=215.0,
         help="degrees of its camera around that axis (%(default)s)",
     )
-    evaluate.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1 (%(default)s)")
-    evaluate.set_defaults(command=_evaluate)
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1 (%(default)s)")
 
 
-def _evaluate(arguments: argparse.Namespace) -> None:
+def run(arguments: argparse.Namespace) -> None:
+    """Write a report with its picture, and print its metrics."""
     from pyro_pcflow.cli.sheet import neighbour_sheet
     from pyro_pcflow.data.reading import find_splits
     from pyro_pcflow.metrics import evaluate
     from pyro_pcflow.ops.files import check_new, new_file, new_folder
+    from pyro_pcflow.ops.reading import printable
     from pyro_pcflow.plotting import save_figure
     from pyro_pcflow.plotting.camera import view_matrix
     from pyro_pcflow.training.options import as_device
@@ -177,7 +175,7 @@ def _load_sampler(arguments: argparse.Namespace) -> SavedModel:
             f"{path}: expected a run folder, a model file ({', '.join(SUFFIXES_OF_MODELS)}), or samples "
             f"({', '.join(SUFFIXES_OF_ARRAYS)})"
         )
-    return load_model(path, arguments.device, arguments.label)
+    return load_model(path, arguments.device, arguments.label, arguments.custom)
 
 
 def _load_held_out(path: str, split: str | None, arguments: argparse.Namespace) -> Tensor:
@@ -197,6 +195,7 @@ def _read_samples(path: Path) -> np.ndarray:
     import numpy as np
 
     from pyro_pcflow.ops.array_files import read_array
+    from pyro_pcflow.ops.reading import printable
 
     array = read_array(path)
     if array.dtype.kind not in "fiu" or array.ndim not in (3, 4):

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from pyro_pcflow.cli.custom import load_custom
 from pyro_pcflow.metrics import importance_weighted_bound, log_likelihood
-from pyro_pcflow.models.latent import LatentCloudModel
 from pyro_pcflow.serialization import load
+from pyro_pcflow.training.objective import is_cloud_model
 from pyro_pcflow.training.options import as_device
 from pyro_pcflow.training.seeding import seeded
 
@@ -67,7 +68,7 @@ class SavedModel(ABC):
 
 
 class PointModel(SavedModel):
-    """A density of points, which knows no clouds: a `PointCloudFlow` or a `MixtureOfFlows`."""
+    """A density of points, such as a `PointCloudFlow`."""
 
     def __init__(self, module: Any, labels: Sequence[int]) -> None:
         super().__init__(module, labels)
@@ -94,10 +95,10 @@ class PointModel(SavedModel):
 
 
 class CloudModel(SavedModel):
-    """A model with a latent for each cloud: a `PointCloudVAE` or an `AutoDecoder`.
+    """A model with a latent for each cloud, such as a `PointCloudVAE`.
 
     Points are scored given the mean of the approximate posterior of their cloud's latent. A cloud's own score is an
-    importance-weighted bound. An auto-decoder has no encoder: it fits the posterior to each cloud that is scored,
+    importance-weighted bound. An `AutoDecoder` has no encoder: it fits the posterior to each cloud that is scored,
     which is a bound too, and slower.
     """
 
@@ -144,13 +145,14 @@ class CloudModel(SavedModel):
         return torch.tensor([self.labels[cloud % len(self.labels)] for cloud in clouds], device=self.device)
 
 
-def load_model(run: Path, device: str, labels: Sequence[int] | None) -> SavedModel:
+def load_model(run: Path, device: str, labels: Sequence[int] | None, custom: Sequence[str]) -> SavedModel:
     """The model of a run folder, or of a model file.
 
     Args:
         run: the folder or the file.
         device: where it is to compute.
         labels: the option `--label`.
+        custom: the option `--custom`.
 
     Raises:
         ValueError: no file of a model, labels that are missing or that it does not have, or a model that needs more
@@ -164,9 +166,10 @@ def load_model(run: Path, device: str, labels: Sequence[int] | None) -> SavedMod
         raise FileNotFoundError(f"{path}: no such file; {expected}, as pcf.save writes it")
     if not path.is_file():
         raise ValueError(f"{path}: neither a file nor a folder")
+    load_custom(custom)
     module = load(path, device=chosen)
     module.eval()
-    kind = CloudModel if isinstance(module, LatentCloudModel) else PointModel
+    kind = CloudModel if is_cloud_model(module) else PointModel
     try:
         return kind(module, labels or ())
     except ValueError as error:

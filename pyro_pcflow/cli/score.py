@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
+from pyro_pcflow.cli.custom import add_custom
 from pyro_pcflow.cli.shared import ALL, check_new_file, choose_split, given, note, say, whole
 
 if TYPE_CHECKING:
@@ -20,7 +18,7 @@ if TYPE_CHECKING:
     from pyro_pcflow.cli.models import SavedModel
     from pyro_pcflow.data.reading import StoredCloud
 
-__all__ = ["add_score"]
+__all__ = ["add_arguments", "run"]
 
 SUFFIXES_OF_SCORES = (".csv", ".npy")
 POINTS_OF_A_MESH = 2048
@@ -30,55 +28,53 @@ ROWS_AT_ONCE = 65_536
 SHOWN_CLOUDS, SHOWN_POINTS = 12, 20_000
 
 
-def add_score(commands: argparse._SubParsersAction) -> None:
-    """Add the command to the parser."""
-    score = commands.add_parser(
-        "score",
-        help="log-density of every point and every cloud",
-        description="Score clouds under a trained flow or model: one row per point in --out, one row per cloud beside "
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the command."""
+    parser.description = (
+        "Score clouds under a trained flow or model: one row per point in --out, one row per cloud beside "
         "it (NAME.clouds.csv), and a picture in which outlying points stand out (NAME.png). Log-densities are in "
         "nats, in the data's units. Every point of a cloud file is scored, in the order of the file; a mesh gives "
-        "points that are drawn from it.",
+        "points that are drawn from it."
     )
-    score.add_argument("run", type=Path, help="a run folder, or a model file")
-    score.add_argument("data", help="a cloud file, a mesh or a folder of them")
-    score.add_argument("--out", type=Path, required=True, help=f"new file: {', '.join(SUFFIXES_OF_SCORES)}")
-    score.add_argument(
+    parser.add_argument("run", type=Path, help="a run folder, or a model file")
+    parser.add_argument("data", help="a cloud file, a mesh or a folder of them")
+    parser.add_argument("--out", type=Path, required=True, help=f"new file: {', '.join(SUFFIXES_OF_SCORES)}")
+    parser.add_argument(
         "--num-points", type=whole(1), help=f"points drawn from each mesh ({POINTS_OF_A_MESH}); clouds keep theirs"
     )
-    score.add_argument(
+    parser.add_argument(
         "--split", help=f"train, val or test: only these clouds ({ALL}, with the split as a column of NAME.clouds.csv)"
     )
-    score.add_argument(
+    parser.add_argument(
         "--label",
         type=whole(0),
         nargs="+",
         help="number of the class of all clouds, or one for each, for a model that has classes",
     )
-    score.add_argument("--seed", type=whole(0), default=0)
-    score.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1 (%(default)s)")
-    score.set_defaults(command=_score)
+    add_custom(parser)
+    parser.add_argument("--seed", type=whole(0), default=0)
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1 (%(default)s)")
 
 
-@dataclass(frozen=True)
-class Scored:
+class Scored(NamedTuple):
     """A cloud with its number, its points (N, D), their log-densities (N,), and its own."""
 
-    index: int
+    number: int
     stored: StoredCloud
     points: Tensor
     scores: Tensor
     total: float
 
 
-def _score(arguments: argparse.Namespace) -> None:
+def run(arguments: argparse.Namespace) -> None:
+    """Write the log-density of every point and every cloud, and a picture."""
     from pyro_pcflow.cli.models import load_model
     from pyro_pcflow.ops.files import new_file
 
     out = arguments.out
     check_new_file(out, SUFFIXES_OF_SCORES)
     by_cloud, picture = out.with_suffix(".clouds.csv"), out.with_suffix(".png")
-    model = load_model(arguments.run, arguments.device, arguments.label)
+    model = load_model(arguments.run, arguments.device, arguments.label, arguments.custom)
     split = choose_split(arguments.data, given(arguments.split, ALL), default=None)
     out.parent.mkdir(parents=True, exist_ok=True)
     # Files appear from the last to the first: until the one that was asked for is there, a command that was killed can
@@ -95,7 +91,7 @@ def _score(arguments: argparse.Namespace) -> None:
         for cloud in _score_clouds(model, arguments, split):
             writer.add(cloud)
             stored, size = cloud.stored, len(cloud.points)
-            where = [cloud.index, stored.entry.name, stored.index, stored.split or ""]
+            where = [cloud.number, stored.entry.name, stored.index, stored.split or ""]
             clouds_file.write(_row([*where, size, cloud.total, cloud.total / size]))
             if len(shown) < SHOWN_CLOUDS:
                 step = -(-size // SHOWN_POINTS)
@@ -158,7 +154,7 @@ class _CsvScores:
             columns = [*cloud.points[some].T.numpy(), cloud.scores[some].numpy()]
             # Of a float, numpy's own text is the shortest that reads back as the same number.
             texts = [np.arange(start, start + len(columns[0])).astype(str), *(column.astype(str) for column in columns)]
-            rows = (f"{cloud.index},{','.join(row)}\n" for row in zip(*(text.tolist() for text in texts), strict=True))
+            rows = (f"{cloud.number},{','.join(row)}\n" for row in zip(*(text.tolist() for text in texts), strict=True))
             self._file.write("".join(rows).encode())
 
     def finish(self) -> None:
@@ -199,6 +195,9 @@ def _picture(shown: list[tuple[Tensor, Tensor]]) -> Figure:
 
 def _row(cells: list[Any]) -> bytes:
     """A line of a table; names of files may need quotes, and need not be UTF-8."""
+    import csv
+    import io
+
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerow(cells)
     return text.getvalue().encode("utf-8", "surrogateescape")

@@ -1,4 +1,4 @@
-"""What several commands share: values of options, splits, and what is told."""
+"""What several commands share: options and their values, splits, and what is told."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ import argparse
 import math
 import os
 import sys
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pyro_pcflow.ops.reading import printable
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
 
 __all__ = [
     "ALL",
+    "assignments",
     "check_new_file",
     "check_parent",
     "choose_split",
     "given",
     "note",
     "number",
-    "printable",
     "say",
     "whole",
 ]
@@ -64,6 +64,46 @@ def number(expected: str, holds: Callable[[float], bool]) -> Callable[[str], flo
     return parse
 
 
+def assignments(words: Sequence[str]) -> dict[str, Any]:
+    """Options given as `NAME=VALUE`, nested at each dot of a name.
+
+    A value is written as in Python, where a word needs no quotes.
+
+    Raises:
+        ValueError: a word without a name or a value, or a name given twice.
+
+    Examples:
+        >>> assignments(["latent_dim=32", "decoder.masks=halves", "decoder.hidden_dims=[64, 64]"])
+        {'latent_dim': 32, 'decoder': {'masks': 'halves', 'hidden_dims': [64, 64]}}
+    """
+    found: dict[str, Any] = {}
+    for word in words:
+        name, equals, text = word.partition("=")
+        *path, last = name.split(".")
+        if not equals or not text or not all([*path, last]):
+            raise ValueError(f"expected NAME=VALUE, as in latent_dim=32 or decoder.masks=halves, got {word!r}")
+        table = found
+        for key in path:
+            table = table.setdefault(key, {})
+            if type(table) is not dict:
+                raise ValueError(f"{key} of {name} is given as a value, too")
+        if last in table:
+            raise ValueError(f"{name} is given twice")
+        table[last] = _value(text)
+    return found
+
+
+def _value(text: str) -> Any:
+    import ast
+
+    if text in ("true", "false"):
+        return text == "true"
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):  # a word, or nonsense
+        return text
+
+
 def say(text: str) -> None:
     """Print on standard output."""
     print(_shown(text, sys.stdout.encoding))
@@ -77,6 +117,8 @@ def note(text: str) -> None:
 
 def _shown(text: str, encoding: str | None) -> str:
     """A text with escapes for what an encoding lacks."""
+    from pyro_pcflow.ops.reading import printable
+
     return printable(text).encode(encoding or "utf-8", "backslashreplace").decode(encoding or "utf-8")
 
 

@@ -5,21 +5,19 @@ from __future__ import annotations
 import argparse
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pyro_pcflow.cli.shared import ALL, check_parent, choose_split, given, note, number, say, whole
+from pyro_pcflow.cli.shared import ALL, assignments, check_parent, choose_split, given, note, number, say, whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from pyro_pcflow.data import MappedClouds
     from pyro_pcflow.data.reading import StoredCloud
-    from pyro_pcflow.distributions import PointCloudFlow
-    from pyro_pcflow.models import PointCloudVAE
 
-__all__ = ["add_train"]
+__all__ = ["add_arguments", "run"]
 
 # From so many clouds on, each is one of a kind; fewer are pooled into one shape.
 MANY_CLOUDS = 16
@@ -28,62 +26,80 @@ CLOUDS_FOR_UNITS = 64
 POINTS_OF_ONE, POINTS_OF_MANY = 100_000, 2048
 
 
-def add_train(commands: argparse._SubParsersAction) -> None:
-    """Add the command to the parser."""
-    train = commands.add_parser(
-        "train",
-        help="fit a flow to a shape, or a model to many shapes",
-        description="Fit a flow to the points of a shape by exact maximum likelihood, or, to "
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the command."""
+    parser.description = (
+        "Fit a flow to the points of a shape by exact maximum likelihood, or, to "
         f"{MANY_CLOUDS} clouds or more, a variational autoencoder with a flow as decoder and a flow as prior. Fewer "
         "clouds are pooled into one shape: all of their points, each once. A tenth of the points, or of many clouds, "
-        "is held out and scored. A npy file of many clouds, as convert writes it, stays in the file.",
+        "is held out and scored. A npy file of many clouds, as convert writes it, stays in the file."
     )
-    train.add_argument("data", nargs="?", help="a mesh, a cloud file or a folder of them; by default the embedded cow")
-    train.add_argument("--out", default="runs/flow", help="run folder, a new one unless --resume (%(default)s)")
-    train.add_argument("--resume", action="store_true", help="continue the run in --out after an interruption")
-    train.add_argument(
+    parser.add_argument("data", nargs="?", help="a mesh, a cloud file or a folder of them; by default the embedded cow")
+    parser.add_argument("--out", default="runs/flow", help="run folder, a new one unless --resume (%(default)s)")
+    parser.add_argument("--resume", action="store_true", help="continue the run in --out after an interruption")
+    parser.add_argument(
         "--split",
         help=f"train, val, test, or {ALL}: which clouds (train, where there are several splits)",
     )
     positive = number("a positive number", lambda value: value > 0)
-    train.add_argument("--max-seconds", type=positive, help="training time (60 if --max-steps is not given either)")
-    train.add_argument("--max-steps", type=whole(1), help="number of steps; makes a run repeatable to the last bit")
-    train.add_argument("--model", choices=("auto", "flow", "vae"), default="auto", help="(%(default)s)")
-    train.add_argument("--preset", default="default", help="shape of a vae: default, nice, realnvp, cif, dpf, ...")
-    train.add_argument(
+    parser.add_argument("--max-seconds", type=positive, help="training time (60 if --max-steps is not given either)")
+    parser.add_argument("--max-steps", type=whole(1), help="number of steps; makes a run repeatable to the last bit")
+    parser.add_argument("--model", choices=("auto", "flow", "vae"), default="auto", help="(%(default)s)")
+    parser.add_argument("--preset", default="default", help="shape of a vae: default, nice, realnvp, cif, dpf, ...")
+    parser.add_argument(
         "--num-points",
         type=whole(1),
         help=f"points drawn from each mesh ({POINTS_OF_ONE:,} for one shape, {POINTS_OF_MANY:,} for each of many), and "
         f"the most of each cloud (all of one shape, {POINTS_OF_MANY:,} of each of many); none is taken twice",
     )
-    train.add_argument(
+    parser.add_argument(
         "--noise",
         type=number("a number, at least 0", lambda value: value >= 0),
         default=0.01,
         help="standard deviation of the noise that thickens a surface, as a share of half of the longest side of the "
         "data's bounding box (%(default)s)",
     )
-    train.add_argument("--couplings", type=whole(1), help="number of coupling layers (12 for a flow)")
-    train.add_argument("--hidden", type=whole(1), nargs="+", help="hidden widths (64 64 for a flow)")
-    train.add_argument(
+    parser.add_argument("--num-couplings", type=whole(1), help="number of coupling layers (12 for a flow)")
+    parser.add_argument("--hidden-dims", type=whole(1), nargs="+", help="hidden widths (64 64 for a flow)")
+    parser.add_argument(
+        "--set",
+        nargs="+",
+        default=[],
+        action="extend",
+        metavar="NAME=VALUE",
+        help="any other option of PointCloudFlow, or of PointCloudVAE, such as latent_dim=32 or decoder.masks=halves",
+    )
+    parser.add_argument(
         "--lr", type=positive, help="peak learning rate (0.01 for a flow, 0.008 for a vae, 0.001 for presets)"
     )
-    train.add_argument(
+    parser.add_argument(
         "--batch-size", type=whole(1), help="points per step of a flow (2048), clouds per step of a vae (32)"
     )
-    train.add_argument("--seed", type=whole(0), default=0)
-    train.add_argument("--up", default="y", help="the axis that stands upright in the pictures (%(default)s)")
-    train.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1 (%(default)s)")
-    train.set_defaults(command=_train)
+    parser.add_argument("--seed", type=whole(0), default=0)
+    parser.add_argument("--up", default="y", help="the axis that stands upright in the pictures (%(default)s)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1 (%(default)s)")
 
 
-def _train(arguments: argparse.Namespace) -> None:
+class TrainingData(NamedTuple):
+    """What `fit` is given: points of one shape (N, D), or clouds, as a tensor (S, N, D), a list or a file.
+
+    With points to take the unit of the noise from, (M, D).
+    """
+
+    data: Tensor | list[Tensor] | MappedClouds
+    some: Tensor
+    of_many: bool
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Fit a flow or a model, and tell its score."""
     import torch
 
     from pyro_pcflow import training
     from pyro_pcflow.data import half_side
     from pyro_pcflow.models import PRESETS
     from pyro_pcflow.plotting.camera import view_matrix
+    from pyro_pcflow.training.divergence import TrainingDivergedError
     from pyro_pcflow.training.options import as_device
     from pyro_pcflow.training.seeding import seeded
 
@@ -93,29 +109,31 @@ def _train(arguments: argparse.Namespace) -> None:
     view_matrix(elev=0.0, azim=0.0, up=arguments.up)
     if arguments.preset not in PRESETS:
         raise ValueError(f"--preset must be one of {', '.join(PRESETS)}, got {arguments.preset!r}")
-    data, of_many = _load_training_data(arguments)
-    some = _some_points(data)
+    options = assignments(arguments.set)
+    data, some, of_many = _load_training_data(arguments)
     max_seconds = arguments.max_seconds
     if max_seconds is None and arguments.max_steps is None:
         max_seconds = 60.0
-    make = _make_vae if of_many else _make_flow
     # A new process of torch draws its seed at random.
     with seeded(arguments.seed, torch.device("cpu")):
-        module = make(arguments, some.shape[-1])
-    result = training.fit(
-        module,
-        data,
-        max_steps=arguments.max_steps,
-        max_seconds=max_seconds,
-        batch_size=arguments.batch_size,
-        lr=given(arguments.lr, _learning_rate(arguments, of_many)),
-        noise=arguments.noise * half_side(some),
-        seed=arguments.seed,
-        out=arguments.out,
-        resume=arguments.resume,
-        pictures={"up": arguments.up},
-        device=arguments.device,
-    )
+        module = _make_module(arguments, options, some.shape[-1], of_many)
+    try:
+        result = training.fit(
+            module,
+            data,
+            max_steps=arguments.max_steps,
+            max_seconds=max_seconds,
+            batch_size=arguments.batch_size,
+            lr=given(arguments.lr, _learning_rate(arguments, of_many)),
+            noise=arguments.noise * half_side(some),
+            seed=arguments.seed,
+            out=arguments.out,
+            resume=arguments.resume,
+            pictures={"up": arguments.up},
+            device=arguments.device,
+        )
+    except TrainingDivergedError as error:
+        raise ValueError(str(error)) from error
     kind = "bound on held-out clouds" if of_many else "held-out points"
     say(f"{result.nats_per_point:.3f} nats per point, {kind}, after {result.steps} steps")
     say(f"{out}: {', '.join(sorted(path.name for path in out.iterdir() if not path.name.startswith('.')))}")
@@ -128,8 +146,9 @@ def _learning_rate(arguments: argparse.Namespace, of_many: bool) -> float:
     return 8e-3 if arguments.preset == "default" else 1e-3
 
 
-def _load_training_data(arguments: argparse.Namespace) -> tuple[Tensor | list[Tensor] | MappedClouds, bool]:
-    """Points of one shape, (N, D), and False; or clouds, (S, N, D), a list of them or a file, and True."""
+def _load_training_data(arguments: argparse.Namespace) -> TrainingData:
+    import torch
+
     from pyro_pcflow import data
     from pyro_pcflow.data.listing import list_entries
     from pyro_pcflow.data.reading import iterate_stored
@@ -145,21 +164,22 @@ def _load_training_data(arguments: argparse.Namespace) -> tuple[Tensor | list[Te
             pass  # one cloud, or an array that is read whole
         else:
             if arguments.model == "vae" or len(mapped) >= MANY_CLOUDS:
-                return mapped, True
+                chosen = torch.linspace(0, len(mapped) - 1, min(len(mapped), CLOUDS_FOR_UNITS)).round().long()
+                return TrainingData(mapped, mapped.read(chosen).flatten(end_dim=-2), of_many=True)
     listing = list_entries(Path(arguments.data).expanduser(), split)
     listing.warn(stacklevel=1)
     stored = iterate_stored(listing, split)
     few = list(islice(stored, MANY_CLOUDS))
     of_many = arguments.model == "vae" or (arguments.model == "auto" and len(few) == MANY_CLOUDS)
     clouds = _draw(_emptying(few, stored), arguments, of_many)
+    points = torch.cat(clouds)
     if not of_many:
-        import torch
+        return TrainingData(points, points, of_many)
+    of_one_size = len({len(cloud) for cloud in clouds}) == 1
+    return TrainingData(points.view(len(clouds), *clouds[0].shape) if of_one_size else clouds, points, of_many)
 
-        return torch.cat(clouds), False
-    return _stacked(clouds), True
 
-
-def _load_embedded(arguments: argparse.Namespace) -> tuple[Tensor, bool]:
+def _load_embedded(arguments: argparse.Namespace) -> TrainingData:
     from pyro_pcflow import data
 
     seed = arguments.seed
@@ -167,13 +187,15 @@ def _load_embedded(arguments: argparse.Namespace) -> tuple[Tensor, bool]:
         if arguments.split is not None:
             raise ValueError("--split: the embedded cow is one shape and has no splits")
         (cow,) = data.load_example("spot", given(arguments.num_points, POINTS_OF_ONE), seed=seed)
-        return cow, False
+        return TrainingData(cow, cow, of_many=False)
     if arguments.split is None:
         note(f"the embedded bodies have the splits train and test: taking train alone; --split names another, or {ALL}")
     split = None if arguments.split == ALL else given(arguments.split, "train")
     bodies = data.load_example("body", None, split=split)
     most = given(arguments.num_points, POINTS_OF_MANY)
-    return bodies if most >= bodies.shape[1] else data.load_example("body", most, split=split, seed=seed), True
+    if most < bodies.shape[1]:
+        bodies = data.load_example("body", most, split=split, seed=seed)
+    return TrainingData(bodies, bodies.flatten(end_dim=-2), of_many=True)
 
 
 def _emptying(few: list[StoredCloud], others: Iterable[StoredCloud]) -> Iterable[StoredCloud]:
@@ -203,39 +225,23 @@ def _draw(stored: Iterable[StoredCloud], arguments: argparse.Namespace, of_many:
     return clouds
 
 
-def _stacked(clouds: list[Tensor]) -> Tensor | list[Tensor]:
-    import torch
+def _make_module(arguments: argparse.Namespace, options: dict[str, Any], point_dim: int, of_many: bool) -> nn.Module:
+    """The flow or the model, with `--num-couplings` and others among its options.
 
-    return torch.stack(clouds) if len({len(cloud) for cloud in clouds}) == 1 else clouds
-
-
-def _some_points(data: Tensor | list[Tensor] | MappedClouds) -> Tensor:
-    """Points to take the unit of the noise from, (M, D): of a file, those of some evenly spaced clouds."""
-    import torch
-
-    if isinstance(data, torch.Tensor):
-        return data.flatten(end_dim=-2)
-    if isinstance(data, list):
-        return torch.cat(data)
-    chosen = torch.linspace(0, len(data) - 1, min(len(data), CLOUDS_FOR_UNITS)).round().long()
-    return data.read(chosen).flatten(end_dim=-2)
-
-
-def _make_flow(arguments: argparse.Namespace, point_dim: int) -> PointCloudFlow:
+    Raises:
+        ValueError: an option that it does not take, or of a wrong type.
+    """
     from pyro_pcflow.distributions import PointCloudFlow
-
-    if arguments.preset != "default":
-        raise ValueError(f"--preset {arguments.preset} is a shape of a vae, but the data is one shape: --model vae")
-    return PointCloudFlow(
-        point_dim,
-        num_couplings=given(arguments.couplings, 12),
-        hidden_dims=given(arguments.hidden, [64, 64]),
-    )
-
-
-def _make_vae(arguments: argparse.Namespace, point_dim: int) -> PointCloudVAE:
     from pyro_pcflow.models import preset
 
-    given = {"num_couplings": arguments.couplings, "hidden_dims": arguments.hidden}
-    decoder = {name: value for name, value in given.items() if value is not None}
-    return preset(arguments.preset, point_dim, **({"decoder": decoder} if decoder else {}))
+    if arguments.preset != "default" and not of_many:
+        raise ValueError(f"--preset {arguments.preset} is a shape of a vae, but the data is one shape: --model vae")
+    named = {"num_couplings": arguments.num_couplings, "hidden_dims": arguments.hidden_dims}
+    of_flow = {name: value for name, value in named.items() if value is not None}
+    try:
+        if of_many:
+            decoder = {**options.pop("decoder", {}), **of_flow}
+            return preset(arguments.preset, point_dim, **options, **({"decoder": decoder} if decoder else {}))
+        return PointCloudFlow(point_dim, **{"num_couplings": 12, "hidden_dims": [64, 64], **options, **of_flow})
+    except TypeError as error:
+        raise ValueError(f"--set: {error}" if arguments.set else str(error)) from error

@@ -13,7 +13,7 @@ import pyro_pcflow as pcf
 from pyro_pcflow.cli import main
 
 WHOLE = {
-    "train": ["--max-steps", "--num-points", "--couplings", "--hidden", "--batch-size", "--seed"],
+    "train": ["--max-steps", "--num-points", "--num-couplings", "--hidden-dims", "--batch-size", "--seed"],
     "sample": ["--num-clouds", "--num-points", "--label", "--seed"],
     "score": ["--num-points", "--label", "--seed"],
     "evaluate": ["--num-points", "--num-clouds", "--draws", "--resolution", "--num-particles", "--label", "--seed"],
@@ -309,9 +309,10 @@ def test_too_few_points_to_hold_some_out(tmp_path, capsys):
     [
         (MemoryError(), 2, "not enough memory"),
         (MemoryError("12 TB"), 2, "not enough memory: 12 TB"),
-        (TypeError("expected a number,\n  got a word"), 2, "expected a number,; got a word"),
+        (ValueError("expected a number,\n  got a word"), 2, "expected a number,; got a word"),
         (OverflowError("too large"), 2, "too large"),
-        (RuntimeError("[enforce fail]\nDefaultCPUAllocator"), 2, "[enforce fail]; DefaultCPUAllocator"),
+        (RuntimeError("[enforce]\nDefaultCPUAllocator: 1"), 2, "not enough memory: [enforce]; DefaultCPUAllocator: 1"),
+        (RuntimeError("CUDA out of memory. Tried"), 2, "not enough memory: CUDA out of memory. Tried"),
         (OSError(), 2, "OSError"),
         (KeyboardInterrupt(), 130, "interrupted, and nothing was written that is not complete"),
         (KeyboardInterrupt("kept in runs/a"), 130, "kept in runs/a"),
@@ -330,10 +331,43 @@ def test_what_happens_meanwhile(command, error, status, line, models, files, tmp
     assert not [*tmp_path.iterdir()]
 
 
-def test_an_error_of_the_program_keeps_its_traceback(models, files, tmp_path, monkeypatch):
+def test_more_points_than_memory_holds(models, tmp_path, capsys):
+    fails(
+        ["sample", models["flow"], "--num-points", str(10**18), "--out", tmp_path / "a.npy", "--device", "cpu"],
+        capsys,
+        "not enough memory: ",
+    )
+
+
+@pytest.mark.parametrize("error", [AssertionError, TypeError, RuntimeError, AttributeError, KeyError])
+def test_an_error_of_the_program_keeps_its_traceback(error, models, files, tmp_path, monkeypatch):
     def stop(*_, **__):
-        raise AssertionError("a bug")
+        raise error("a bug")
 
     monkeypatch.setattr(pcf.PointCloudFlow, "sample", stop)
-    with pytest.raises(AssertionError, match="a bug"):
+    with pytest.raises(error, match="a bug"):
         main([str(word) for word in complete("sample", models, files, tmp_path)])
+
+
+def test_a_training_that_diverges_is_told(tmp_path, files, capsys, no_pictures):
+    words = complete("train", {"flow": ""}, files, tmp_path)
+    fails([*words, "--max-steps", "50", "--lr", "1e30"], capsys, "diverged at step ")
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["num_coupling=3"], "--set: PointCloudFlow: unknown option 'num_coupling' (did you mean 'num_couplings'?)"),
+        (["latent_dim=3"], "unknown option 'latent_dim'"),
+        (["hidden_dims=7"], "--set: "),
+        (["num_couplings"], "expected NAME=VALUE"),
+        (["=3"], "expected NAME=VALUE"),
+        (["a..b=3"], "expected NAME=VALUE"),
+        (["masks=halves", "masks=alternate"], "masks is given twice"),
+        (["masks=halves", "masks.a=alternate"], "masks of masks.a is given as a value, too"),
+        (["masks=thirds"], "masks"),
+    ],
+)
+def test_options_that_a_model_does_not_take(words, told, files, tmp_path, capsys, never, models):
+    fails([*complete("train", models, files, tmp_path), "--set", *words], capsys, told)
+    assert not [*tmp_path.iterdir()]

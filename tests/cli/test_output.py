@@ -103,7 +103,7 @@ def test_names_that_are_not_utf8(models, tmp_path, capsys, no_sheet, no_pictures
     assert main(["convert", f"{folder}/\udce9.npy", "--out", f"{folder}/all.npy", *tail]) == 0
     words = ["evaluate", f"{folder}/\udce9.npy", "--reference", f"{folder}/\udce9.npy", "--out", f"{folder}/report"]
     assert main([*words, *tail]) == 0
-    words = ["train", f"{folder}/\udce9.npy", "--out", f"{folder}/run", "--max-steps", "1", "--couplings", "1"]
+    words = ["train", f"{folder}/\udce9.npy", "--out", f"{folder}/run", "--max-steps", "1", "--num-couplings", "1"]
     assert main([*words, "--device", "cpu"]) == 0
     captured = capsys.readouterr()
     assert captured.err == ""

@@ -10,7 +10,7 @@ import pyro_pcflow as pcf
 from pyro_pcflow.cli import main, train
 from pyro_pcflow.training import toml
 
-TINY = ["--couplings", "2", "--hidden", "8", "--max-steps", "2", "--device", "cpu"]
+TINY = ["--num-couplings", "2", "--hidden-dims", "8", "--max-steps", "2", "--device", "cpu"]
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def test_the_reported_score_is_that_of_points_never_seen(count, tmp_path, capsys
     """It is the mean of a tenth of the scan: as likely as means of so many fresh points."""
     pcf.data.save_clouds(sphere(count, seed=1).unsqueeze(0), tmp_path / "scan.xyz")
     run = tmp_path / "run"
-    words = ["--max-steps", "120", "--couplings", "6", "--hidden", "32", "--lr", "0.02", "--noise", "0"]
+    words = ["--max-steps", "120", "--num-couplings", "6", "--hidden-dims", "32", "--lr", "0.02", "--noise", "0"]
     assert main(["train", str(tmp_path / "scan.xyz"), "--out", str(run), *words, "--device", "cpu"]) == 0
     reported = float(capsys.readouterr().out.split()[0])
     with torch.no_grad():
@@ -239,7 +239,7 @@ def test_noise_is_a_share_of_the_half_side(noise, tmp_path, fitted):
 @pytest.mark.parametrize("model", ["flow", "vae"])
 def test_couplings_and_widths(model, tmp_path, fitted):
     np.save(tmp_path / "a.npy", numbered(30).reshape(1, 30, 3))
-    words = ["--model", model, "--couplings", "3", "--hidden", "5", "6"]
+    words = ["--model", model, "--num-couplings", "3", "--hidden-dims", "5", "6"]
     assert main(["train", str(tmp_path / "a.npy"), "--out", str(tmp_path / "run"), *words]) == 2
     config = fitted[0][0].config
     config = config if model == "flow" else config["decoder"]
@@ -309,3 +309,33 @@ def test_a_run_of_many_clouds(tmp_path, capsys, no_pictures):
     drawn = np.load(tmp_path / "a.npy")
     assert drawn.shape == (3, 50, 3)
     assert abs(drawn.mean() - 5) < 1
+
+
+@pytest.mark.parametrize(
+    ("model", "words", "expected"),
+    [
+        ("flow", ["num_couplings=3", "hidden_dims=[5,6]"], {"num_couplings": 3, "hidden_dims": [5, 6]}),
+        ("flow", ["masks=halves", "conditioning=bias"], {"masks": "halves", "conditioning": "bias"}),
+        ("flow", ["separate_networks=true"], {"separate_networks": True}),
+        ("flow", ["separate_networks=False"], {"separate_networks": False}),
+        ("vae", ["latent_dim=3", "prior=normal"], {"latent_dim": 3, "prior": "normal"}),
+    ],
+)
+def test_any_option_of_a_model_can_be_set(model, words, expected, tmp_path, fitted):
+    np.save(tmp_path / "a.npy", numbered(60).reshape(2, 30, 3))
+    out = str(tmp_path / "run")
+    assert main(["train", str(tmp_path / "a.npy"), "--out", out, "--model", model, "--set", *words]) == 2
+    config = {name: list(v) if isinstance(v, tuple) else v for name, v in fitted[0][0].config.items()}
+    assert {name: config[name] for name in expected} == expected
+
+
+def test_options_of_a_part_of_a_model(tmp_path, fitted):
+    np.save(tmp_path / "a.npy", numbered(60).reshape(2, 30, 3))
+    words = ["--model", "vae", "--num-couplings", "3", "--set", "decoder.hidden_dims=[5]", "latent_dim=2"]
+    words += ["--set", "decoder.masks=halves", "prior_options.num_couplings=1"]
+    assert main(["train", str(tmp_path / "a.npy"), "--out", str(tmp_path / "run"), *words]) == 2
+    config = fitted[0][0].config
+    assert config["latent_dim"] == 2
+    assert config["prior_options"]["num_couplings"] == 1
+    decoder = config["decoder"]
+    assert (decoder["num_couplings"], list(decoder["hidden_dims"]), decoder["masks"]) == (3, [5], "halves")
