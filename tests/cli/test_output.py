@@ -114,18 +114,6 @@ def test_names_that_are_not_utf8(models, tmp_path, capsys, no_sheet, no_pictures
         assert "\\xe9" in file.read()
 
 
-def test_names_that_a_terminal_lacks(models, tmp_path):
-    """Where standard output is ASCII."""
-    script = "import sys; from pyro_pcflow.cli.shared import note, say\n"
-    script += (
-        "for stream in ('stdout', 'stderr'): getattr(sys, stream).reconfigure(encoding='ascii', errors='strict')\n"
-    )
-    script += "say('caf\\u00e9'); note('caf\\u00e9\\n  and more')"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert done.stdout == "caf\\xe9\n"
-    assert done.stderr == "pcflow: caf\\xe9; and more\n"
-
-
 def pipe_without_a_reader():
     there, here = os.pipe()
     os.close(there)
