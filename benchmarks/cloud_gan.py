@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 import pyro_pcflow as pcf
 from benchmarks.point_generators import FixedPoints, Folding, perceptron
+from pyro_pcflow.ops.random import seeded
 from pyro_pcflow.training.cloud_batches import CloudBatches
 from pyro_pcflow.training.schedule import Schedule
-from pyro_pcflow.training.seeding import seeded
 from pyro_pcflow.training.sources import Clouds, some_points
 from pyro_pcflow.transforms import rescale
 

@@ -15,9 +15,9 @@ from benchmarks.model_records import TRAIN_ROW, ModelRun, Protocol
 from benchmarks.scoring import score
 from benchmarks.vae import NOISE, Category, count_parameters
 from pyro_pcflow.metrics.matrices import pairwise
-from pyro_pcflow.training.density import fingerprint, seeded_generator
+from pyro_pcflow.ops.hashing import sha256_of
+from pyro_pcflow.ops.random import seeded, seeded_generator
 from pyro_pcflow.training.run_folder import versions
-from pyro_pcflow.training.seeding import seeded
 
 # Points that are scored at once.
 AT_ONCE = 2**17
@@ -30,7 +30,7 @@ def make_protocol(category: Category, **settings: Any) -> Protocol:
     splits = (category.train, category.validation, category.test)
     return Protocol(
         data=category.name,
-        sha256=fingerprint(torch.cat([split.flatten() for split in splits])),
+        sha256=sha256_of(torch.cat([split.flatten() for split in splits])),
         noise=NOISE,
         units="standard deviation of the train split",
         **settings,

@@ -28,9 +28,9 @@ import pyro_pcflow as pcf
 from benchmarks.category import load_splits
 from benchmarks.pyro_vae import PyroCloudVAE
 from benchmarks.racing import race, reporter
+from pyro_pcflow.ops.random import seeded
 from pyro_pcflow.training.cloud_batches import CloudBatches, evaluation_batches
 from pyro_pcflow.training.objective import EvidenceLowerBound
-from pyro_pcflow.training.seeding import seeded
 from pyro_pcflow.training.sources import Clouds
 
 NOISE = 0.02

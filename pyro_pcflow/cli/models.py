@@ -12,10 +12,10 @@ from torch import Tensor
 
 from pyro_pcflow.cli.custom import load_custom
 from pyro_pcflow.metrics import importance_weighted_bound, log_likelihood
+from pyro_pcflow.ops.random import seeded
 from pyro_pcflow.serialization import load
 from pyro_pcflow.training.objective import is_cloud_model
 from pyro_pcflow.training.options import as_device
-from pyro_pcflow.training.seeding import seeded
 
 if TYPE_CHECKING:
     from pyro_pcflow.metrics import LogLikelihood

@@ -39,7 +39,7 @@ def run(arguments: argparse.Namespace) -> None:
     """Draw clouds into a new file."""
     from pyro_pcflow.cli.models import load_model
     from pyro_pcflow.data.saving import check_format, save_clouds
-    from pyro_pcflow.training.seeding import seeded
+    from pyro_pcflow.ops.random import seeded
 
     check_new_file(arguments.out, SUFFIXES_OF_SAMPLES)
     model = load_model(arguments.run, arguments.device, arguments.label, arguments.custom)

@@ -98,10 +98,10 @@ def run(arguments: argparse.Namespace) -> None:
     from pyro_pcflow import training
     from pyro_pcflow.data import half_side
     from pyro_pcflow.models import PRESETS
+    from pyro_pcflow.ops.random import seeded
     from pyro_pcflow.plotting.camera import view_matrix
     from pyro_pcflow.training.divergence import TrainingDivergedError
     from pyro_pcflow.training.options import as_device
-    from pyro_pcflow.training.seeding import seeded
 
     out = Path(arguments.out)
     check_parent(out)

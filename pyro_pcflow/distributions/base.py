@@ -10,8 +10,8 @@ from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor
 from torch.distributions import Distribution, Independent, constraints
 
+from pyro_pcflow.ops.tracing import is_traced
 from pyro_pcflow.transforms.base import check_points
-from pyro_pcflow.transforms.cache import is_traced
 
 if TYPE_CHECKING:
     from typing_extensions import Self

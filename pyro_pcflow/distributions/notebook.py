@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+
+from pyro_pcflow.ops.random import restored_generators
 
 if TYPE_CHECKING:
     from pyro_pcflow.distributions.flow import PointCloudFlow
@@ -27,7 +27,7 @@ def cloud_html(cloud: PointCloud) -> str:
     num_points = min(cloud.num_points, _MOST_POINTS)
     part = f", {_MOST_CLOUDS} of {count} clouds" if count > _MOST_CLOUDS else ""
     text = f"<p><code>{html.escape(repr(cloud))}</code>{part}</p>"
-    with _looking():
+    with torch.no_grad(), restored_generators():
         points = point.expand(cloud.batch_shape).sample(torch.Size((num_points,)))
         missing = _missing(points)
         if missing:
@@ -55,17 +55,10 @@ def flow_html(flow: PointCloudFlow) -> str:
     if flow.context_dim:
         context = torch.zeros(flow.context_dim, dtype=parameter.dtype, device=parameter.device)
         name = "noise to shape, at a context of zeros"
-    with _looking():
+    with torch.no_grad(), restored_generators():
         states = flow.trajectory(_MOST_POINTS // 2, context)
     missing = _missing(states)
     return f"{layers}<p>Not drawn: {missing}.</p>" if missing else layers + _view({name: states.cpu()})
-
-
-@contextmanager
-def _looking() -> Iterator[None]:
-    devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
-    with torch.no_grad(), torch.random.fork_rng(devices=devices):
-        yield
 
 
 def _missing(points: Tensor) -> str:

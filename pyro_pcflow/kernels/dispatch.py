@@ -10,11 +10,11 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import forward_ad
 
 from pyro_pcflow.kernels.cpu import launch as fused_cpu
 from pyro_pcflow.kernels.cpu.build import KernelUnavailableError, instruction_sets, is_kept
 from pyro_pcflow.kernels.gpu import launch as fused_gpu
+from pyro_pcflow.ops.tracing import in_function_transform
 
 __all__ = [
     "BACKENDS",
@@ -24,7 +24,6 @@ __all__ = [
     "available",
     "check_backend",
     "choose",
-    "in_function_transform",
     "is_fused_ready",
     "set_backend",
 ]
@@ -215,11 +214,6 @@ def _compiled_by_torch(wanted: str, points: Tensor, on_gpu: bool) -> str:
     if wanted == "tiled" or (wanted == "fused" and points.dtype == torch.float64):
         return "tiled"
     return "fused" if _loaded and points.dtype == torch.float32 else "plain"
-
-
-def in_function_transform() -> bool:
-    """Whether a function transform of torch, such as vmap, or forward differentiation is at work."""
-    return torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0
 
 
 def is_fused_ready() -> bool:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from pyro_pcflow.kernels.program import Coupling, Network, Parameters, Program
-from pyro_pcflow.kernels.reference import LEAK, fourier_features
+from pyro_pcflow.ops.network import LEAKY_SLOPE, fourier_features
 
 __all__ = ["backward", "forward"]
 
@@ -221,7 +221,7 @@ def _activate(name: str, value: Tensor, out: Tensor) -> None:
     if name == "relu":
         torch.clamp_min(value, 0, out=out)
     elif name == "leaky_relu":
-        aten.leaky_relu.out(value, LEAK, out=out)
+        aten.leaky_relu.out(value, LEAKY_SLOPE, out=out)
     else:
         {"tanh": aten.tanh, "silu": aten.silu, "gelu": aten.gelu}[name].out(value, out=out)
 
@@ -231,7 +231,7 @@ def _through_activation(name: str, gradient: Tensor, layer: _Layer) -> None:
     if name == "relu":
         aten.threshold_backward.grad_input(gradient, layer.activated, 0, grad_input=gradient)
     elif name == "leaky_relu":
-        aten.leaky_relu_backward.grad_input(gradient, layer.activated, LEAK, True, grad_input=gradient)
+        aten.leaky_relu_backward.grad_input(gradient, layer.activated, LEAKY_SLOPE, True, grad_input=gradient)
     elif name == "tanh":
         aten.tanh_backward.grad_input(gradient, layer.activated, grad_input=gradient)
     else:

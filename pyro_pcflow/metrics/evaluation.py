@@ -15,7 +15,7 @@ from pyro_pcflow.metrics.likelihood import LogLikelihood
 from pyro_pcflow.metrics.matrices import DISTANCES, pairwise
 from pyro_pcflow.metrics.occupancy import Grid, grid_around, jensen_shannon
 from pyro_pcflow.metrics.pairs import check_choice
-from pyro_pcflow.metrics.protocol import Protocol, array_sha256, library_versions
+from pyro_pcflow.metrics.protocol import Protocol, library_versions
 from pyro_pcflow.metrics.report import Likelihood, Neighbours, Report
 from pyro_pcflow.metrics.samples import Samples, Scale, as_clouds, choose_clouds, choose_points, draw_samples
 from pyro_pcflow.metrics.set_metrics import (
@@ -26,6 +26,7 @@ from pyro_pcflow.metrics.set_metrics import (
     one_nearest_neighbour,
     spread,
 )
+from pyro_pcflow.ops.hashing import array_sha256
 
 __all__ = ["SUFFIXES", "evaluate"]
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_pcflow.metrics.seeding import seeded_draws
+from pyro_pcflow.ops.random import seeded
 
 __all__ = ["LogLikelihood", "importance_weighted_bound", "log_likelihood"]
 
@@ -142,7 +142,7 @@ def importance_weighted_bound(
     if labels is not None and labels.shape != (len(clouds),):
         raise ValueError(f"labels: expected shape ({len(clouds)},), one per cloud, got {tuple(labels.shape)}")
     totals = []
-    with torch.no_grad(), seeded_draws(seed):
+    with torch.no_grad(), seeded(seed):
         for some in _pieces(clouds):
             given = {} if labels is None else {"labels": labels[some]}
             values = model.log_prob(clouds[some], num_particles=num_particles, **given)

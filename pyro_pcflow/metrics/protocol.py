@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from pyro_pcflow._version import __version__
 
-__all__ = ["Protocol", "array_sha256", "library_versions"]
+__all__ = ["Protocol", "library_versions"]
 
 
 @dataclass(frozen=True)
@@ -22,7 +20,7 @@ class Protocol:
 
     Args:
         data: name of the data set.
-        sha256: of the references as they were given, see `array_sha256`.
+        sha256: of the references as they were given, see `pyro_pcflow.ops.hashing.array_sha256`.
         split: of the data set, such as `"test"`.
         num_clouds: how many samples are compared with as many references.
         num_points: points of each cloud.
@@ -82,27 +80,6 @@ class Protocol:
         if names != set(values):
             raise ValueError(f"protocol: missing {sorted(names - set(values))}, unknown {sorted(set(values) - names)}")
         return cls(**values)
-
-
-def array_sha256(array: Tensor | np.ndarray) -> str:
-    """A hash of an array's type, shape and numbers.
-
-    Args:
-        array: of any shape.
-
-    Returns:
-        64 hexadecimal digits: SHA-256 of the words `<dtype> <shape>` and of the bytes in C order, little-endian.
-
-    Examples:
-        >>> array_sha256(torch.zeros(2, 3))[:8], array_sha256(torch.zeros(3, 2))[:8]
-        ('aaae406d', '7736fc7e')
-    """
-    plain = array.detach().cpu().numpy() if isinstance(array, Tensor) else array
-    plain = np.ascontiguousarray(plain, dtype=plain.dtype.newbyteorder("<"))
-    shape = "x".join(map(str, plain.shape))
-    digest = hashlib.sha256(f"{plain.dtype.name} {shape}\n".encode())
-    digest.update(plain.tobytes())
-    return digest.hexdigest()
 
 
 def library_versions() -> dict[str, str]:

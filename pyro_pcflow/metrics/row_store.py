@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -15,12 +14,13 @@ from torch import Tensor
 
 from pyro_pcflow.ops.array_files import read_array
 from pyro_pcflow.ops.files import atomic_file, write_npy
+from pyro_pcflow.ops.hashing import array_sha256, sha256_of
 from pyro_pcflow.ops.reading import phrase, printable, read_small_text
 
 __all__ = ["MatrixStore", "fingerprint"]
 
 # Raised whenever a distance comes out otherwise than before, so that old rows are not mixed with new ones.
-VERSION = 1
+VERSION = 2
 MOST_BYTES = 1 << 16
 
 
@@ -53,14 +53,8 @@ def fingerprint(
         >>> len(one), one == fingerprint("emd", {"cost": "euclidean"}, x, there, x, there, False)
         (64, False)
     """
-    digest = hashlib.sha256()
     head = [VERSION, distance, dict(sorted(options.items())), mirrored, x.device.type]
-    digest.update(json.dumps(head).encode())
-    for tensor in (x, x_mask, y, y_mask):
-        array = np.ascontiguousarray(tensor.detach().cpu().numpy())
-        digest.update(json.dumps([str(array.dtype), array.shape]).encode())
-        digest.update(array.data)
-    return digest.hexdigest()
+    return sha256_of(json.dumps([*head, *map(array_sha256, (x, x_mask, y, y_mask))]))
 
 
 class MatrixStore:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -13,7 +12,7 @@ from torch import Tensor
 
 from pyro_pcflow.metrics.cross_distances import failed_clouds
 from pyro_pcflow.metrics.pairs import check_choice
-from pyro_pcflow.metrics.seeding import seeded_draws
+from pyro_pcflow.ops.random import seeded, seeded_generator
 
 __all__ = ["Normalization", "Samples", "Scale", "as_clouds", "choose_clouds", "choose_points", "draw_samples"]
 
@@ -83,7 +82,7 @@ def choose_clouds(clouds: Tensor, count: int, name: str, seed: int, purpose: str
         )
     if len(clouds) == count:
         return clouds
-    chosen = torch.randperm(len(clouds), generator=_generator(seed, f"clouds {purpose}"))[:count]
+    chosen = torch.randperm(len(clouds), generator=seeded_generator(seed, f"clouds {purpose}"))[:count]
     return clouds[chosen.to(clouds.device)]
 
 
@@ -114,7 +113,7 @@ def choose_points(clouds: Tensor, count: int, name: str, seed: int, purpose: str
         )
     if clouds.shape[1] == count:
         return clouds
-    order = torch.rand(clouds.shape[:2], generator=_generator(seed, f"points {purpose}")).argsort(1)[:, :count]
+    order = torch.rand(clouds.shape[:2], generator=seeded_generator(seed, f"points {purpose}")).argsort(1)[:, :count]
     return clouds.gather(1, order.unsqueeze(-1).expand(-1, -1, clouds.shape[-1]).to(clouds.device))
 
 
@@ -163,7 +162,7 @@ def draw_samples(
             )
     elif callable(samples):
         for k in range(draws or 1):
-            with seeded_draws(seed + k), torch.no_grad():
+            with seeded(seed + k), torch.no_grad():
                 sets.append(as_clouds(samples(num_clouds, count), "samples"))
             if sets[-1].shape[:2] != (num_clouds, count):
                 found = tuple(sets[-1].shape)
@@ -217,8 +216,3 @@ class Scale:
         of = self.references.flatten(0, 1).unsqueeze(0) if self.normalization == "references" else clouds
         center = of.mean(1, keepdim=True)
         return (clouds - center) / (of - center).square().mean((1, 2), keepdim=True).sqrt()
-
-
-def _generator(seed: int, purpose: str) -> torch.Generator:
-    digest = hashlib.sha256(f"{seed} {purpose}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from pyro_pcflow.models.latent import LatentCloudModel, clouds_plate
-from pyro_pcflow.transforms.cache import is_traced
+from pyro_pcflow.ops.tracing import is_traced
 
 __all__ = ["AutoDecoder"]
 

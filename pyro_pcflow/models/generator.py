@@ -15,7 +15,7 @@ from pyro_pcflow.distributions import MixtureOfFlows, PointCloud, PointCloudFlow
 from pyro_pcflow.distributions.flow import FLOW_OPTIONS
 from pyro_pcflow.models.latent_prior import latent_flow
 from pyro_pcflow.ops.options import check_options
-from pyro_pcflow.transforms.cache import is_traced
+from pyro_pcflow.ops.tracing import is_traced
 
 __all__ = ["PRIORS", "CloudDecoder"]
 

@@ -5,16 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from pyro_pcflow.kernels.program import Network, Parameters
-from pyro_pcflow.kernels.reference import ACTIVATIONS, Modulation, fourier_features, through
-from pyro_pcflow.nn.precision import hidden_layers_in
+from pyro_pcflow.ops.network import ACTIVATIONS, Modulation, autocast, fourier_features, modulated_mlp
 
-__all__ = ["ACTIVATIONS", "CONDITIONINGS", "Conditioner", "SeparateConditioners", "fourier_features"]
+__all__ = ["CONDITIONINGS", "Conditioner", "SeparateConditioners"]
 
 CONDITIONINGS = ("film", "bias", "concat_squash")
 
@@ -60,7 +57,7 @@ class Conditioner(nn.Module):
         torch.Size([4, 100, 1])
     """
 
-    hidden_dtype: torch.dtype | None = None  # see hidden_layers_in
+    hidden_dtype: torch.dtype | None = None  # see pyro_pcflow.ops.network.autocast
 
     def __init__(
         self,
@@ -95,7 +92,7 @@ class Conditioner(nn.Module):
         self.residual = residual
         self.activation = activation
         self.num_frequencies = num_frequencies
-        self._skips = _ends_of_pairs(hidden_dims, residual)
+        self.skips = _ends_of_pairs(hidden_dims, residual)
 
         widths = [input_dim * (1 + 2 * num_frequencies), *hidden_dims]
         # A context that shifts a hidden layer brings its own bias.
@@ -130,40 +127,19 @@ class Conditioner(nn.Module):
             One tensor of shape `(*batch, size)` for every output size.
         """
         hidden = fourier_features(kept, self.num_frequencies)
-        with hidden_layers_in(self.hidden_dtype, kept.device):
-            hidden = through(self.hidden, hidden, self._modulations(context), self._skips, self.activation)
+        with autocast(self.hidden_dtype, kept.device):
+            hidden = modulated_mlp(self.hidden, hidden, self.modulations(context), self.skips, self.activation)
         return self.output(hidden.to(kept.dtype)).split(self.output_dims, -1)
 
-    def lowered(self, context: Tensor | None = None) -> list[tuple[Network, Parameters]]:
-        """The network in numbers, for `pyro_pcflow.kernels`.
+    def modulations(self, context: Tensor | None) -> list[Modulation]:
+        """The scale and the shift of each hidden layer, once per cloud.
 
         Args:
             context: shape `(*context_batch, C)`; None if `C` is 0.
 
         Returns:
-            The network and its parameters: scales and offsets of shape `(*context_batch, width)` where the context
-            acts, and `(width,)` elsewhere.
+            For each hidden layer two tensors `(*context_batch, width)`, or None where the context does not act.
         """
-        modulations = self._modulations(context)
-        network = Network(
-            hidden_dims=tuple(self.hidden_dims),
-            outputs=sum(self.output_dims),
-            activation=self.activation,
-            num_frequencies=self.num_frequencies,
-            scaled=tuple(scale is not None for scale, _ in modulations),
-            skips=self._skips,
-        )
-        layers: Any = self.hidden
-        offsets = [_offset(layer.bias, *modulation) for layer, modulation in zip(layers, modulations, strict=True)]
-        parameters = Parameters(
-            matrices=[layer.weight for layer in (*layers, self.output)],
-            scales=[*(scale for scale, _ in modulations), None],
-            offsets=[*offsets, self.output.bias],
-        )
-        return [(network, parameters)]
-
-    def _modulations(self, context: Tensor | None) -> list[Modulation]:
-        """The context's scale and shift of each hidden layer, once per cloud."""
         modulations: list[Modulation] = [(None, None)] * len(self.hidden_dims)
         if self.context_dim == 0:
             return modulations
@@ -215,11 +191,6 @@ class SeparateConditioners(nn.Module):
         """The outputs of every network in turn; arguments as for `Conditioner.forward`."""
         return tuple(output for network in self.networks for output in network(kept, context))
 
-    def lowered(self, context: Tensor | None = None) -> list[tuple[Network, Parameters]]:
-        """Every network in numbers, see `Conditioner.lowered`."""
-        networks: Any = self.networks
-        return [pair for network in networks for pair in network.lowered(context)]
-
 
 class _ContextNetwork(nn.Linear):
     """A linear map with hidden layers before it, or none."""
@@ -228,21 +199,11 @@ class _ContextNetwork(nn.Linear):
         super().__init__(sizes[-2], sizes[-1], bias=bias)
         self.hidden = nn.ModuleList(nn.Linear(*pair) for pair in pairwise(sizes[:-1]))
         self.activation = activation
-        self._skips = _ends_of_pairs(sizes[1:-1], residual)
+        self.skips = _ends_of_pairs(sizes[1:-1], residual)
 
     def forward(self, context: Tensor) -> Tensor:
         unmodulated: list[Modulation] = [(None, None)] * len(self.hidden)
-        return super().forward(through(self.hidden, context, unmodulated, self._skips, self.activation))
-
-
-def _offset(bias: Tensor | None, scale: Tensor | None, shift: Tensor | None) -> Tensor:
-    """What is added to a hidden layer after its scale, where its bias is added before."""
-    if bias is None:
-        assert shift is not None  # a layer has no bias only where a shift brings one
-        return shift
-    if shift is None:
-        return bias
-    return bias + shift if scale is None else torch.addcmul(shift, bias, scale)
+        return super().forward(modulated_mlp(self.hidden, context, unmodulated, self.skips, self.activation))
 
 
 def _ends_of_pairs(widths: Sequence[int], residual: bool) -> tuple[bool, ...]:

@@ -8,8 +8,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from pyro_pcflow.nn.conditioner import ACTIVATIONS, fourier_features
-from pyro_pcflow.nn.precision import hidden_layers_in
+from pyro_pcflow.ops.network import ACTIVATIONS, autocast, fourier_features
 
 __all__ = ["CloudEncoder"]
 
@@ -44,7 +43,7 @@ class CloudEncoder(nn.Module):
         torch.Size([5, 8])
     """
 
-    hidden_dtype: torch.dtype | None = None  # see hidden_layers_in
+    hidden_dtype: torch.dtype | None = None  # see pyro_pcflow.ops.network.autocast
 
     def __init__(
         self,
@@ -113,7 +112,7 @@ class CloudEncoder(nn.Module):
         if mask is not None:
             clouds = torch.where(mask.unsqueeze(-1), clouds, torch.zeros_like(clouds))
         hidden = fourier_features(clouds, self.num_frequencies)
-        with hidden_layers_in(self.hidden_dtype, clouds.device):
+        with autocast(self.hidden_dtype, clouds.device):
             for layer in self.points:
                 hidden = activation(layer(hidden))
         if hidden.shape[-2] == 0:

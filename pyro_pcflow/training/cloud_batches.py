@@ -8,8 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_pcflow.training.density import seeded_generator
-from pyro_pcflow.training.seeding import seeded
+from pyro_pcflow.ops.random import seeded, seeded_generator
 from pyro_pcflow.training.sources import Source
 
 __all__ = ["CloudBatch", "CloudBatches", "divide", "draw_batch", "evaluation_batches", "whole_batch", "with_noise"]

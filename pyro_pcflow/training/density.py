@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,15 +10,15 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from pyro_pcflow.ops.random import seeded_generator
+
 __all__ = [
     "Batches",
     "Split",
     "as_points",
     "as_tensor",
     "check_share",
-    "fingerprint",
     "first_equal",
-    "seeded_generator",
     "set_apart",
     "split_points",
 ]
@@ -66,12 +65,6 @@ def as_points(data: Any, dtype: torch.dtype, point_dim: int | None, name: str = 
             f"first at index ({first})"
         )
     return points.reshape(-1, points.shape[-1])
-
-
-def fingerprint(points: Tensor) -> str:
-    """A checksum of the values of points, the same on every device."""
-    values = points.detach().cpu().contiguous().view(torch.uint8).numpy()
-    return hashlib.sha256(values.data).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -213,13 +206,6 @@ class Batches:
         chosen = self._order[index * self.batch_size : (index + 1) * self.batch_size]
         batch = self.points.index_select(0, chosen)
         return batch.add_(torch.randn_like(batch), alpha=self.noise) if self.noise else batch
-
-
-def seeded_generator(seed: int, purpose: str) -> torch.Generator:
-    """A generator of the CPU for one purpose."""
-    # Streams of neighbouring seeds must not overlap, so each gets a hash of its own.
-    digest = hashlib.sha256(f"{seed} {purpose}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
 
 def _with_noise(points: Tensor, noise: float, seed: int) -> Tensor:

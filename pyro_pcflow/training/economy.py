@@ -22,7 +22,7 @@ def economical(module: nn.Module, hidden_dtype: torch.dtype | None, recompute: b
 
     Args:
         module: the module; what it was set to is restored, and modules that are not of this library are left alone.
-        hidden_dtype: see `hidden_layers_in`.
+        hidden_dtype: see `pyro_pcflow.ops.network.autocast`.
         recompute: see `fit`.
 
     Examples:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from pyro_pcflow.ops.random import seeded
 from pyro_pcflow.ops.signals import interruptible
 from pyro_pcflow.training.distributed import start_processes
 from pyro_pcflow.training.objective import check_module, is_cloud_model
@@ -20,7 +21,6 @@ from pyro_pcflow.training.options import Settings, as_device
 from pyro_pcflow.training.pictures import check_camera
 from pyro_pcflow.training.preparation import prepare_clouds, prepare_points
 from pyro_pcflow.training.run_folder import RunFolder, versions
-from pyro_pcflow.training.seeding import seeded
 from pyro_pcflow.training.trainer import Loop
 from pyro_pcflow.training.warm_up import WarmUp
 

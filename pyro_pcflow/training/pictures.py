@@ -13,9 +13,9 @@ from torch import Tensor
 from pyro_pcflow.distributions import PointCloudFlow
 from pyro_pcflow.models import PointCloudVAE
 from pyro_pcflow.ops.options import check_options
+from pyro_pcflow.ops.random import seeded
 from pyro_pcflow.plotting import animate, plot_clouds, save_figure, save_html
 from pyro_pcflow.plotting.camera import view_matrix
-from pyro_pcflow.training.seeding import seeded
 from pyro_pcflow.training.sources import Source
 
 __all__ = ["PICTURES_OF_CLOUDS", "PICTURES_OF_POINTS", "check_camera", "write_cloud_pictures", "write_pictures"]

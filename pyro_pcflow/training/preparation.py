@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from pyro_pcflow.distributions import PointCloudFlow
 from pyro_pcflow.models import AutoDecoder, PointCloudVAE
+from pyro_pcflow.ops.hashing import sha256_of
 from pyro_pcflow.training.cloud_batches import CloudBatches, evaluation_batches
-from pyro_pcflow.training.density import Batches, Split, as_points, fingerprint, split_points
+from pyro_pcflow.training.density import Batches, Split, as_points, split_points
 from pyro_pcflow.training.objective import EvidenceLowerBound, ExactLikelihood, Objective, takes_batches
 from pyro_pcflow.training.options import Settings
 from pyro_pcflow.training.pictures import (
@@ -127,9 +128,9 @@ def prepare_points(
     description = {
         "points": len(split.training),
         "point_dim": split.training.shape[-1],
-        "sha256": fingerprint(split.training),
+        "sha256": sha256_of(split.training),
         "held_out_points": 0 if split.held_out is None else len(split.held_out),
-        "held_out_sha256": None if split.held_out is None else fingerprint(split.held_out),
+        "held_out_sha256": None if split.held_out is None else sha256_of(split.held_out),
     }
     evaluated = None if split.held_out is None else split.held_out.to(device)
     return PreparedPoints(settings, description, Split(split.training.to(device), evaluated))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import operator
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -12,7 +11,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from pyro_pcflow.data import MappedClouds
-from pyro_pcflow.training.density import as_tensor, check_share, fingerprint, first_equal, set_apart
+from pyro_pcflow.ops.hashing import sha256_of
+from pyro_pcflow.training.density import as_tensor, check_share, first_equal, set_apart
 
 __all__ = ["Clouds", "MappedSource", "Source", "as_clouds", "some_points", "split_clouds"]
 
@@ -97,8 +97,8 @@ class Clouds:
 
     def fingerprint(self) -> str:
         if self.mask is None:
-            return _digest(fingerprint(self.points), self.labels)
-        return _digest(fingerprint(self.points[self.mask]), self.mask.sum(-1), self.labels)
+            return sha256_of(sha256_of(self.points), self.labels)
+        return sha256_of(sha256_of(self.points[self.mask]), self.mask.sum(-1), self.labels)
 
     def to(self, device: torch.device) -> Clouds:
         """The same clouds on a device."""
@@ -147,7 +147,7 @@ class MappedSource:
         return replace(self, chosen=self.chosen[clouds.cpu()], labels=labels)
 
     def fingerprint(self) -> str:
-        return _digest(self.file.fingerprint(), self.chosen, self.labels)
+        return sha256_of(self.file.fingerprint(), self.chosen, self.labels)
 
 
 def as_clouds(
@@ -235,7 +235,7 @@ def first_equal_cloud(clouds: Source) -> Tensor:
         chosen = rows[row : row + 1]
         points, mask = clouds.take(chosen), clouds.mask_of(chosen)
         # Adding zero makes one number of the two zeros.
-        first[row] = known.setdefault(fingerprint((points if mask is None else points[mask]) + 0.0), row)
+        first[row] = known.setdefault(sha256_of((points if mask is None else points[mask]) + 0.0), row)
     return first
 
 
@@ -245,14 +245,6 @@ def some_points(clouds: Source) -> Tensor:
     chosen = torch.linspace(0, len(clouds) - 1, count).round().long().to(clouds.device)
     points, mask = clouds.take(chosen), clouds.mask_of(chosen)
     return points.reshape(-1, clouds.point_dim) if mask is None else points[mask]
-
-
-def _digest(*parts: str | Tensor | None) -> str:
-    digest = hashlib.sha256()
-    for part in parts:
-        if part is not None:
-            digest.update(part.encode() if isinstance(part, str) else part.cpu().numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _from_items(data: Any, dtype: torch.dtype, name: str) -> tuple[Clouds, Tensor | None]:

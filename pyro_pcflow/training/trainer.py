@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_pcflow.ops.progress import ProgressBar, progress_bar
+from pyro_pcflow.ops.random import seeded
 from pyro_pcflow.ops.reading import printable
 from pyro_pcflow.ops.signals import Interrupts
 from pyro_pcflow.training.checkpoint import check_checkpoint
@@ -22,7 +23,6 @@ from pyro_pcflow.training.objective import Objective
 from pyro_pcflow.training.options import PRECISIONS, Settings
 from pyro_pcflow.training.run_folder import RunFolder
 from pyro_pcflow.training.schedule import Schedule
-from pyro_pcflow.training.seeding import seeded
 from pyro_pcflow.training.warm_up import WarmUp
 from pyro_pcflow.training.weights import FlatWeights
 

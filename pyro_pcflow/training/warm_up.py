@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from pyro_pcflow.kernels.dispatch import MOST_COORDINATES, BackgroundCompile, is_fused_ready
-from pyro_pcflow.training.seeding import seeded
+from pyro_pcflow.ops.random import seeded
 from pyro_pcflow.transforms.stack import ConditionalCouplingStack, CouplingStack, coupling_stack
 
 __all__ = ["WarmUp"]

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pyro_pcflow.kernels.dispatch import in_function_transform
-from pyro_pcflow.kernels.reference import soft_bound
+from pyro_pcflow.ops.coupling import tanh_bound
+from pyro_pcflow.ops.tracing import in_function_transform
 from pyro_pcflow.transforms.base import PointTransform, check_point_shape
 
 __all__ = ["ActNorm", "act_norm"]
@@ -72,7 +72,7 @@ class ActNorm(PointTransform):
     @property
     def log_scale(self) -> Tensor:
         """The bounded log-scale, shape `(D,)`."""
-        return soft_bound(self.raw_log_scale, self.max_log_scale)
+        return tanh_bound(self.raw_log_scale, self.max_log_scale)
 
     def transform_and_log_det(self, x: Tensor) -> tuple[Tensor, Tensor]:
         log_scale = self.log_scale

@@ -10,9 +10,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from pyro_pcflow.kernels.dispatch import in_function_transform
+from pyro_pcflow.ops.tracing import is_traced
 
-__all__ = ["Product", "is_traced"]
+__all__ = ["Product"]
 
 Dependencies = Callable[[], list[Tensor]]
 
@@ -103,16 +103,6 @@ def _forget(memory: weakref.ref[Product], _: object) -> None:
     product = memory()
     if product is not None:
         product.origin = None
-
-
-def is_traced(tensor: Tensor) -> bool:
-    """Whether a tensor's values cannot be looked at: inside a tracer, a function transform or a CUDA graph."""
-    return (
-        torch.compiler.is_compiling()
-        or torch.jit.is_tracing()
-        or in_function_transform()
-        or (tensor.is_cuda and torch.cuda.is_current_stream_capturing())
-    )
 
 
 def _can_be_compared(tensors: Sequence[Tensor]) -> bool:

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pyro_pcflow.kernels.reference import keep, move, soft_bound
 from pyro_pcflow.nn.conditioner import Conditioner, SeparateConditioners
+from pyro_pcflow.ops.coupling import affine_map, merge, split, tanh_bound
 from pyro_pcflow.transforms.base import ConditionalPointTransform, PointTransform
 from pyro_pcflow.transforms.masks import check_mask, coupling_masks
 
@@ -47,7 +47,7 @@ class _PointCoupling(nn.Module):
     def _shift_and_log_scale(self, kept: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         """`A` and `M` of the moved coordinates, each of shape `(*batch, moved)`."""
         shift, log_scale = self.conditioner(kept, context)
-        return shift, soft_bound(log_scale, self.max_log_scale)
+        return shift, tanh_bound(log_scale, self.max_log_scale)
 
     def transform_and_log_det(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         return self._move(x, context, inverse=False)
@@ -56,8 +56,9 @@ class _PointCoupling(nn.Module):
         return self._move(y, context, inverse=True)
 
     def _move(self, points: Tensor, context: Tensor | None, inverse: bool) -> tuple[Tensor, Tensor]:
-        shift, log_scale = self._shift_and_log_scale(keep(self.mask, points), context)
-        return move(self.mask, points, shift, log_scale, inverse)
+        kept, moved = split(self.mask, points)
+        moved, log_det = affine_map(moved, *self._shift_and_log_scale(kept, context), inverse)
+        return merge(self.mask, kept, moved), log_det
 
     def extra_repr(self) -> str:
         return f"mask={mask_repr(self.mask)}, max_log_scale={self.max_log_scale:.3g}"

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pyro_pcflow.kernels.program import Coupling, Parameters, Program
+from pyro_pcflow.kernels.program import Coupling, Network, Parameters, Program
 from pyro_pcflow.nn.conditioner import Conditioner, SeparateConditioners
 from pyro_pcflow.transforms.coupling import (
     AdditivePointCoupling,
@@ -35,9 +35,8 @@ def can_lower(part: nn.Module) -> bool:
     conditioner: Any = getattr(part, "conditioner", None)
     if type(part) not in COUPLINGS or type(conditioner) not in CONDITIONERS:
         return False
-    networks = [conditioner] if type(conditioner) is Conditioner else list(conditioner.networks)
     return (
-        all(type(network) is Conditioner and network.hidden_dtype is None for network in networks)
+        all(type(network) is Conditioner and network.hidden_dtype is None for network in _networks_of(conditioner))
         # Whoever has put a function in the place of a method, or a hook on a layer, wants it to be called.
         and not {"transform_and_log_det", "inverse_and_log_det"} & vars(part).keys()
         and not any(module._forward_hooks or module._forward_pre_hooks for module in part.modules())
@@ -61,7 +60,7 @@ def lower(
     lowered: list[Coupling] = []
     parameters: list[Parameters] = []
     for part in couplings:
-        networks = part.conditioner.lowered(context)
+        networks = [_lower_network(network, context) for network in _networks_of(part.conditioner)]
         affine = isinstance(part, AffinePointCoupling | ConditionalAffinePointCoupling)
         lowered.append(Coupling(part.mask, affine, part.max_log_scale, tuple(network for network, _ in networks)))
         parameters += [own for _, own in networks]
@@ -72,6 +71,41 @@ def lower(
             vectors += [offset] if scale is None else [scale, offset]
     offsets = torch.cat([vector.expand(groups, -1) for vector in vectors], -1)
     return Program(point_dim, tuple(lowered)), weights, offsets
+
+
+def _networks_of(conditioner: Any) -> list[Any]:
+    return [conditioner] if type(conditioner) is Conditioner else list(conditioner.networks)
+
+
+def _lower_network(conditioner: Conditioner, context: Tensor | None) -> tuple[Network, Parameters]:
+    """A network in numbers: scales and offsets `(G, width)` where the context acts, `(width,)` elsewhere."""
+    modulations = conditioner.modulations(context)
+    network = Network(
+        hidden_dims=tuple(conditioner.hidden_dims),
+        outputs=sum(conditioner.output_dims),
+        activation=conditioner.activation,
+        num_frequencies=conditioner.num_frequencies,
+        scaled=tuple(scale is not None for scale, _ in modulations),
+        skips=conditioner.skips,
+    )
+    layers: Any = conditioner.hidden
+    offsets = [_offset(layer.bias, *modulation) for layer, modulation in zip(layers, modulations, strict=True)]
+    parameters = Parameters(
+        matrices=[layer.weight for layer in (*layers, conditioner.output)],
+        scales=[*(scale for scale, _ in modulations), None],
+        offsets=[*offsets, conditioner.output.bias],
+    )
+    return network, parameters
+
+
+def _offset(bias: Tensor | None, scale: Tensor | None, shift: Tensor | None) -> Tensor:
+    """What is added to a hidden layer after its scale, where its bias is added before."""
+    if bias is None:
+        assert shift is not None  # a layer has no bias only where a shift brings one
+        return shift
+    if shift is None:
+        return bias
+    return bias + shift if scale is None else torch.addcmul(shift, bias, scale)
 
 
 class Groups:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from pyro_pcflow.kernels.reference import soft_bound
+from pyro_pcflow.ops.coupling import tanh_bound
 from pyro_pcflow.transforms.base import PointTransform
 
 __all__ = ["LULinear", "lu_linear"]
@@ -51,7 +51,7 @@ class LULinear(PointTransform):
     @property
     def log_diagonal(self) -> Tensor:
         """The bounded logarithm of the diagonal of `U`, shape `(D,)`."""
-        return soft_bound(self.raw_log_diagonal, self.max_log_scale)
+        return tanh_bound(self.raw_log_diagonal, self.max_log_scale)
 
     def _factors(self, log_diagonal: Tensor) -> tuple[Tensor, Tensor]:
         """`L` and `U`, each of shape `(D, D)`."""

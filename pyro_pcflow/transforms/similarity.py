@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
+from pyro_pcflow.ops.tracing import is_traced
 from pyro_pcflow.transforms.base import OnePassTransform, check_point_shape
-from pyro_pcflow.transforms.cache import is_traced
 
 __all__ = ["Similarity", "rotation_matrix", "similarity"]
 

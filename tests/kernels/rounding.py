@@ -19,7 +19,8 @@ from __future__ import annotations
 
 import torch
 
-from pyro_pcflow.kernels.reference import ACTIVATIONS, evaluate
+from pyro_pcflow.kernels.reference import evaluate
+from pyro_pcflow.ops.network import ACTIVATIONS
 
 U = 2.0**-24
 # Operations of a function on the longest way through it.

@@ -99,7 +99,7 @@ def drop_bits(x, bits):
         (plain.F, "linear", lambda x, weight: drop_bits(x @ weight.mT, 5)),
         (torch, "tanh", lambda x: x.sinh() / x.cosh() + 1e-5),
         (torch, "exp", lambda x: x.exp() * (1 + 2e-6)),
-        (plain, "soft_bound", lambda x, limit: drop_bits(limit * torch.tanh(x / limit), 4)),
+        (plain, "tanh_bound", lambda x, limit: drop_bits(limit * torch.tanh(x / limit), 4)),
     ],
 )
 def test_the_bound_tells_a_sloppy_kernel(monkeypatch, owner, name, sloppy):

@@ -9,8 +9,8 @@ from comparison import assert_as_exact_as_plain, make
 from hypothesis import HealthCheck, given, settings
 
 from pyro_pcflow.kernels.gpu import launch as fused_gpu
-from pyro_pcflow.kernels.reference import ACTIVATIONS
 from pyro_pcflow.nn.conditioner import CONDITIONINGS
+from pyro_pcflow.ops.network import ACTIVATIONS
 from pyro_pcflow.transforms.masks import MASK_PATTERNS
 
 # Triton's interpreter is slow.

@@ -22,7 +22,7 @@ from comparison import errors, evaluate, make
 import pyro_pcflow as pcf
 from pyro_pcflow.kernels import dispatch as backends
 from pyro_pcflow.kernels.gpu import launch as fused_gpu
-from pyro_pcflow.kernels.reference import ACTIVATIONS
+from pyro_pcflow.ops.network import ACTIVATIONS
 from pyro_pcflow.transforms.lowering import lower
 
 HERE = Path(__file__).parent

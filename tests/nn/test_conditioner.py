@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
 import torch
 
-from pyro_pcflow.nn.conditioner import Conditioner, SeparateConditioners, fourier_features
+from pyro_pcflow.nn import Conditioner, SeparateConditioners
 from pyro_pcflow.testing import randomize_parameters
 
 
@@ -117,14 +115,6 @@ def test_a_new_conditioner_moves_nothing():
     shift, log_scale = net(torch.randn(9, 2), torch.randn(4))
     assert not shift.any()
     assert not log_scale.any()
-
-
-def test_fourier_features_are_sines_and_cosines_of_octaves():
-    x = torch.tensor([[0.3, -1.2]], dtype=torch.float64)
-    got = fourier_features(x, 3)[0].tolist()
-    angles = [2.0**octave * value for octave in range(3) for value in (0.3, -1.2)]
-    assert got == pytest.approx([0.3, -1.2, *map(math.sin, angles), *map(math.cos, angles)])
-    assert fourier_features(x, 0) is x
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from torch.utils.data import Dataset, TensorDataset
 
 import pyro_pcflow as pcf
 from pyro_pcflow.data import MappedClouds
+from pyro_pcflow.ops.random import seeded_generator
 from pyro_pcflow.training.cloud_batches import (
     CloudBatches,
     divide,
@@ -19,7 +20,6 @@ from pyro_pcflow.training.cloud_batches import (
     evaluation_batches,
     with_noise,
 )
-from pyro_pcflow.training.density import seeded_generator
 from pyro_pcflow.training.sources import (
     Clouds,
     MappedSource,

@@ -31,8 +31,8 @@ OFTEN = {"eval_every": 4, "tracks": False}
 PACKAGE = Path(pcf.__file__).parent
 SHORT = {"max_steps": 3, "device": "cpu", "batch_size": 50}
 # Where an interrupt could find things half done.
-WATCHED = {str(PACKAGE / "training" / name) for name in ("loop.py", "flat_weights.py", "run_folder.py", "seeding.py")}
-WATCHED |= {str(PACKAGE / "ops" / name) for name in ("files.py", "signals.py")}
+WATCHED = {str(PACKAGE / "training" / name) for name in ("trainer.py", "weights.py", "run_folder.py")}
+WATCHED |= {str(PACKAGE / "ops" / name) for name in ("files.py", "random.py", "signals.py")}
 
 
 @pytest.fixture(autouse=True)

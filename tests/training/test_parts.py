@@ -9,14 +9,13 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.utils.data import TensorDataset
 
+from pyro_pcflow.ops.random import seeded_generator
 from pyro_pcflow.training import density as points_module
 from pyro_pcflow.training import toml
 from pyro_pcflow.training.density import (
     Batches,
     as_points,
-    fingerprint,
     first_equal,
-    seeded_generator,
     split_points,
 )
 from pyro_pcflow.training.options import as_device
@@ -185,12 +184,6 @@ class TestPoints:
     def test_points_that_are_all_the_same_leave_nothing(self):
         with pytest.raises(ValueError, match="of 1 different points leaves 1 to train on and 0"):
             split_points(torch.ones(50, 3), 0.1, seed=0, noise=0.0)
-
-    def test_fingerprints_tell_values_apart(self):
-        points = torch.randn(10, 3)
-        assert fingerprint(points) == fingerprint(points.clone())
-        assert fingerprint(points.t().contiguous().t()) == fingerprint(points)
-        assert fingerprint(points) != fingerprint(points + 1e-7)
 
 
 def test_devices():

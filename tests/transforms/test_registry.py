@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 import pyro_pcflow as pcf
 from pyro_pcflow.distributions.bases import ConditionalNormal
-from pyro_pcflow.nn.conditioner import ACTIVATIONS, CONDITIONINGS
+from pyro_pcflow.nn.conditioner import CONDITIONINGS
+from pyro_pcflow.ops.network import ACTIVATIONS
 from pyro_pcflow.transforms.masks import MASK_PATTERNS, coupling_masks
 
 T = pcf.transforms
