@@ -56,6 +56,15 @@ def test_how_to_pages_run(page, tmp_path, monkeypatch):
                 assert (program, cli.main(arguments)) == ("pcflow", 0)
 
 
+@pytest.mark.parametrize("page", ["README.md", *sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("docs/**/*.md"))])
+def test_every_command_is_one_that_the_parser_takes(page):
+    for language, block in blocks(page):
+        for line in block.replace("\\\n", "").splitlines() if language == "sh" else ():
+            program, *arguments = shlex.split(line, comments=True) or [""]
+            if program == "pcflow":
+                assert callable(cli._parser(arguments).parse_args(arguments).command), line
+
+
 @pytest.mark.parametrize("path", [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))], ids=lambda p: p.name)
 def test_links_lead_somewhere(path):
     text = re.sub(r"^```.*?^```", "", path.read_text(), flags=re.M | re.S)  # code has brackets of its own
