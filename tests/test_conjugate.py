@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import torch
-from conjugate import make_conjugate
+
+from helpers.conjugate import make_conjugate
 
 
 def test_posterior_and_evidence_against_a_grid():

@@ -7,13 +7,13 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from pretended_device import DEVICE, pretended_device
 from pyro.infer import MCMC, NUTS, SVI, Predictive, Trace_ELBO
 from pyro.infer.autoguide import AutoNormal
 from pyro.optim import Adam
 from torch.utils._pytree import tree_leaves
 
 import pyro_pcflow as pcf
+from helpers.pretended_device import DEVICE, pretended_device
 from pyro_pcflow import infer, metrics, models, training
 from pyro_pcflow.distributions import NoisyPoint, SoftHalfSpace, one_sided, with_background
 from pyro_pcflow.metrics.nearest_neighbours import CHAMFER_CONVENTIONS

@@ -8,8 +8,8 @@ import sys
 import types
 
 import pytest
-from fresh_clone import ROOT, blocks
 
+from fresh_clone import ROOT, blocks
 from pyro_pcflow import cli
 
 

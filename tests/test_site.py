@@ -10,7 +10,8 @@ from pathlib import Path
 from urllib.parse import unquote, urldefrag, urlsplit
 
 import pytest
-from browser import errors, requests, start
+
+from helpers.browser import errors, requests, start
 
 pytest.importorskip("mkdocs", reason="the extra `docs` is not installed")
 pytestmark = pytest.mark.slow

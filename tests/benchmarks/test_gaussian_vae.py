@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from test_rival_decoders import ellipsoids
 from torch import distributions as dist
 
 import pyro_pcflow as pcf
 from benchmarks.gaussian_vae import GaussianPoints, GaussianVAE
+from helpers.ellipsoids import ellipsoids
 
 
 def mixture(*batch, num_gaussians=5, dim=3, seed=0):

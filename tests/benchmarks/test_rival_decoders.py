@@ -14,12 +14,7 @@ import pyro_pcflow as pcf
 from benchmarks.cloud_gan import GAMES, GENERATORS, CloudGAN, play
 from benchmarks.decoder_vae import DECODERS, DecoderVAE, matched_gaussian, squared_to_nearest
 from benchmarks.point_generators import FixedPoints, Folding
-
-
-def ellipsoids(count=12, points=256, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    radii = 0.2 + torch.rand(count, 1, 3, generator=generator)
-    return 3 + radii * nn.functional.normalize(torch.randn(count, points, 3, generator=generator), dim=-1)
+from helpers.ellipsoids import ellipsoids
 
 
 @settings(max_examples=20)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from saved_models import MODELS
 
 import pyro_pcflow as pcf
+from helpers.saved_models import MODELS
 from pyro_pcflow.models import AutoDecoder
 from pyro_pcflow.training import preparation
 

@@ -8,9 +8,9 @@ import json
 import numpy as np
 import pytest
 import torch
-from saved_models import LABELS, MODELS
 
 import pyro_pcflow as pcf
+from helpers.saved_models import LABELS, MODELS
 from pyro_pcflow.cli import main
 from pyro_pcflow.serialization import CLASSES
 

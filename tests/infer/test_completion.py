@@ -6,10 +6,10 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from conjugate import make_conjugate
 from pyro.infer.autoguide import AutoNormal
 
 import pyro_pcflow as pcf
+from helpers.conjugate import make_conjugate
 from pyro_pcflow.distributions import one_sided
 from pyro_pcflow.infer import complete, sample_pose
 

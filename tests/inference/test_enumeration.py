@@ -10,7 +10,6 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from conjugate import make_conjugate
 from pyro.infer import (
     MCMC,
     NUTS,
@@ -25,6 +24,7 @@ from pyro.ops.stats import effective_sample_size
 from torch.nn.functional import one_hot
 
 import pyro_pcflow as pcf
+from helpers.conjugate import make_conjugate
 
 WEIGHTS = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)
 SIZES = torch.tensor([0, 1, 3])

@@ -8,7 +8,6 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from conjugate import make_conjugate
 from pyro import poutine
 from pyro.infer import SVI, Trace_ELBO, TraceMeanField_ELBO
 from pyro.infer.autoguide import (
@@ -20,6 +19,7 @@ from pyro.infer.autoguide import (
 )
 
 import pyro_pcflow as pcf
+from helpers.conjugate import make_conjugate
 
 
 @pytest.fixture(autouse=True)

@@ -6,7 +6,6 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from conjugate import make_conjugate
 from pyro import poutine
 from pyro.infer import MCMC, NUTS, SVI, Predictive, Trace_ELBO
 from pyro.infer.autoguide import AutoNormalizingFlow
@@ -15,6 +14,7 @@ from pyro.infer.reparam import NeuTraReparam, TransformReparam
 from pyro.ops.stats import effective_sample_size
 
 import pyro_pcflow as pcf
+from helpers.conjugate import make_conjugate
 
 POINTS = 7
 SIZES = torch.tensor([0, 1, 3, 6, 7])

@@ -6,7 +6,6 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from conjugate import make_conjugate
 from pyro.infer import HMC, MCMC, NUTS
 from pyro.infer.mcmc.util import initialize_model
 from pyro.ops.integrator import potential_grad
@@ -14,6 +13,7 @@ from pyro.ops.stats import effective_sample_size
 from torch.distributions.transforms import AffineTransform
 
 import pyro_pcflow as pcf
+from helpers.conjugate import make_conjugate
 from pyro_pcflow.distributions import with_background
 from pyro_pcflow.infer import sample_pose
 

@@ -9,7 +9,6 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from conjugate import make_conjugate
 from pyro import poutine
 from pyro.infer import (
     SVI,
@@ -25,6 +24,7 @@ from pyro.nn import PyroModule, PyroParam
 from torch.distributions import MultivariateNormal, constraints, kl_divergence
 
 import pyro_pcflow as pcf
+from helpers.conjugate import make_conjugate
 
 ELBOS = {
     "trace": Trace_ELBO,

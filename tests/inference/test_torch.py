@@ -13,7 +13,6 @@ import pyro
 import pytest
 import torch
 import torch.multiprocessing
-from conjugate import make_conjugate
 from functorch.compile import make_boxed_func
 from torch import nn
 from torch._dynamo.backends.common import aot_autograd
@@ -21,6 +20,7 @@ from torch._dynamo.testing import CompileCounter
 from torch.func import functional_call, grad, hessian, stack_module_state, vmap
 
 import pyro_pcflow as pcf
+from helpers.conjugate import make_conjugate
 
 BATCH, POINTS, CONTEXT = 5, 7, 2
 BASES = ["normal", "conditional"]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import functools
 
 import pytest
-from comparison import BACKENDS
 
+from helpers.comparison import BACKENDS
 from pyro_pcflow.kernels.cpu import build as compiler
 from pyro_pcflow.kernels.cpu import launch as fused_cpu
 from pyro_pcflow.kernels.gpu import launch as fused_gpu

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pyro
 import pytest
-import rounding
 import torch
-from comparison import BACKENDS, errors, evaluate, make
 
 import pyro_pcflow as pcf
+from helpers import rounding
+from helpers.comparison import BACKENDS, errors, evaluate, make
 from pyro_pcflow.kernels import dispatch as backends
 from pyro_pcflow.kernels import reference as plain
 from pyro_pcflow.kernels.cpu import build as compiler

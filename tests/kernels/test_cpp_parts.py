@@ -12,13 +12,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from comparison import make
 from scipy.special import ndtr
 
+import helpers
+from helpers.comparison import make
 from pyro_pcflow.kernels.cpu import build as compiler
 from pyro_pcflow.transforms.lowering import lower
 
-HERE = Path(__file__).parent
+SOURCE = Path(helpers.__file__).with_name("probe.cpp")
 HALF_ULP = 2.0**-24
 
 
@@ -34,7 +35,7 @@ def probe(request, tmp_path_factory):
     path = tmp_path_factory.mktemp("probe") / "probe.so"
     flags = [flag for flag in compiler.FLAGS if flag != "-O3"] + ["-O1", f"-I{compiler.SOURCES}"]
     flags += compiler.INSTRUCTION_SETS[request.param]
-    subprocess.run([*command, *flags, str(HERE / "probe.cpp"), "-o", str(path)], check=True)
+    subprocess.run([*command, *flags, str(SOURCE), "-o", str(path)], check=True)
     return ctypes.CDLL(str(path))
 
 

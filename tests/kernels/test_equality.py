@@ -5,9 +5,9 @@ from __future__ import annotations
 import hypothesis.strategies as st
 import pytest
 import torch
-from comparison import assert_as_exact_as_plain, make
 from hypothesis import HealthCheck, given, settings
 
+from helpers.comparison import assert_as_exact_as_plain, make
 from pyro_pcflow.kernels.gpu import launch as fused_gpu
 from pyro_pcflow.nn.conditioner import CONDITIONINGS
 from pyro_pcflow.ops.network import ACTIVATIONS

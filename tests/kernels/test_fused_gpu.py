@@ -17,9 +17,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from comparison import errors, evaluate, make
 
 import pyro_pcflow as pcf
+from helpers.comparison import errors, evaluate, make
 from pyro_pcflow.kernels import dispatch as backends
 from pyro_pcflow.kernels.gpu import launch as fused_gpu
 from pyro_pcflow.ops.network import ACTIVATIONS

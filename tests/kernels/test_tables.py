@@ -7,10 +7,10 @@ import copy
 import hypothesis.strategies as st
 import pytest
 import torch
-from comparison import assert_as_exact_as_plain, make
 from hypothesis import HealthCheck, given, settings
 
 import pyro_pcflow as pcf
+from helpers.comparison import assert_as_exact_as_plain, make
 from pyro_pcflow.kernels.cpu.build import INSTRUCTION_SETS
 from pyro_pcflow.nn.conditioner import CONDITIONINGS
 

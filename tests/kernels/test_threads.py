@@ -8,8 +8,8 @@ import platform
 
 import pytest
 import torch
-from comparison import make
 
+from helpers.comparison import make
 from pyro_pcflow.kernels.cpu import build as compiler
 from pyro_pcflow.kernels.cpu import launch as fused_cpu
 from pyro_pcflow.transforms.lowering import lower

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from brute_force import chamfer_ways, degenerate_pairs, padded, real_clouds
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.distance import directed_hausdorff
 
+from helpers.brute_force import chamfer_ways, degenerate_pairs, padded, real_clouds
 from pyro_pcflow.metrics import chamfer, f_score, hausdorff
 from pyro_pcflow.metrics import neighbour_search as nearest_module
 from pyro_pcflow.metrics.neighbour_search import nearest_by_blocks, nearest_by_trees

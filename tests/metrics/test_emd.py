@@ -6,10 +6,17 @@ import numpy as np
 import ot
 import pytest
 import torch
-from brute_force import approximate_matching, degenerate_pairs, distances, emd_by_permutations, padded, real_clouds
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from helpers.brute_force import (
+    approximate_matching,
+    degenerate_pairs,
+    distances,
+    emd_by_permutations,
+    padded,
+    real_clouds,
+)
 from pyro_pcflow.metrics import approximate as approximate_module
 from pyro_pcflow.metrics import approximate_emd, chamfer, emd, sinkhorn
 from pyro_pcflow.metrics import transport as entropic_module

@@ -7,8 +7,8 @@ import json
 import numpy as np
 import pytest
 import torch
-from brute_force import padded, real_clouds
 
+from helpers.brute_force import padded, real_clouds
 from pyro_pcflow.metrics import approximate_emd, chamfer, emd, hausdorff, matrices, nearest_rows, pairwise, sinkhorn
 
 CASES = {

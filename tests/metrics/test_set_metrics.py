@@ -10,8 +10,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from loop_metrics import knn_accuracies
 
+from helpers.loop_metrics import knn_accuracies
 from pyro_pcflow.metrics import (
     coverage,
     minimum_matching_distance,

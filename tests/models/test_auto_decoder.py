@@ -9,12 +9,12 @@ import pyro
 import pytest
 import torch
 import torch.nn.functional as F
-from conjugate import make_conjugate
 from pyro import poutine
 from pyro.infer import SVI, Trace_ELBO
 from torch.distributions import Normal
 
 import pyro_pcflow as pcf
+from helpers.conjugate import make_conjugate
 from pyro_pcflow.models import AutoDecoder
 
 DECODER = {"num_couplings": 2, "hidden_dims": [8], "activation": "tanh"}

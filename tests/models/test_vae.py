@@ -12,12 +12,12 @@ import pyro.distributions as dist
 import pytest
 import torch
 import torch.nn.functional as F
-from conjugate import make_conjugate
 from pyro import poutine
 from pyro.infer import SVI, JitTrace_ELBO, RenyiELBO, Trace_ELBO, TraceGraph_ELBO, TraceMeanField_ELBO
 from torch.distributions import MultivariateNormal, Normal, kl_divergence
 
 import pyro_pcflow as pcf
+from helpers.conjugate import make_conjugate
 
 DECODER = {"num_couplings": 2, "hidden_dims": [8], "activation": "tanh"}
 ENCODER = {"point_dims": [8, 8], "hidden_dims": [8]}

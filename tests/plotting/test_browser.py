@@ -9,9 +9,9 @@ import time
 import numpy as np
 import pytest
 import torch
-from browser import errors, requests, start
 from PIL import Image
 
+from helpers.browser import errors, requests, start
 from pyro_pcflow.plotting import project, save_html
 
 pytestmark = pytest.mark.slow

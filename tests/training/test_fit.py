@@ -7,11 +7,11 @@ import numpy as np
 import pyro.distributions as dist
 import pytest
 import torch
-from stand_ins import DiagonalGaussian, NormalizedGaussian, small_stack, some_points
 from torch import nn
 from torch.utils.data import Dataset, TensorDataset
 
 import pyro_pcflow as pcf
+from helpers.stand_ins import DiagonalGaussian, NormalizedGaussian, small_stack, some_points
 from pyro_pcflow.training import FitResult, fit, objective
 from pyro_pcflow.training import trainer as loop
 

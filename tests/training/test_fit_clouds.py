@@ -11,11 +11,11 @@ import pyro.distributions as dist
 import pytest
 import torch
 from PIL import Image
-from stand_ins import same_state
 from torch import nn
 from torch.utils.data import Dataset
 
 import pyro_pcflow as pcf
+from helpers.stand_ins import same_state
 from pyro_pcflow.models import AutoDecoder
 from pyro_pcflow.training import fit, pictures, toml
 from pyro_pcflow.training.cloud_batches import CloudBatches, evaluation_batches

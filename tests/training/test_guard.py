@@ -5,10 +5,10 @@ import math
 import pyro.distributions as dist
 import pytest
 import torch
-from stand_ins import DiagonalGaussian, NormalizedGaussian, same_state, small_stack, some_points
 from torch import nn
 
 import pyro_pcflow as pcf
+from helpers.stand_ins import DiagonalGaussian, NormalizedGaussian, same_state, small_stack, some_points
 from pyro_pcflow.training import TrainingDivergedError, fit
 from pyro_pcflow.training.divergence import find_culprit
 

@@ -14,10 +14,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from stand_ins import same_state, small_stack, some_points
-from test_resume import OPTIONS, losses_of, run, stop_at
 
 import pyro_pcflow as pcf
+from helpers.resumable_run import OPTIONS, losses_of, run, stop_at
+from helpers.stand_ins import same_state, small_stack, some_points
 from pyro_pcflow.ops.signals import Interrupts
 from pyro_pcflow.training import fit, toml
 from pyro_pcflow.training import trainer as loop

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from shared_run import run
 
+from helpers import shared_run
+from helpers.shared_run import run
 from pyro_pcflow.training.distributed import Processes, start_processes
 
-SCRIPT = Path(__file__).with_name("shared_run.py")
+SCRIPT = Path(shared_run.__file__)
 
 
 def torchrun(*arguments):

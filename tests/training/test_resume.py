@@ -9,38 +9,18 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from stand_ins import DiagonalGaussian, same_state, small_stack, some_points
 
 import pyro_pcflow as pcf
+from helpers.resumable_run import OPTIONS, STEPS, losses_of, run, stop_at
+from helpers.stand_ins import DiagonalGaussian, same_state, small_stack, some_points
 from pyro_pcflow.training import fit, toml
 from pyro_pcflow.training import trainer as loop
 
-STEPS = 40
-OPTIONS = {"batch_size": 64, "noise": 0.1, "log_every": 3, "eval_every": 10, "checkpoint_every": 2, "device": "cpu"}
 FILES = {".lock", "config.toml", "metrics.jsonl", "checkpoint.pt", "model.pt"}
-
-
-def run(out, *, before_step=None, tracks=True, max_steps=STEPS, resume=True, **options):
-    module = small_stack(before_step=before_step, tracks=tracks)
-    result = fit(module, some_points(), max_steps=max_steps, out=out, resume=resume, **{**OPTIONS, **options})
-    return module, result
-
-
-def stop_at(call, error=KeyboardInterrupt):
-    def before_step(now):
-        if now == call:
-            raise error
-
-    return before_step
 
 
 def steps_of(out):
     return [json.loads(line)["step"] for line in (out / "metrics.jsonl").read_text().splitlines()]
-
-
-def losses_of(out):
-    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    return [(line["step"], line["loss"], line["grad_norm"], line["lr"], line.get("nats_per_point")) for line in lines]
 
 
 @pytest.fixture(scope="module")

@@ -10,9 +10,9 @@ import time
 
 import pytest
 import torch
-from stand_ins import DiagonalGaussian
 
 import pyro_pcflow as pcf
+from helpers.stand_ins import DiagonalGaussian
 from pyro_pcflow.kernels import dispatch as backends
 from pyro_pcflow.kernels import operator
 from pyro_pcflow.kernels.cpu import build as compiler

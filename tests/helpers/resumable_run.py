@@ -1,0 +1,30 @@
+"""A training into a folder, which can be stopped at a step and resumed."""
+
+from __future__ import annotations
+
+import json
+
+from helpers.stand_ins import small_stack, some_points
+from pyro_pcflow.training import fit
+
+STEPS = 40
+OPTIONS = {"batch_size": 64, "noise": 0.1, "log_every": 3, "eval_every": 10, "checkpoint_every": 2, "device": "cpu"}
+
+
+def run(out, *, before_step=None, tracks=True, max_steps=STEPS, resume=True, **options):
+    module = small_stack(before_step=before_step, tracks=tracks)
+    result = fit(module, some_points(), max_steps=max_steps, out=out, resume=resume, **{**OPTIONS, **options})
+    return module, result
+
+
+def stop_at(call, error=KeyboardInterrupt):
+    def before_step(now):
+        if now == call:
+            raise error
+
+    return before_step
+
+
+def losses_of(out):
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return [(line["step"], line["loss"], line["grad_norm"], line["lr"], line.get("nats_per_point")) for line in lines]
