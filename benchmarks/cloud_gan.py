@@ -14,7 +14,7 @@ from pyro_pcflow.ops.random import seeded
 from pyro_pcflow.training.cloud_batches import CloudBatches
 from pyro_pcflow.training.schedule import Schedule
 from pyro_pcflow.training.sources import Clouds, some_points
-from pyro_pcflow.transforms import rescale
+from pyro_pcflow.transforms import standardize
 
 GENERATORS = ("fixed", "folding")
 GAMES = ("wgan-gp", "r1")
@@ -88,7 +88,7 @@ class CloudGAN(nn.Module):
         self.latent_dim = latent_dim
         self.game = game
         self.critic_steps = critic_steps
-        self.units = rescale(point_dim)
+        self.units = standardize(point_dim)
         self.generator: nn.Module
         if generator_kind == "fixed":
             self.generator = FixedPoints(latent_dim, num_points, point_dim, hidden_dims=(256, 512))

@@ -95,7 +95,7 @@ def prototype() -> pcf.PointCloudVAE:
             "activation": "silu",
             "num_frequencies": 0,
             "max_log_scale": 1.0,
-            "total_log_scale": 14.0,
+            "max_total_log_scale": 14.0,
         },
         encoder={"point_dims": [64, 128, 256], "hidden_dims": [256], "num_frequencies": 0},
     )

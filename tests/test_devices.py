@@ -135,8 +135,8 @@ def test_set_metrics_and_likelihoods():
 FLOWS = {
     "default": {},
     "conditional base": {"base": "conditional"},
-    "additive": {"affine": False},
-    "normed and mixed": {"mixing": True, "act_norm_between": True},
+    "additive": {"coupling": "additive"},
+    "normed and mixed": {"lu_linear": True, "act_norm": True},
 }
 
 

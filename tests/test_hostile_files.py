@@ -347,8 +347,8 @@ FLOW = {
     "backend": ["rm", 3],
     "no_such": [1],
     "separate_networks": [True],
-    "act_norm_between": [True],
-    "mixing": [True],
+    "act_norm": [True],
+    "lu_linear": [True],
 }
 MODELS = {
     "PointCloudVAE": {
@@ -369,7 +369,7 @@ def small_model(name):
     torch.manual_seed(0)
     small = {"num_couplings": 2, "hidden_dims": [4]}
     if name == "PointCloudFlow":
-        return pcf.PointCloudFlow(3, num_couplings=3, hidden_dims=[8], act_norm_between=False)
+        return pcf.PointCloudFlow(3, num_couplings=3, hidden_dims=[8], act_norm=False)
     if name == "MixtureOfFlows":
         return pcf.MixtureOfFlows(2, 3, **small)
     if name == "AutoDecoder":

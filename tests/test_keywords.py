@@ -22,7 +22,18 @@ ROOMS = sorted(
 PASSES_WORDS_ON = {
     "MixtureOfFlows": lambda **word: pcf.MixtureOfFlows(2, 3, **SMALL, **word),
     "PointCloudFlow": lambda **word: pcf.PointCloudFlow(3, **SMALL, **word),
+    "additive_point_coupling": lambda **word: pcf.transforms.additive_point_coupling(3, **word),
+    "affine_point_coupling": lambda **word: pcf.transforms.affine_point_coupling(3, **word),
+    "conditional_additive_point_coupling": lambda **word: pcf.transforms.conditional_additive_point_coupling(
+        3, 2, **word
+    ),
+    "conditional_affine_point_coupling": lambda **word: pcf.transforms.conditional_affine_point_coupling(3, 2, **word),
+    "conditional_point_coupling": lambda **word: pcf.transforms.conditional_point_coupling(
+        3, 2, pcf.transforms.Affine(), **word
+    ),
+    "coupling_stack": lambda **word: pcf.transforms.coupling_stack(3, **word),
     "latent_flow": lambda **word: pcf.models.latent_flow(2, **word),
+    "point_coupling": lambda **word: pcf.transforms.point_coupling(3, pcf.transforms.Affine(), **word),
     "preset": lambda **word: pcf.models.preset("dpf", **word),
     "save_html": lambda **word: pcf.plotting.save_html(torch.zeros(1, 2, 3), "never.html", **word),
 }
@@ -93,7 +104,7 @@ def test_an_unknown_word_is_named(call, tmp_path, monkeypatch):
     ("call", "word", "meant"),
     [
         ("PointCloudFlow", "num_coupling", "num_couplings"),
-        ("MixtureOfFlows", "mixin", "mixing"),
+        ("MixtureOfFlows", "lu_linea", "lu_linear"),
         ("latent_flow", "activations", "activation"),
         ("preset", "latent_dims", "latent_dim"),
         ("save_html", "titel", "title"),

@@ -12,22 +12,23 @@ from pyro_pcflow.distributions.bases import ConditionalNormal, StandardNormal
 from pyro_pcflow.distributions.notebook import flow_html
 from pyro_pcflow.distributions.point_cloud import PointCloud, sample_clouds
 from pyro_pcflow.distributions.pushforward import Pushforward
-from pyro_pcflow.ops.options import check_options, option_names
+from pyro_pcflow.ops.options import check_options
 from pyro_pcflow.transforms import (
     ConditionalPointTransform,
     ConditionedPointTransform,
     PointTransform,
-    Rescale,
+    Standardize,
     coupling_stack,
-    rescale,
+    standardize,
 )
 from pyro_pcflow.transforms.base import check_context, check_points
+from pyro_pcflow.transforms.stack import STACK_OPTIONS
 
 __all__ = ["PointCloudFlow"]
 
 BASES = ("normal", "conditional")
 # What a flow takes beside the sizes of its points and its context.
-FLOW_OPTIONS = ("base", *option_names(coupling_stack, without=["point_dim", "context_dim"]))
+FLOW_OPTIONS = ("base", *(name for name in STACK_OPTIONS if name != "context_dim"))
 
 
 class PointCloudFlow(nn.Module):
@@ -91,10 +92,10 @@ class PointCloudFlow(nn.Module):
             **stack_options,
         )
         self.base = StandardNormal(point_dim) if base == "normal" else ConditionalNormal(point_dim, context_dim)
-        self.transform.parts.append(rescale(point_dim))
+        self.transform.parts.append(standardize(point_dim))
 
     @property
-    def units(self) -> Rescale:
+    def units(self) -> Standardize:
         """The change of units: the last part of `transform`."""
         return self.transform.parts[-1]
 

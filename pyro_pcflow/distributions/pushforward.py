@@ -59,5 +59,5 @@ class Pushforward(PointDistribution, dist.TransformedDistribution):
         self.transforms[0].inverse_shape(value.shape)
 
     def _log_prob(self, value: Tensor) -> Tensor:
-        noise, log_det = self.transforms[0].recall_or_invert(value)
+        noise, log_det = self.transforms[0].cached_inverse(value)
         return self.base_dist.log_prob(noise) + log_det

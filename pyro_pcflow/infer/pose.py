@@ -17,7 +17,7 @@ from pyro_pcflow.transforms import Similarity, similarity
 
 __all__ = ["UniformTurn", "sample_pose"]
 
-# Deviation of a versor's length, which means nothing: so narrow that the singular length 0 is far away, and no
+# Deviation of a quaternion's length, which means nothing: so narrow that the singular length 0 is far away, and no
 # narrower than a rotation is usually known, since a sampler's steps fit the narrowest direction.
 LENGTH_DEVIATION = 0.1
 
@@ -32,8 +32,8 @@ def sample_pose(
 ) -> Similarity:
     """Sample a pose from its prior, as Pyro sites that any inference can work on.
 
-    A rotation is the direction of a vector, its versor: a quaternion in space, see `rotation_matrix`. The latent is
-    the turn that is added to the versor of a rotation to start from, so that a turn of zero, where Pyro's guides
+    A rotation is the direction of a vector, its quaternion: a quaternion in space, see `rotation_matrix`. The latent is
+    the turn that is added to the quaternion of a rotation to start from, so that a turn of zero, where Pyro's guides
     begin, is that rotation. Its length near 1 means nothing and has a narrow prior, which keeps the one singular place,
     length 0, out of reach. A quaternion and its negative are one rotation, so compare chains by the rotation, never by
     the turn.
@@ -47,7 +47,7 @@ def sample_pose(
 
     Args:
         name: prefix of the sites.
-        around: versor of the rotation to start from, shape `(*batch, 4)`, or `(*batch, 2)` in the plane, of any
+        around: quaternion of the rotation to start from, shape `(*batch, 4)`, or `(*batch, 2)` in the plane, of any
             positive length; the identity of space by default. A posterior that is far away is found faster from a
             start near it.
         spread: standard deviation of the rotation's angle about each axis, in radians, for small spreads. By default
@@ -74,7 +74,7 @@ def sample_pose(
     around = torch.tensor([1.0, 0.0, 0.0, 0.0]) if around is None else around
     if around.dim() < 1 or around.shape[-1] not in (2, 4):
         raise ValueError(
-            "expected a versor of 2 numbers for the plane or of 4 for space, got a tensor of shape "
+            "expected a quaternion of 2 numbers for the plane or of 4 for space, got a tensor of shape "
             f"{tuple(around.shape)}"
         )
     if spread is not None and not spread > 0:
@@ -99,14 +99,14 @@ def sample_pose(
 
 
 class UniformTurn(TorchDistribution):
-    """The turn from one versor to another that may have any direction, all equally likely, and a length near 1.
+    """The turn from one quaternion to another that may have any direction, all equally likely, and a length near 1.
 
     So the rotation is uniform over the group. The length is log-normal around 1. Standard normals would give the same
     rotations, but their length varies so much more than a rotation that is known well that a sampler has to take many
     small steps.
 
     Args:
-        around: versor that the turn starts from, of length 1, shape `(*batch, 2)` or `(*batch, 4)`.
+        around: quaternion that the turn starts from, of length 1, shape `(*batch, 2)` or `(*batch, 4)`.
 
     Examples:
         >>> turns = UniformTurn(torch.tensor([1.0, 0.0, 0.0, 0.0])).sample((1000,))
@@ -145,7 +145,7 @@ class UniformTurn(TorchDistribution):
 
 
 def _turn_near(around: Tensor, spread: float) -> dist.MultivariateNormal:
-    # A quaternion holds half of the angle; along the versor a turn changes nothing but the length.
+    # A quaternion holds half of the angle; along the quaternion a turn changes nothing but the length.
     across = spread if around.shape[-1] == 2 else spread / 2
     along = around.unsqueeze(-1) * around.unsqueeze(-2)
     rest = torch.eye(around.shape[-1]).to(around) - along

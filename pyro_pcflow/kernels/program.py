@@ -60,7 +60,7 @@ class Network:
 
 @dataclass(frozen=True)
 class Coupling:
-    """One coupling, see `pyro_pcflow.transforms.AffinePointCoupling`.
+    """One coupling, see `pyro_pcflow.transforms.PointCoupling`.
 
     Attributes:
         mask: `D` booleans, True where a coordinate is kept.

@@ -38,7 +38,7 @@ def _step(coupling: Coupling, parameters: Sequence[Parameters], points: Tensor, 
     else:
         shift, log_scale = outputs, torch.zeros_like(outputs)
     moved, log_det = affine_map(moved, shift, log_scale, inverse)
-    return merge(coupling.mask, kept, moved), log_det
+    return merge(coupling.mask, kept, moved), log_det.sum(-1)
 
 
 def _outputs(network: Network, own: Parameters, kept: Tensor) -> Tensor:

@@ -46,7 +46,7 @@ _DPF_DECODER = {
     "max_log_scale": 0.5,
     "base": "conditional",
     "num_frequencies": 0,
-    "act_norm_between": True,
+    "act_norm": True,
 }
 # The published encoders, but for their batch statistics.
 _POINT_NET = {"activation": "relu", "num_frequencies": 0}
@@ -64,11 +64,11 @@ PRESETS: dict[str, Preset] = {
             "decoder": {
                 "num_couplings": 4,
                 "hidden_dims": (256,) * 5,
-                "affine": False,
+                "coupling": "additive",
                 "masks": "halves",
                 "activation": "relu",
                 "num_frequencies": 0,
-                "act_norm_between": True,
+                "act_norm": True,
             },
         },
         source="Dinh, Krueger and Bengio, NICE: Non-linear independent components estimation, ICLR 2015 workshop",
@@ -83,7 +83,7 @@ PRESETS: dict[str, Preset] = {
                 "masks": "halves",
                 "activation": "relu",
                 "num_frequencies": 0,
-                "act_norm_between": True,
+                "act_norm": True,
             },
         },
         source="Dinh, Sohl-Dickstein and Bengio, Density estimation using Real NVP, ICLR 2017",
@@ -135,9 +135,9 @@ PRESETS: dict[str, Preset] = {
                 "activation": "tanh",
                 "conditioning": "concat_squash",
                 "num_frequencies": 0,
-                "act_norm_between": True,
+                "act_norm": True,
             },
-            "prior_options": {"num_couplings": 12, "mixing": True, "act_norm_between": True},
+            "prior_options": {"num_couplings": 12, "lu_linear": True, "act_norm": True},
             "encoder": {"point_dims": (128, 128, 256, 512), "hidden_dims": (256, 128), **_POINT_NET},
         },
         source="Kim et al., SoftFlow: Probabilistic framework for normalizing flow on manifolds, NeurIPS 2020",

@@ -15,7 +15,7 @@ from torch.distributions import Distribution
 from pyro_pcflow.models.latent import LatentCloudModel, clouds_plate
 from pyro_pcflow.nn import CloudEncoder
 from pyro_pcflow.ops.options import check_options, option_names
-from pyro_pcflow.transforms import rescale
+from pyro_pcflow.transforms import standardize
 
 __all__ = ["PointCloudVAE"]
 
@@ -94,7 +94,7 @@ class PointCloudVAE(LatentCloudModel):
         encoder = {**ENCODER, **(encoder or {})}
         check_options(encoder, ENCODER_OPTIONS, "encoder")
         self.config = {**self.config, "encoder": encoder}
-        self.units = rescale(point_dim)
+        self.units = standardize(point_dim)
         self.encoder = CloudEncoder(point_dim, [latent_dim, latent_dim], context_dim=num_classes, **encoder)
 
     def normalize(self, points: Tensor) -> None:

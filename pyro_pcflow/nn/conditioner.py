@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from pyro_pcflow.ops.network import ACTIVATIONS, Modulation, autocast, fourier_features, modulated_mlp
+from pyro_pcflow.ops.options import option_names
 
 __all__ = ["CONDITIONINGS", "Conditioner", "SeparateConditioners"]
 
@@ -112,6 +114,11 @@ class Conditioner(nn.Module):
                 nn.init.zeros_(self.scale.bias)
 
     @property
+    def config(self) -> dict[str, Any]:
+        """The arguments of the constructor, see `pyro_pcflow.save`."""
+        return {name: getattr(self, name) for name in option_names(Conditioner)}
+
+    @property
     def _modulated(self) -> list[int]:
         """Widths of the hidden layers that the context acts on."""
         return [self.hidden_dims[layer] for layer in self.context_layers]
@@ -186,6 +193,11 @@ class SeparateConditioners(nn.Module):
     def __init__(self, networks: Iterable[nn.Module]) -> None:
         super().__init__()
         self.networks = nn.ModuleList(networks)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The arguments of the constructor, see `pyro_pcflow.save`."""
+        return {"networks": list(self.networks)}
 
     def forward(self, kept: Tensor, context: Tensor | None = None) -> tuple[Tensor, ...]:
         """The outputs of every network in turn; arguments as for `Conditioner.forward`."""

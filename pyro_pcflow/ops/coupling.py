@@ -63,8 +63,8 @@ def affine_map(x: Tensor, shift: Tensor, log_scale: Tensor, inverse: bool) -> tu
         inverse: from data to noise, or back.
 
     Returns:
-        Moved coordinates, and the log-determinant, of shape `(*batch,)`.
+        Images and log-derivatives of each coordinate, both of shape `(*batch, moved)`.
     """
     if inverse:
-        return torch.addcmul(shift, x, torch.exp(log_scale)), log_scale.sum(-1)
-    return (x - shift) * torch.exp(-log_scale), -log_scale.sum(-1)
+        return torch.addcmul(shift, x, torch.exp(log_scale)), log_scale
+    return (x - shift) * torch.exp(-log_scale), -log_scale

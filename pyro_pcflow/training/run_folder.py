@@ -23,7 +23,7 @@ from pyro_pcflow._version import __version__
 from pyro_pcflow.ops.files import atomic_file, remove_leftovers
 from pyro_pcflow.ops.reading import check_regular, phrase, printable, shortened
 from pyro_pcflow.ops.tensor_files import load_tensors, write_tensors
-from pyro_pcflow.serialization import is_known, plain, save
+from pyro_pcflow.serialization import has_config, plain, save
 from pyro_pcflow.training import toml
 
 __all__ = ["RunFolder", "versions"]
@@ -322,7 +322,7 @@ class RunFolder:
         Warns:
             UserWarning: if the module is of a class that `pcf.save` knows, and was changed so that it refuses it.
         """
-        if is_known(module):
+        if has_config(module):
             try:
                 save(module, self.model)
                 return

@@ -7,44 +7,48 @@ from pyro_pcflow.transforms.base import (
     PointTransform,
 )
 from pyro_pcflow.transforms.coupling import (
-    AdditivePointCoupling,
-    AffinePointCoupling,
-    ConditionalAdditivePointCoupling,
-    ConditionalAffinePointCoupling,
+    ConditionalPointCoupling,
+    PointCoupling,
     additive_point_coupling,
     affine_point_coupling,
     conditional_additive_point_coupling,
     conditional_affine_point_coupling,
+    conditional_point_coupling,
+    point_coupling,
 )
+from pyro_pcflow.transforms.elementwise import Additive, Affine, Elementwise
 from pyro_pcflow.transforms.lu_linear import LULinear, lu_linear
 from pyro_pcflow.transforms.masks import coupling_masks
 from pyro_pcflow.transforms.similarity import Similarity, rotation_matrix, similarity
 from pyro_pcflow.transforms.stack import ConditionalCouplingStack, CouplingStack, coupling_stack
-from pyro_pcflow.transforms.standardize import Rescale, rescale
+from pyro_pcflow.transforms.standardize import Standardize, standardize
 
 __all__ = [
     "ActNorm",
-    "AdditivePointCoupling",
-    "AffinePointCoupling",
-    "ConditionalAdditivePointCoupling",
-    "ConditionalAffinePointCoupling",
+    "Additive",
+    "Affine",
     "ConditionalCouplingStack",
+    "ConditionalPointCoupling",
     "ConditionalPointTransform",
     "ConditionedPointTransform",
     "CouplingStack",
+    "Elementwise",
     "LULinear",
+    "PointCoupling",
     "PointTransform",
-    "Rescale",
     "Similarity",
+    "Standardize",
     "act_norm",
     "additive_point_coupling",
     "affine_point_coupling",
     "conditional_additive_point_coupling",
     "conditional_affine_point_coupling",
+    "conditional_point_coupling",
     "coupling_masks",
     "coupling_stack",
     "lu_linear",
-    "rescale",
+    "point_coupling",
     "rotation_matrix",
     "similarity",
+    "standardize",
 ]

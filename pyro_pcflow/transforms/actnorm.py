@@ -45,6 +45,11 @@ class ActNorm(PointTransform):
         # A Python value, so that neither a device has to be asked nor a compiled graph broken at each call.
         self.initialized = False
 
+    @property
+    def config(self) -> dict[str, Any]:
+        """The arguments of the constructor, see `pyro_pcflow.save`."""
+        return {"point_dim": self.point_dim, "max_log_scale": self.max_log_scale}
+
     @torch.no_grad()
     def initialize(self, data: Tensor) -> None:
         """Set scale and shift so that the inverse carries `data` to mean 0 and variance 1.

@@ -18,7 +18,7 @@ __all__ = ["ConditionalPointTransform", "ConditionedPointTransform", "PointTrans
 POINT = constraints.independent(constraints.real, 1)
 
 
-class OnePassTransform(Transform):
+class Bijection(Transform):
     """A bijection of points that computes a value and its log-determinant together.
 
     Subclasses define `transform_and_log_det` and `inverse_and_log_det`; everything that torch and
@@ -78,7 +78,7 @@ class OnePassTransform(Transform):
         self._inverted = Product.remember(x, y, log_det, self._dependencies)
         return x
 
-    def recall_or_invert(self, y: Tensor) -> tuple[Tensor, Tensor]:
+    def cached_inverse(self, y: Tensor) -> tuple[Tensor, Tensor]:
         """As `inverse_and_log_det`, without a network if `y` is the last product.
 
         Args:
@@ -115,7 +115,7 @@ class OnePassTransform(Transform):
         # graph of its context, would wait for the garbage collector. A fresh inverse costs a microsecond.
         return _InverseTransform(self)
 
-    def with_cache(self, cache_size: int = 1) -> OnePassTransform:
+    def with_cache(self, cache_size: int = 1) -> Bijection:
         """Return the transform itself, which needs no other cache than its memory."""
         return self
 
@@ -127,7 +127,7 @@ class OnePassTransform(Transform):
         return {**super().__getstate__(), "_called": None, "_inverted": None}
 
 
-class PointTransform(OnePassTransform, TransformModule):
+class PointTransform(Bijection, TransformModule):
     """A learnable bijection of points in `D` dimensions: the base class of the plain transforms.
 
     Args:
@@ -233,7 +233,7 @@ class ConditionalPointTransform(ConditionalTransformModule):
         """Do nothing: only conditioned views remember."""
 
 
-class ConditionedPointTransform(OnePassTransform):
+class ConditionedPointTransform(Bijection):
     """A `ConditionalPointTransform` under one batch of contexts: a throw-away view without parameters.
 
     The context's share of the networks is computed at each call, once per cloud, so that the view never

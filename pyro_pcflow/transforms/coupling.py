@@ -1,4 +1,4 @@
-"""Affine (RealNVP) and additive (NICE) couplings of the coordinates of a point."""
+"""Couplings: some coordinates of a point stay and say how the others are moved."""
 
 from __future__ import annotations
 
@@ -9,45 +9,43 @@ import torch
 from torch import Tensor, nn
 
 from pyro_pcflow.nn.conditioner import Conditioner, SeparateConditioners
-from pyro_pcflow.ops.coupling import affine_map, merge, split, tanh_bound
+from pyro_pcflow.ops.coupling import merge, split
+from pyro_pcflow.ops.options import check_options, option_names
 from pyro_pcflow.transforms.base import ConditionalPointTransform, PointTransform
+from pyro_pcflow.transforms.elementwise import Additive, Affine, Elementwise
 from pyro_pcflow.transforms.masks import check_mask, coupling_masks
 
 __all__ = [
-    "AdditivePointCoupling",
-    "AffinePointCoupling",
-    "ConditionalAdditivePointCoupling",
-    "ConditionalAffinePointCoupling",
+    "ConditionalPointCoupling",
+    "PointCoupling",
     "additive_point_coupling",
     "affine_point_coupling",
     "conditional_additive_point_coupling",
     "conditional_affine_point_coupling",
+    "conditional_point_coupling",
+    "point_coupling",
 ]
+
+CONTEXT_OPTIONS = ("conditioning", "context_dims", "context_layers")
+# What the helpers pass on to a `Conditioner`, where it is documented.
+CONDITIONER_OPTIONS = option_names(Conditioner, without=["input_dim", "output_dims", "hidden_dims", "context_dim"])
 
 
 class _PointCoupling(nn.Module):
     """The mathematics shared by plain and conditional couplings.
 
-    Dinh, Krueger and Bengio, NICE, ICLR 2015 workshop; Dinh, Sohl-Dickstein and Bengio, Density estimation using
-    Real NVP, ICLR 2017. From data to noise, with shift `A` and log-scale `M` read off the kept coordinates:
-
-        z_moved = x_moved * exp(M) + A        log |det dz/dx| = sum of M over the moved coordinates
+    Dinh, Krueger and Bengio, NICE, ICLR 2015 workshop. With parameters read off the kept coordinates, each moved
+    coordinate goes through an elementwise bijection; `log |det|` is the sum of its log-derivatives.
     """
 
     mask: tuple[bool, ...]
-    max_log_scale: float
+    elementwise: Elementwise
+    conditioner: nn.Module
 
-    def _set_up(self, mask: tuple[bool, ...], conditioner: nn.Module, max_log_scale: float) -> None:
-        if not 0 < max_log_scale < float("inf"):
-            raise ValueError(f"max_log_scale must be positive and finite, got {max_log_scale}")
-        self.mask = mask
-        self.max_log_scale = max_log_scale
+    def _set_up(self, mask: Sequence[bool], elementwise: Elementwise, conditioner: nn.Module) -> None:
+        self.mask = check_mask(mask, len(mask))
+        self.elementwise = check_elementwise(elementwise)
         self.conditioner = conditioner
-
-    def _shift_and_log_scale(self, kept: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
-        """`A` and `M` of the moved coordinates, each of shape `(*batch, moved)`."""
-        shift, log_scale = self.conditioner(kept, context)
-        return shift, tanh_bound(log_scale, self.max_log_scale)
 
     def transform_and_log_det(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         return self._move(x, context, inverse=False)
@@ -57,139 +55,187 @@ class _PointCoupling(nn.Module):
 
     def _move(self, points: Tensor, context: Tensor | None, inverse: bool) -> tuple[Tensor, Tensor]:
         kept, moved = split(self.mask, points)
-        moved, log_det = affine_map(moved, *self._shift_and_log_scale(kept, context), inverse)
-        return merge(self.mask, kept, moved), log_det
+        outputs = self.conditioner(kept, context)
+        joined = outputs[0] if len(outputs) == 1 else torch.cat(outputs, -1)
+        # One parameter of all moved coordinates after the other, as files and compiled kernels have them.
+        parameters = joined.unflatten(-1, (self.elementwise.num_parameters, moved.shape[-1])).mT
+        apply = self.elementwise.inverse_and_log_det if inverse else self.elementwise.forward_and_log_det
+        image, log_det = apply(moved, parameters)
+        if not image.shape == log_det.shape == moved.shape:
+            raise ValueError(
+                f"{self.elementwise!r} returned shapes {tuple(image.shape)} and {tuple(log_det.shape)}: expected the "
+                f"image and the log-derivative of each coordinate, both of shape {tuple(moved.shape)}"
+            )
+        return merge(self.mask, kept, image), log_det.sum(-1)
 
     def extra_repr(self) -> str:
-        return f"mask={mask_repr(self.mask)}, max_log_scale={self.max_log_scale:.3g}"
+        return f"mask={mask_repr(self.mask)}, {self.elementwise!r}"
 
 
-class _AdditiveCoupling(_PointCoupling):
-    """A coupling with `M = 0`: its Jacobian determinant is one."""
-
-    def _shift_and_log_scale(self, kept: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
-        (shift,) = self.conditioner(kept, context)
-        return shift, torch.zeros_like(shift)
-
-    def extra_repr(self) -> str:
-        return f"mask={mask_repr(self.mask)}"
-
-
-class AffinePointCoupling(_PointCoupling, PointTransform):
-    """An affine coupling of the coordinates of a point (RealNVP).
+class PointCoupling(_PointCoupling, PointTransform):
+    """A coupling of the coordinates of a point: the kept ones say how an elementwise map moves the others.
 
     Args:
         mask: `D` booleans, `True` where a coordinate is kept.
-        conditioner: a module that maps kept coordinates, shape `(*batch, kept)`, and None to a shift and a
-            log-scale, each of shape `(*batch, moved)`.
-        max_log_scale: smooth bound of the log-scale.
+        elementwise: what happens to a moved coordinate, such as `Affine()` (RealNVP) or `Additive()` (NICE).
+        conditioner: a module that maps kept coordinates, shape `(*batch, kept)`, and None to a tuple of tensors which,
+            joined along the last dimension, are the first parameter of all moved coordinates, then the second, and so
+            on: shape `(*batch, elementwise.num_parameters * moved)`.
 
     Raises:
-        ValueError: if the mask keeps all or no coordinates, or the bound is not positive.
+        TypeError: if `elementwise` is no `Elementwise`.
+        ValueError: if the mask keeps all or no coordinates.
 
     Examples:
         >>> from pyro_pcflow.nn import Conditioner
-        >>> coupling = AffinePointCoupling([True, False, False], Conditioner(1, [2, 2], [16]))
+        >>> coupling = PointCoupling([True, False, False], Affine(), Conditioner(1, [4], [16]))
         >>> point = torch.tensor([1.0, 2.0, 3.0])
         >>> float(coupling(point)[0].detach())  # kept
         1.0
     """
 
-    def __init__(self, mask: Sequence[bool], conditioner: nn.Module, *, max_log_scale: float = 1.0) -> None:
+    def __init__(self, mask: Sequence[bool], elementwise: Elementwise, conditioner: nn.Module) -> None:
         super().__init__(point_dim=len(mask))
-        self._set_up(check_mask(mask, len(mask)), conditioner, max_log_scale)
+        self._set_up(mask, elementwise, conditioner)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The arguments of the constructor, see `pyro_pcflow.save`."""
+        return {"mask": self.mask, "elementwise": self.elementwise, "conditioner": self.conditioner}
 
 
-class ConditionalAffinePointCoupling(_PointCoupling, ConditionalPointTransform):
-    """An affine coupling that depends on a context.
+class ConditionalPointCoupling(_PointCoupling, ConditionalPointTransform):
+    """A coupling that depends on a context.
 
     Args:
         mask: `D` booleans, `True` where a coordinate is kept.
-        conditioner: as for `AffinePointCoupling`, called with a context of shape `(*context_batch, C)`
-            instead of None.
+        elementwise: what happens to a moved coordinate, see `PointCoupling`.
+        conditioner: as for `PointCoupling`, called with a context of shape `(*context_batch, C)` instead of None.
         context_dim: size `C` of a context.
-        max_log_scale: smooth bound of the log-scale.
+
+    Raises:
+        TypeError: if `elementwise` is no `Elementwise`.
+        ValueError: if the mask keeps all or no coordinates.
 
     Examples:
         >>> from pyro_pcflow.nn import Conditioner
-        >>> conditioner = Conditioner(1, [2, 2], [16], context_dim=8)
-        >>> coupling = ConditionalAffinePointCoupling([True, False, False], conditioner, 8)
+        >>> conditioner = Conditioner(1, [4], [16], context_dim=8)
+        >>> coupling = ConditionalPointCoupling([True, False, False], Affine(), conditioner, 8)
         >>> coupling.condition(torch.randn(5, 8))(torch.randn(5, 3)).shape
         torch.Size([5, 3])
     """
 
     def __init__(
-        self, mask: Sequence[bool], conditioner: nn.Module, context_dim: int, *, max_log_scale: float = 1.0
+        self, mask: Sequence[bool], elementwise: Elementwise, conditioner: nn.Module, context_dim: int
     ) -> None:
         super().__init__(point_dim=len(mask), context_dim=context_dim)
-        self._set_up(check_mask(mask, len(mask)), conditioner, max_log_scale)
+        self._set_up(mask, elementwise, conditioner)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The arguments of the constructor, see `pyro_pcflow.save`."""
+        return {
+            "mask": self.mask,
+            "elementwise": self.elementwise,
+            "conditioner": self.conditioner,
+            "context_dim": self.context_dim,
+        }
 
 
-class AdditivePointCoupling(_AdditiveCoupling, PointTransform):
-    """An additive coupling of the coordinates of a point (NICE), which preserves volume.
-
-    Args:
-        mask: `D` booleans, `True` where a coordinate is kept.
-        conditioner: a module that maps kept coordinates, shape `(*batch, kept)`, and None to a tuple of one
-            shift of shape `(*batch, moved)`.
-
-    Examples:
-        >>> from pyro_pcflow.nn import Conditioner
-        >>> coupling = AdditivePointCoupling([True, False], Conditioner(1, [1], [16]))
-        >>> x = torch.randn(10, 2)
-        >>> float(coupling.log_abs_det_jacobian(x, coupling(x)).abs().max())
-        0.0
-    """
-
-    def __init__(self, mask: Sequence[bool], conditioner: nn.Module) -> None:
-        super().__init__(point_dim=len(mask))
-        self._set_up(check_mask(mask, len(mask)), conditioner, max_log_scale=1.0)
-
-
-class ConditionalAdditivePointCoupling(_AdditiveCoupling, ConditionalPointTransform):
-    """An additive coupling that depends on a context.
-
-    Args:
-        mask: `D` booleans, `True` where a coordinate is kept.
-        conditioner: as for `AdditivePointCoupling`, called with a context of shape
-            `(*context_batch, C)` instead of None.
-        context_dim: size `C` of a context.
-
-    Examples:
-        >>> from pyro_pcflow.nn import Conditioner
-        >>> conditioner = Conditioner(1, [1], [16], context_dim=8)
-        >>> coupling = ConditionalAdditivePointCoupling([True, False], conditioner, 8)
-        >>> coupling.condition(torch.randn(5, 8))(torch.randn(5, 2)).shape
-        torch.Size([5, 2])
-    """
-
-    def __init__(self, mask: Sequence[bool], conditioner: nn.Module, context_dim: int) -> None:
-        super().__init__(point_dim=len(mask), context_dim=context_dim)
-        self._set_up(check_mask(mask, len(mask)), conditioner, max_log_scale=1.0)
-
-
-def affine_point_coupling(
+def point_coupling(
     point_dim: int,
+    elementwise: Elementwise,
     *,
     hidden_dims: Sequence[int] = (64, 64),
     mask: Sequence[bool] | None = None,
-    residual: bool = False,
-    activation: str = "relu",
-    num_frequencies: int = 0,
-    max_log_scale: float = 1.0,
     separate_networks: bool = False,
-) -> AffinePointCoupling:
-    """Make an affine coupling with its conditioner.
+    **conditioner: Any,
+) -> PointCoupling:
+    """Make a coupling with its conditioner.
 
     Args:
         point_dim: number of coordinates `D`, at least 2.
+        elementwise: what happens to a moved coordinate, such as `Affine()`.
         hidden_dims: widths of the conditioner's hidden layers.
         mask: `D` booleans, `True` where a coordinate is kept; the default moves the first.
-        residual: skip connections, see `Conditioner`.
-        activation: see `Conditioner`.
-        num_frequencies: see `fourier_features`.
+        separate_networks: one conditioner for each parameter of `elementwise`, such as one for the shift and one for
+            the log-scale, instead of one for all.
+        **conditioner: `residual`, `activation` and `num_frequencies` of `pyro_pcflow.nn.Conditioner`.
+
+    Raises:
+        TypeError: if an option is unknown, or `elementwise` is no `Elementwise`.
+        ValueError: if a size or a name is out of range.
+
+    Examples:
+        >>> coupling = point_coupling(3, Affine(max_log_scale=0.5), hidden_dims=[64, 64])
+        >>> coupling(torch.randn(100, 3)).shape
+        torch.Size([100, 3])
+    """
+    check_options(conditioner, PLAIN_OPTIONS, "point_coupling")
+    mask = _mask_or_default(mask, point_dim)
+    network = _conditioner(mask, elementwise, hidden_dims, separate_networks, conditioner)
+    return PointCoupling(mask, elementwise, network)
+
+
+def conditional_point_coupling(
+    point_dim: int,
+    context_dim: int,
+    elementwise: Elementwise,
+    *,
+    hidden_dims: Sequence[int] = (64, 64),
+    mask: Sequence[bool] | None = None,
+    separate_networks: bool = False,
+    **conditioner: Any,
+) -> ConditionalPointCoupling:
+    """Make a conditional coupling with its conditioner.
+
+    Args:
+        point_dim: number of coordinates `D`, at least 2.
+        context_dim: size `C` of a context, at least 1.
+        elementwise: what happens to a moved coordinate, such as `Affine()`.
+        hidden_dims: widths of the conditioner's hidden layers.
+        mask: `D` booleans, `True` where a coordinate is kept; the default moves the first.
+        separate_networks: one conditioner for each parameter of `elementwise`, instead of one for all.
+        **conditioner: `conditioning`, `context_dims`, `context_layers`, `residual`, `activation` and `num_frequencies`
+            of `pyro_pcflow.nn.Conditioner`.
+
+    Raises:
+        TypeError: if an option is unknown, or `elementwise` is no `Elementwise`.
+        ValueError: if a size or a name is out of range.
+
+    Examples:
+        >>> coupling = conditional_point_coupling(3, 8, Affine(), hidden_dims=[64, 64], conditioning="film")
+        >>> clouds, contexts = torch.randn(4, 100, 3), torch.randn(4, 1, 8)
+        >>> coupling.condition(contexts)(clouds).shape
+        torch.Size([4, 100, 3])
+    """
+    check_options(conditioner, CONDITIONAL_OPTIONS, "conditional_point_coupling")
+    if context_dim < 1:
+        raise ValueError(
+            f"a conditional transform needs context_dim of at least 1, got {context_dim}; "
+            "without a context use its plain sister"
+        )
+    mask = _mask_or_default(mask, point_dim)
+    options = {"context_dim": context_dim, **conditioner}
+    network = _conditioner(mask, elementwise, hidden_dims, separate_networks, options)
+    return ConditionalPointCoupling(mask, elementwise, network, context_dim)
+
+
+# What the helpers below take beside the sizes; see `point_coupling`.
+CONDITIONAL_OPTIONS = (
+    *option_names(point_coupling, without=["point_dim", "elementwise"]),
+    *CONDITIONER_OPTIONS,
+)
+PLAIN_OPTIONS = tuple(name for name in CONDITIONAL_OPTIONS if name not in CONTEXT_OPTIONS)
+
+
+def affine_point_coupling(point_dim: int, *, max_log_scale: float = 1.0, **options: Any) -> PointCoupling:
+    """Make an affine coupling (RealNVP) with its conditioner.
+
+    Args:
+        point_dim: number of coordinates `D`, at least 2.
         max_log_scale: smooth bound of the log-scale.
-        separate_networks: one conditioner for the shift and one for the log-scale, instead of one for both.
+        **options: as for `point_coupling`.
 
     Examples:
         >>> import pyro.distributions as dist
@@ -198,48 +244,20 @@ def affine_point_coupling(
         >>> dist.TransformedDistribution(noise, [coupling]).log_prob(torch.randn(100, 3)).shape
         torch.Size([100])
     """
-    mask = _mask_or_default(mask, point_dim)
-    conditioner = _conditioner(
-        mask,
-        [1, 1] if separate_networks else [2],
-        hidden_dims,
-        residual=residual,
-        activation=activation,
-        num_frequencies=num_frequencies,
-    )
-    return AffinePointCoupling(mask, conditioner, max_log_scale=max_log_scale)
+    check_options(options, ["max_log_scale", *PLAIN_OPTIONS], "affine_point_coupling")
+    return point_coupling(point_dim, Affine(max_log_scale), **options)
 
 
 def conditional_affine_point_coupling(
-    point_dim: int,
-    context_dim: int,
-    *,
-    hidden_dims: Sequence[int] = (64, 64),
-    mask: Sequence[bool] | None = None,
-    conditioning: str = "bias",
-    context_dims: Sequence[int] = (),
-    context_layers: Sequence[int] | None = None,
-    residual: bool = False,
-    activation: str = "relu",
-    num_frequencies: int = 0,
-    max_log_scale: float = 1.0,
-    separate_networks: bool = False,
-) -> ConditionalAffinePointCoupling:
+    point_dim: int, context_dim: int, *, max_log_scale: float = 1.0, **options: Any
+) -> ConditionalPointCoupling:
     """Make a conditional affine coupling with its conditioner.
 
     Args:
         point_dim: number of coordinates `D`, at least 2.
         context_dim: size `C` of a context, at least 1.
-        hidden_dims: widths of the conditioner's hidden layers.
-        mask: `D` booleans, `True` where a coordinate is kept; the default moves the first.
-        conditioning: how the context acts, see `Conditioner`.
-        context_dims: hidden layers between the context and what it does, see `Conditioner`.
-        context_layers: hidden layers that the context acts on, see `Conditioner`.
-        residual: skip connections, see `Conditioner`.
-        activation: see `Conditioner`.
-        num_frequencies: see `fourier_features`.
         max_log_scale: smooth bound of the log-scale.
-        separate_networks: one conditioner for the shift and one for the log-scale, instead of one for both.
+        **options: as for `conditional_point_coupling`.
 
     Examples:
         >>> coupling = conditional_affine_point_coupling(3, 8, hidden_dims=[64, 64])
@@ -247,95 +265,58 @@ def conditional_affine_point_coupling(
         >>> coupling.condition(contexts)(clouds).shape
         torch.Size([4, 100, 3])
     """
-    check_context_dim(context_dim)
-    mask = _mask_or_default(mask, point_dim)
-    conditioner = _conditioner(
-        mask,
-        [1, 1] if separate_networks else [2],
-        hidden_dims,
-        context_dim=context_dim,
-        conditioning=conditioning,
-        context_dims=context_dims,
-        context_layers=context_layers,
-        residual=residual,
-        activation=activation,
-        num_frequencies=num_frequencies,
-    )
-    return ConditionalAffinePointCoupling(mask, conditioner, context_dim, max_log_scale=max_log_scale)
+    check_options(options, ["max_log_scale", *CONDITIONAL_OPTIONS], "conditional_affine_point_coupling")
+    return conditional_point_coupling(point_dim, context_dim, Affine(max_log_scale), **options)
 
 
-def additive_point_coupling(
-    point_dim: int,
-    *,
-    hidden_dims: Sequence[int] = (64, 64),
-    mask: Sequence[bool] | None = None,
-    residual: bool = False,
-    activation: str = "relu",
-    num_frequencies: int = 0,
-) -> AdditivePointCoupling:
-    """Make an additive coupling with its conditioner; arguments as for `affine_point_coupling`.
+def additive_point_coupling(point_dim: int, **options: Any) -> PointCoupling:
+    """Make an additive coupling (NICE), which preserves volume, with its conditioner.
+
+    Args:
+        point_dim: number of coordinates `D`, at least 2.
+        **options: as for `point_coupling`.
 
     Examples:
         >>> coupling = additive_point_coupling(2, hidden_dims=[16])
-        >>> coupling(torch.randn(10, 2)).shape
-        torch.Size([10, 2])
+        >>> x = torch.randn(10, 2)
+        >>> float(coupling.log_abs_det_jacobian(x, coupling(x)).abs().max())
+        0.0
     """
-    mask = _mask_or_default(mask, point_dim)
-    conditioner = _conditioner(
-        mask, [1], hidden_dims, residual=residual, activation=activation, num_frequencies=num_frequencies
-    )
-    return AdditivePointCoupling(mask, conditioner)
+    return point_coupling(point_dim, Additive(), **options)
 
 
-def conditional_additive_point_coupling(
-    point_dim: int,
-    context_dim: int,
-    *,
-    hidden_dims: Sequence[int] = (64, 64),
-    mask: Sequence[bool] | None = None,
-    conditioning: str = "bias",
-    context_dims: Sequence[int] = (),
-    context_layers: Sequence[int] | None = None,
-    residual: bool = False,
-    activation: str = "relu",
-    num_frequencies: int = 0,
-) -> ConditionalAdditivePointCoupling:
-    """Make a conditional additive coupling; arguments as for `conditional_affine_point_coupling`.
+def conditional_additive_point_coupling(point_dim: int, context_dim: int, **options: Any) -> ConditionalPointCoupling:
+    """Make a conditional additive coupling with its conditioner.
+
+    Args:
+        point_dim: number of coordinates `D`, at least 2.
+        context_dim: size `C` of a context, at least 1.
+        **options: as for `conditional_point_coupling`.
 
     Examples:
         >>> coupling = conditional_additive_point_coupling(3, 8, hidden_dims=[16])
         >>> coupling.condition(torch.randn(4, 1, 8))(torch.randn(10, 3)).shape
         torch.Size([4, 10, 3])
     """
-    check_context_dim(context_dim)
-    mask = _mask_or_default(mask, point_dim)
-    conditioner = _conditioner(
-        mask,
-        [1],
-        hidden_dims,
-        context_dim=context_dim,
-        conditioning=conditioning,
-        context_dims=context_dims,
-        context_layers=context_layers,
-        residual=residual,
-        activation=activation,
-        num_frequencies=num_frequencies,
-    )
-    return ConditionalAdditivePointCoupling(mask, conditioner, context_dim)
+    return conditional_point_coupling(point_dim, context_dim, Additive(), **options)
+
+
+def check_elementwise(elementwise: Any) -> Elementwise:
+    """Return the elementwise map, or raise unless it is one that has parameters."""
+    if not isinstance(elementwise, Elementwise):
+        raise TypeError(
+            f"expected an Elementwise, such as Affine(), got {elementwise!r}; a map of your own derives from "
+            "pyro_pcflow.transforms.Elementwise, and an object of it is handed over"
+        )
+    count = elementwise.num_parameters
+    if type(count) is not int or count < 1:
+        raise ValueError(f"{elementwise!r} must have num_parameters of at least 1, got {count!r}")
+    return elementwise
 
 
 def mask_repr(mask: Sequence[bool]) -> str:
-    """A mask as one character a coordinate: `=` kept, `>` moved."""
+    """A mask as one character per coordinate: `=` kept, `>` moved."""
     return "".join("=" if keep else ">" for keep in mask)
-
-
-def check_context_dim(context_dim: int) -> None:
-    """Raise a `ValueError` unless a conditional transform has a context."""
-    if context_dim < 1:
-        raise ValueError(
-            f"a conditional transform needs context_dim of at least 1, got {context_dim}; "
-            "without a context use its plain sister"
-        )
 
 
 def _mask_or_default(mask: Sequence[bool] | None, point_dim: int) -> tuple[bool, ...]:
@@ -343,9 +324,14 @@ def _mask_or_default(mask: Sequence[bool] | None, point_dim: int) -> tuple[bool,
 
 
 def _conditioner(
-    mask: tuple[bool, ...], outputs: Sequence[int], hidden_dims: Sequence[int], **options: Any
+    mask: tuple[bool, ...],
+    elementwise: Elementwise,
+    hidden_dims: Sequence[int],
+    separate_networks: bool,
+    options: dict[str, Any],
 ) -> Conditioner | SeparateConditioners:
-    """A network for every entry of `outputs`, which is how many outputs of a moved coordinate it has."""
-    kept = sum(mask)
-    networks = [Conditioner(kept, [len(mask) - kept] * count, hidden_dims, **options) for count in outputs]
+    kept, count = sum(mask), check_elementwise(elementwise).num_parameters
+    moved = len(mask) - kept
+    outputs = [moved] * count if separate_networks else [moved * count]
+    networks = [Conditioner(kept, [size], hidden_dims, **options) for size in outputs]
     return networks[0] if len(networks) == 1 else SeparateConditioners(networks)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -47,6 +48,15 @@ class LULinear(PointTransform):
         self.lower_entries = nn.Parameter(torch.zeros(off_diagonal))
         self.upper_entries = nn.Parameter(torch.zeros(off_diagonal))
         self.raw_log_diagonal = nn.Parameter(torch.zeros(point_dim))
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The arguments of the constructor, see `pyro_pcflow.save`."""
+        return {
+            "point_dim": self.point_dim,
+            "permutation": self.permutation,
+            "max_log_scale": self.max_log_scale,
+        }
 
     @property
     def log_diagonal(self) -> Tensor:

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from pyro_pcflow.ops.tracing import is_traced
-from pyro_pcflow.transforms.base import OnePassTransform, check_point_shape
+from pyro_pcflow.transforms.base import Bijection, check_point_shape
 
 __all__ = ["Similarity", "rotation_matrix", "similarity"]
 
@@ -15,7 +15,7 @@ __all__ = ["Similarity", "rotation_matrix", "similarity"]
 ORTHOGONAL = 1e-3
 
 
-def rotation_matrix(versor: Tensor) -> Tensor:
+def rotation_matrix(quaternion: Tensor) -> Tensor:
     """The rotation that a vector of any positive length stands for.
 
     Two numbers `(a, b)` are the rotation of the plane by the angle of `a + ib`. Four numbers are a quaternion
@@ -24,7 +24,7 @@ def rotation_matrix(versor: Tensor) -> Tensor:
     vector of independent standard normals gives a rotation that is uniform over the group.
 
     Args:
-        versor: shape `(*batch, 2)` or `(*batch, 4)`.
+        quaternion: shape `(*batch, 2)` or `(*batch, 4)`.
 
     Returns:
         Shape `(*batch, 2, 2)` or `(*batch, 3, 3)`.
@@ -38,27 +38,27 @@ def rotation_matrix(versor: Tensor) -> Tensor:
         >>> rotation_matrix(torch.randn(5, 4)).shape
         torch.Size([5, 3, 3])
     """
-    if versor.dim() < 1 or versor.shape[-1] not in (2, 4):
+    if quaternion.dim() < 1 or quaternion.shape[-1] not in (2, 4):
         raise ValueError(
             "expected 2 numbers for a rotation of the plane or a quaternion of 4 for one of space, got a tensor of "
-            f"shape {tuple(versor.shape)}"
+            f"shape {tuple(quaternion.shape)}"
         )
-    versor = versor / versor.norm(dim=-1, keepdim=True)
-    if versor.shape[-1] == 2:
-        a, b = versor.unbind(-1)
+    quaternion = quaternion / quaternion.norm(dim=-1, keepdim=True)
+    if quaternion.shape[-1] == 2:
+        a, b = quaternion.unbind(-1)
         rows = [a, -b, b, a]
     else:
-        w, x, y, z = versor.unbind(-1)
+        w, x, y, z = quaternion.unbind(-1)
         rows = [
             *(1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)),
             *(2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)),
             *(2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)),
         ]
-    dim = 2 if versor.shape[-1] == 2 else 3
+    dim = 2 if quaternion.shape[-1] == 2 else 3
     return torch.stack(rows, -1).unflatten(-1, (dim, dim))
 
 
-class Similarity(OnePassTransform):
+class Similarity(Bijection):
     """A similarity transform `y = scale * R x + translation`: an object's own frame to that of a scan.
 
     It has no parameters of its own: rotation, translation and scale are given, each with a batch shape, and may
@@ -132,11 +132,13 @@ class Similarity(OnePassTransform):
         return f"Similarity(point_dim={self.point_dim}, batch_shape={tuple(self.batch_shape)})"
 
 
-def similarity(versor: Tensor, translation: Tensor | None = None, scale: Tensor | float | None = None) -> Similarity:
+def similarity(
+    quaternion: Tensor, translation: Tensor | None = None, scale: Tensor | float | None = None
+) -> Similarity:
     """Make a `Similarity` from the vector that stands for its rotation, see `rotation_matrix`.
 
     Args:
-        versor: shape `(*batch, 2)` in two dimensions, `(*batch, 4)` in three.
+        quaternion: shape `(*batch, 2)` in two dimensions, `(*batch, 4)` in three.
         translation: shape `(*batch, D)`, in the data's units; none by default.
         scale: a positive factor of shape `(*batch,)`, or a number; 1 by default.
 
@@ -144,7 +146,7 @@ def similarity(versor: Tensor, translation: Tensor | None = None, scale: Tensor 
         >>> similarity(torch.tensor([0.0, 1.0]), scale=3.0)(torch.tensor([1.0, 0.0])).tolist()
         [0.0, 3.0]
     """
-    return Similarity(rotation_matrix(versor), translation, scale)
+    return Similarity(rotation_matrix(quaternion), translation, scale)
 
 
 def _check_values(rotation: Tensor, scale: Tensor) -> None:
@@ -152,7 +154,7 @@ def _check_values(rotation: Tensor, scale: Tensor) -> None:
     if not (error <= ORTHOGONAL).all():
         raise ValueError(
             f"expected an orthogonal rotation, but R R^T differs from the identity by {error.max().item():.3g}: "
-            "rotation_matrix(versor) makes one from any vector"
+            "rotation_matrix(quaternion) makes one from any vector"
         )
     if not (scale > 0).all():
         raise ValueError(f"expected a positive scale, got {scale.min().item():.3g}")

@@ -12,20 +12,26 @@ from torch.utils.checkpoint import checkpoint
 
 from pyro_pcflow.kernels.dispatch import HasBackend, check_backend, choose
 from pyro_pcflow.kernels.operator import run
-from pyro_pcflow.transforms.actnorm import act_norm
+from pyro_pcflow.ops.options import check_options, option_names
+from pyro_pcflow.transforms.actnorm import ActNorm
 from pyro_pcflow.transforms.base import ConditionalPointTransform, PointTransform
 from pyro_pcflow.transforms.coupling import (
-    additive_point_coupling,
-    affine_point_coupling,
-    check_context_dim,
-    conditional_additive_point_coupling,
-    conditional_affine_point_coupling,
+    CONDITIONER_OPTIONS,
+    CONTEXT_OPTIONS,
+    check_elementwise,
+    conditional_point_coupling,
+    point_coupling,
 )
-from pyro_pcflow.transforms.lowering import Groups, can_lower, lower
-from pyro_pcflow.transforms.lu_linear import lu_linear
+from pyro_pcflow.transforms.elementwise import Additive, Affine, Elementwise
+from pyro_pcflow.transforms.grouping import Groups
+from pyro_pcflow.transforms.lowering import can_lower, lower
+from pyro_pcflow.transforms.lu_linear import LULinear
 from pyro_pcflow.transforms.masks import MASK_PATTERNS, check_mask, iterate_masks
 
 __all__ = ["ConditionalCouplingStack", "CouplingStack", "coupling_stack"]
+
+# Elementwise maps by name, each under the bound of a layer's log-scale.
+COUPLINGS: dict[str, Callable[[float], Elementwise]] = {"affine": Affine, "additive": lambda _: Additive()}
 
 
 class _Stack(HasBackend, nn.Module):
@@ -129,6 +135,11 @@ class CouplingStack(_Stack, PointTransform):
         super().__init__(point_dim=_common_point_dim(parts, PointTransform))
         self._set_up(parts)
 
+    @property
+    def config(self) -> dict[str, Any]:
+        """The arguments of the constructor, see `pyro_pcflow.save`."""
+        return {"parts": list(self.parts)}
+
 
 class ConditionalCouplingStack(_Stack, ConditionalPointTransform):
     """A sequence of plain and conditional transforms under one context as one transform.
@@ -158,6 +169,11 @@ class ConditionalCouplingStack(_Stack, ConditionalPointTransform):
         super().__init__(point_dim=point_dim, context_dim=context_dim)
         self._set_up(parts)
 
+    @property
+    def config(self) -> dict[str, Any]:
+        """The arguments of the constructor, see `pyro_pcflow.save`."""
+        return {"parts": list(self.parts), "context_dim": self.context_dim}
+
 
 def coupling_stack(
     point_dim: int,
@@ -165,20 +181,16 @@ def coupling_stack(
     num_couplings: int = 12,
     hidden_dims: Sequence[int] = (64, 64),
     context_dim: int = 0,
-    affine: bool = True,
+    coupling: str | Elementwise = "affine",
     masks: str | Sequence[Sequence[bool]] = "move_one",
-    conditioning: str = "bias",
-    context_dims: Sequence[int] = (),
-    context_layers: Sequence[int] | None = None,
-    residual: bool = False,
-    activation: str = "relu",
     num_frequencies: int = 3,
     max_log_scale: float = 1.0,
-    total_log_scale: float = 12.0,
+    max_total_log_scale: float = 12.0,
     separate_networks: bool = False,
-    act_norm_between: bool = False,
-    mixing: bool = False,
+    act_norm: bool = False,
+    lu_linear: bool = False,
     backend: str = "auto",
+    **conditioner: Any,
 ) -> CouplingStack | ConditionalCouplingStack:
     """Make a stack of couplings whose masks take turns.
 
@@ -187,24 +199,23 @@ def coupling_stack(
         num_couplings: number of couplings `L`.
         hidden_dims: widths of every conditioner's hidden layers.
         context_dim: size `C` of a context; 0 makes a plain `CouplingStack`.
-        affine: affine (RealNVP) or additive (NICE) couplings.
+        coupling: what happens to a moved coordinate: `"affine"` (RealNVP), `"additive"` (NICE), or an `Elementwise`,
+            such as one of your own, which is taken as it is.
         masks: a pattern of `coupling_masks`, or masks that are repeated in turn.
-        conditioning: how the context acts, see `Conditioner`.
-        context_dims: hidden layers between the context and what it does, see `Conditioner`.
-        context_layers: hidden layers that the context acts on, see `Conditioner`.
-        residual: skip connections in the conditioners, see `Conditioner`.
-        activation: see `Conditioner`.
         num_frequencies: Fourier features of the kept coordinates, see `fourier_features`.
         max_log_scale: smooth bound of each layer's log-scale.
-        total_log_scale: bound of the sum of the log-scales over the stack. Deep stacks lower the bound of each
-            layer to `total_log_scale / L`, without which their inverse is lost in float32.
-        separate_networks: for affine couplings, one conditioner for the shift and one for the log-scale, instead of
-            one for both.
-        act_norm_between: put an `ActNorm` on the data's side of every coupling.
-        mixing: put an `LULinear` on the data's side of every coupling but the last.
+        max_total_log_scale: bound of the sum of the log-scales over the stack. Deep stacks lower the bound of each
+            layer to `max_total_log_scale / L`, without which their inverse is lost in float32.
+        separate_networks: one conditioner for each parameter of a coordinate, such as one for the shift and one for
+            the log-scale, instead of one for all.
+        act_norm: put an `ActNorm` on the data's side of every coupling.
+        lu_linear: put an `LULinear` on the data's side of every coupling but the last.
         backend: how the stack is run, see `pyro_pcflow.kernels.set_backend`.
+        **conditioner: `residual` and `activation` and, for what a context does, `conditioning`, `context_dims` and
+            `context_layers` of `pyro_pcflow.nn.Conditioner`.
 
     Raises:
+        TypeError: if an option is unknown, or `coupling` is neither a name nor an `Elementwise`.
         ValueError: if a size or a name is out of range.
 
     Examples:
@@ -212,51 +223,54 @@ def coupling_stack(
         >>> stack.condition(torch.randn(4, 1, 8))(torch.randn(4, 100, 3)).shape
         torch.Size([4, 100, 3])
     """
+    check_options(conditioner, STACK_OPTIONS, "coupling_stack")
     if context_dim < 0:
         raise ValueError(f"context_dim must not be negative, got {context_dim}")
     if num_couplings < 1:
         raise ValueError(f"num_couplings must be at least 1, got {num_couplings}")
-    if not (max_log_scale > 0 and total_log_scale > 0):
+    if not (max_log_scale > 0 and max_total_log_scale > 0):
         raise ValueError(
-            f"max_log_scale and total_log_scale must be positive, got {max_log_scale} and {total_log_scale}"
+            f"max_log_scale and max_total_log_scale must be positive, got {max_log_scale} and {max_total_log_scale}"
         )
-    limit = min(max_log_scale, total_log_scale / num_couplings)
+    limit = min(max_log_scale, max_total_log_scale / num_couplings)
+    elementwise = _elementwise(coupling, limit)
     options: dict[str, Any] = {
         "hidden_dims": hidden_dims,
-        "residual": residual,
-        "activation": activation,
         "num_frequencies": num_frequencies,
+        "separate_networks": separate_networks,
+        **conditioner,
     }
-    if context_dim:
-        options |= {"conditioning": conditioning, "context_dims": context_dims, "context_layers": context_layers}
-    if affine:
-        options |= {"max_log_scale": limit, "separate_networks": separate_networks}
+    if not context_dim:
+        options = {name: value for name, value in options.items() if name not in CONTEXT_OPTIONS}
 
     parts: list[PointTransform | ConditionalPointTransform] = []
     for layer, mask in enumerate(_masks(masks, point_dim, num_couplings)):
-        parts.append(_coupling(point_dim, context_dim, affine, {**options, "mask": mask}))
-        if mixing and layer < num_couplings - 1:
-            parts.append(lu_linear(point_dim, max_log_scale=limit))
-        if act_norm_between:
-            parts.append(act_norm(point_dim, max_log_scale=limit))
-    stack = CouplingStack(parts) if context_dim == 0 else ConditionalCouplingStack(parts, context_dim)
+        if context_dim:
+            parts.append(conditional_point_coupling(point_dim, context_dim, elementwise, mask=mask, **options))
+        else:
+            parts.append(point_coupling(point_dim, elementwise, mask=mask, **options))
+        if lu_linear and layer < num_couplings - 1:
+            parts.append(LULinear(point_dim, max_log_scale=limit))
+        if act_norm:
+            parts.append(ActNorm(point_dim, max_log_scale=limit))
+    stack = ConditionalCouplingStack(parts, context_dim) if context_dim else CouplingStack(parts)
     stack.backend = check_backend(backend)
     return stack
+
+
+STACK_OPTIONS = (*option_names(coupling_stack, without=["point_dim"]), *CONDITIONER_OPTIONS)
 
 
 def _context_of(part: nn.Module, context: Tensor | None) -> tuple[Tensor | None, ...]:
     return (context,) if isinstance(part, ConditionalPointTransform) else ()
 
 
-def _coupling(
-    point_dim: int, context_dim: int, affine: bool, options: dict
-) -> PointTransform | ConditionalPointTransform:
-    if context_dim == 0:
-        make = affine_point_coupling if affine else additive_point_coupling
-        return make(point_dim, **options)
-    check_context_dim(context_dim)
-    make_conditional = conditional_affine_point_coupling if affine else conditional_additive_point_coupling
-    return make_conditional(point_dim, context_dim, **options)
+def _elementwise(coupling: str | Elementwise, limit: float) -> Elementwise:
+    if not isinstance(coupling, str):
+        return check_elementwise(coupling)
+    if coupling not in COUPLINGS:
+        raise ValueError(f"coupling must be one of {', '.join(COUPLINGS)}, or an Elementwise, got {coupling!r}")
+    return COUPLINGS[coupling](limit)
 
 
 def _masks(masks: str | Sequence[Sequence[bool]], point_dim: int, num_couplings: int) -> Iterator[tuple[bool, ...]]:

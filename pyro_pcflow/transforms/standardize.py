@@ -9,10 +9,10 @@ from torch import Tensor
 
 from pyro_pcflow.transforms.base import PointTransform, check_point_shape
 
-__all__ = ["Rescale", "rescale"]
+__all__ = ["Standardize", "standardize"]
 
 
-class Rescale(PointTransform):
+class Standardize(PointTransform):
     """One scale for all coordinates and a shift for each, taken from training points and never learned.
 
     From noise to data `y = x * scale + loc`. The scale is a single number, so that shapes keep their proportions.
@@ -22,7 +22,7 @@ class Rescale(PointTransform):
         point_dim: number of coordinates `D`.
 
     Examples:
-        >>> units = Rescale(2)
+        >>> units = Standardize(2)
         >>> units.fit(torch.tensor([[0.0, 10.0], [2.0, 12.0]]))
         >>> units(torch.zeros(2)).tolist()
         [1.0, 11.0]
@@ -36,6 +36,11 @@ class Rescale(PointTransform):
         self.register_buffer("loc", torch.zeros(point_dim))
         self.register_buffer("scale", torch.ones(()))
         self.fitted = False
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The arguments of the constructor, see `pyro_pcflow.save`."""
+        return {"point_dim": self.point_dim}
 
     @torch.no_grad()
     def fit(self, points: Tensor) -> None:
@@ -79,17 +84,17 @@ class Rescale(PointTransform):
         return f"{self.point_dim}, fitted={self.fitted}"
 
 
-def rescale(point_dim: int) -> Rescale:
-    """Make a `Rescale`.
+def standardize(point_dim: int) -> Standardize:
+    """Make a `Standardize`.
 
     Args:
         point_dim: number of coordinates `D`.
 
     Examples:
-        >>> units = rescale(3)
+        >>> units = standardize(3)
         >>> units.fit(100 + 7 * torch.randn(1000, 3))
         >>> noise = units.inv(100 + 7 * torch.randn(1000, 3))
         >>> bool(noise.mean().abs() < 0.2)
         True
     """
-    return Rescale(point_dim)
+    return Standardize(point_dim)

@@ -12,7 +12,7 @@ import torch
 import pyro_pcflow as pcf
 from helpers.saved_models import LABELS, MODELS
 from pyro_pcflow.cli import main
-from pyro_pcflow.serialization import CLASSES
+from pyro_pcflow.serialization.classes import MODELS as CLASSES
 
 THREE_DIMENSIONAL = [name for name in MODELS if name not in ("flat", "six", "context", "mixture_context")]
 

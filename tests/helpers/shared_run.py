@@ -32,7 +32,7 @@ def clouds_of_many_sizes():
 
 def module_and_data(kind):
     torch.manual_seed(1)
-    small = {"num_couplings": 3, "hidden_dims": [8], "act_norm_between": True}
+    small = {"num_couplings": 3, "hidden_dims": [8], "act_norm": True}
     if kind == "flow":
         return pcf.PointCloudFlow(3, **small).double(), torch.cat(clouds_of_many_sizes())
     return FixedVAE(3, 4, decoder=small, encoder={"point_dims": [8]}).double(), clouds_of_many_sizes()

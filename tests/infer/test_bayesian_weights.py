@@ -31,7 +31,7 @@ class Shift(torch.nn.Module):
 
 
 def linear_coupling():
-    return pcf.transforms.AdditivePointCoupling([True, True, False], Shift())
+    return pcf.transforms.PointCoupling([True, True, False], pcf.transforms.Additive(), Shift())
 
 
 def standard(name, parameter):

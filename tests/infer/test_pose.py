@@ -33,8 +33,8 @@ def test_sites_and_their_densities():
     pose = trace.nodes["_RETURN"]["value"]
     assert pose.batch_shape == (5,)
     value = {name: trace.nodes[f"p_{name}"]["value"] for name in ("turn", "rotation", "translation", "scale")}
-    versor = value["turn"] + torch.tensor([1.0, 0.0, 0.0, 0.0])
-    assert torch.equal(value["rotation"], rotation_matrix(versor))
+    quaternion = value["turn"] + torch.tensor([1.0, 0.0, 0.0, 0.0])
+    assert torch.equal(value["rotation"], rotation_matrix(quaternion))
     assert torch.equal(pose.rotation, value["rotation"])
     by_hand = (
         dist.Normal(0.0, torch.tensor([0.1, 0.05, 0.05, 0.05])).log_prob(value["turn"]).sum()
@@ -58,9 +58,9 @@ def test_uniform_turns(size):
     """Normalised, by E[q / p] = 1 under a normal; all directions alike; in a plate."""
     around = torch.nn.functional.normalize(torch.randn(size), dim=0)
     prior = UniformTurn(around)
-    versors = prior.sample((100_000,)) + around
-    assert (versors.norm(dim=-1).log().std() / 0.1 - 1).abs() < 0.02
-    assert (versors.mean(0).abs() < 4 * size**-0.5 / 100_000**0.5 * 1.02).all()
+    quaternion = prior.sample((100_000,)) + around
+    assert (quaternion.norm(dim=-1).log().std() / 0.1 - 1).abs() < 0.02
+    assert (quaternion.mean(0).abs() < 4 * size**-0.5 / 100_000**0.5 * 1.02).all()
     other = dist.Normal(-around, 0.55).to_event(1)
     draws = other.sample((1_000_000,))
     ratio = (prior.log_prob(draws) - other.log_prob(draws)).exp()
@@ -134,32 +134,32 @@ def test_posterior_of_a_pose_against_importance_sampling():
     chain = MCMC(kernel, num_samples=800, warmup_steps=200, disable_progbar=True)
     chain.run(scan)
     draws = chain.get_samples()
-    versor = draws["pose_turn"] + torch.tensor([1.0, 0.0, 0.0, 0.0]).double()
+    quaternion = draws["pose_turn"] + torch.tensor([1.0, 0.0, 0.0, 0.0]).double()
 
-    def quantities(versor, translation, scale):
-        return torch.cat([rotation_matrix(versor).square().flatten(-2), translation, scale.unsqueeze(-1)], -1)
+    def quantities(quaternion, translation, scale):
+        return torch.cat([rotation_matrix(quaternion).square().flatten(-2), translation, scale.unsqueeze(-1)], -1)
 
-    got = quantities(versor, draws["pose_translation"], draws["pose_scale"])
+    got = quantities(quaternion, draws["pose_translation"], draws["pose_scale"])
 
     # The proposal is a wide Student fitted to the chain; the weights alone decide what comes out.
-    flat = torch.cat([versor, draws["pose_translation"], draws["pose_scale"].log().unsqueeze(-1)], -1)
+    flat = torch.cat([quaternion, draws["pose_translation"], draws["pose_scale"].log().unsqueeze(-1)], -1)
     half = torch.linalg.cholesky(1.5 * flat.T.cov() + 1e-9 * torch.eye(8).double())
     proposal = dist.MultivariateStudentT(torch.tensor(5.0).double(), flat.mean(0), half)
     tries = proposal.sample((200_000,))
-    versor, translation, log_scale = tries.split([4, 3, 1], -1)
+    quaternion, translation, log_scale = tries.split([4, 3, 1], -1)
     log_scale = log_scale.squeeze(-1)
     log_joint = (
-        dist.LogNormal(0.0, 0.1).log_prob(versor.norm(dim=-1))
-        - 3 * versor.norm(dim=-1).log()
+        dist.LogNormal(0.0, 0.1).log_prob(quaternion.norm(dim=-1))
+        - 3 * quaternion.norm(dim=-1).log()
         + dist.Normal(0.0, 1.0).log_prob(translation).sum(-1)
         + dist.Normal(0.0, 0.3).log_prob(log_scale)
     )
-    centred = (scan - translation.unsqueeze(-2)) @ rotation_matrix(versor) / log_scale.exp()[:, None, None]
+    centred = (scan - translation.unsqueeze(-2)) @ rotation_matrix(quaternion) / log_scale.exp()[:, None, None]
     log_joint += dist.Normal(0.0, SPREAD).log_prob(centred).sum((-1, -2)) - 60 * 3 * log_scale
     weights = (log_joint - proposal.log_prob(tries)).softmax(0)
     effective = 1 / weights.square().sum()
     assert effective > 2000
-    expected_values = quantities(versor, translation, log_scale.exp())
+    expected_values = quantities(quaternion, translation, log_scale.exp())
     expected = (weights.unsqueeze(-1) * expected_values).sum(0)
     deviation = (weights.unsqueeze(-1) * (expected_values - expected).square()).sum(0).sqrt()
     size = torch.stack([pyro.ops.stats.effective_sample_size(q.unsqueeze(0)) for q in got.T])
@@ -170,7 +170,7 @@ def test_posterior_of_a_pose_against_importance_sampling():
 
 
 def test_wrong_priors():
-    with pytest.raises(ValueError, match="versor of 2 numbers"):
+    with pytest.raises(ValueError, match="quaternion of 2 numbers"):
         sample_pose(around=torch.ones(3))
     with pytest.raises(ValueError, match="translations of event shape"):
         sample_pose(translation=dist.Normal(torch.zeros(3), 1.0))

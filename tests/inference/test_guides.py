@@ -146,7 +146,9 @@ def couplings(latent_dim, num_couplings=2, hidden=8, **options):
         pytest.param(
             (0, 1, 4), 1, True, {"num_couplings": 6}, 0.03, id="3_from_three_clouds", marks=pytest.mark.exhaustive
         ),
-        pytest.param((4,), 7, False, {"masks": "halves", "mixing": True}, 0.15, id="7", marks=pytest.mark.exhaustive),
+        pytest.param(
+            (4,), 7, False, {"masks": "halves", "lu_linear": True}, 0.15, id="7", marks=pytest.mark.exhaustive
+        ),
     ],
 )
 def test_couplings_as_a_guide_reach_the_evidence(sizes, context_dim, as_plates, options, distance):
@@ -189,7 +191,7 @@ def test_one_latent_coordinate_needs_another_transform():
 def test_scoring_leaves_a_trained_act_norm_alone():
     """A guide is trained by sampling: its inverse is first needed when someone scores latents."""
     model = Clouds((4,), 2)
-    guide = train(model, AutoNormalizingFlow(model, partial(couplings, act_norm_between=True)), num_steps=20)
+    guide = train(model, AutoNormalizingFlow(model, partial(couplings, act_norm=True)), num_steps=20)
     before = [parameter.detach().clone() for parameter in guide.transform.parameters()]
     guide.get_posterior().log_prob(torch.randn(10, 2, dtype=torch.float64))
     for parameter, value in zip(guide.transform.parameters(), before, strict=True):

@@ -219,7 +219,7 @@ def test_no_point_depends_on_another(backend):
 
 def test_a_stack_with_other_parts(backend, monkeypatch):
     """Layers that the kernel does not know are evaluated as ever, the runs of couplings between them fast."""
-    stack = coupling_stack(3, num_couplings=3, hidden_dims=[8], mixing=True, act_norm_between=True)
+    stack = coupling_stack(3, num_couplings=3, hidden_dims=[8], lu_linear=True, act_norm=True)
     pcf.testing.randomize_parameters(stack, 0.1)
     x = torch.randn(200, 3)
     stack.inverse_and_log_det(x)

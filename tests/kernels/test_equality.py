@@ -27,14 +27,14 @@ def configurations(draw):
         "point_dim": draw(st.integers(2, 8)),
         "num_couplings": draw(st.integers(1, 3)),
         "hidden_dims": widths,
-        "affine": draw(st.booleans()),
+        "coupling": draw(st.sampled_from(["affine", "additive"])),
         "masks": draw(st.sampled_from(MASK_PATTERNS)),
         "residual": draw(st.booleans()),
         "activation": draw(st.sampled_from(sorted(ACTIVATIONS))),
         "num_frequencies": draw(st.integers(0, 3)),
         "context_dim": draw(st.sampled_from([0, 5])),
     }
-    if options["affine"]:
+    if options["coupling"] == "affine":
         options["separate_networks"] = draw(st.booleans())
     if options["context_dim"]:
         options["conditioning"] = draw(st.sampled_from(CONDITIONINGS))

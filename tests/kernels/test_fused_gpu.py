@@ -34,7 +34,7 @@ STACKS = {
     "wide": {**STACK, "point_dim": 5, "hidden_dims": [512, 33], "masks": "halves"},
     "deep": {**STACK, "hidden_dims": [24] * 4, "residual": True, "activation": "silu"},
     "eight coordinates": {**STACK, "point_dim": 8, "num_couplings": 3, "masks": "halves", "activation": "gelu"},
-    "additive": {**STACK, "affine": False, "num_frequencies": 0},
+    "additive": {**STACK, "coupling": "additive", "num_frequencies": 0},
     "two networks": {**STACK, "separate_networks": True, "hidden_dims": [40, 7]},
     "two deep networks": {**STACK, "separate_networks": True, "hidden_dims": [9] * 4, "residual": True},
     "one layer": {**STACK, "hidden_dims": [1], "context_dim": 5},

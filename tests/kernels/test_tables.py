@@ -29,11 +29,11 @@ def configurations(draw):
         "point_dim": draw(st.integers(2, 4)),
         "num_couplings": draw(st.integers(1, 3)),
         "hidden_dims": [inner, outer],
-        "affine": draw(st.booleans()),
+        "coupling": draw(st.sampled_from(["affine", "additive"])),
         "activation": draw(st.sampled_from(["relu", "leaky_relu"])),
         "context_dim": draw(st.sampled_from([0, 5])),
     }
-    if options["affine"]:
+    if options["coupling"] == "affine":
         options["separate_networks"] = draw(st.booleans())
     if options["context_dim"]:
         options["conditioning"] = draw(st.sampled_from(CONDITIONINGS))

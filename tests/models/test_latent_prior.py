@@ -31,11 +31,11 @@ def test_a_new_one_is_standard_normal(latent_dim, context_dim):
     torch.testing.assert_close(density.log_prob(z), dist.Normal(0, 1).expand([latent_dim]).to_event(1).log_prob(z))
 
 
-@pytest.mark.parametrize("options", [{}, {"context_dim": 3}, {"mixing": True, "act_norm_between": True}])
+@pytest.mark.parametrize("options", [{}, {"context_dim": 3}, {"lu_linear": True, "act_norm": True}])
 def test_it_integrates_to_one(options):
     torch.manual_seed(0)
     prior = latent_flow(2, num_couplings=4, hidden_dims=[16], **options).double()
-    if options.get("act_norm_between"):
+    if options.get("act_norm"):
         prior.log_prob(torch.randn(100, 2).double())
     pcf.testing.randomize_parameters(prior, 0.3)
     axis = torch.linspace(-25, 25, 1001, dtype=torch.float64)

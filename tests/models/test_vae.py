@@ -845,7 +845,7 @@ VARIANTS = {
     "normal": {"prior": "normal"},
     "classes": {"num_classes": 3, "noise_input": True},
     "mixture": {"num_flows": 2, "decoder": {**DECODER, "base": "conditional"}},
-    "masks": {"decoder": {**DECODER, "masks": ((True, False, False), (False, True, True)), "act_norm_between": True}},
+    "masks": {"decoder": {**DECODER, "masks": ((True, False, False), (False, True, True)), "act_norm": True}},
     "plane": {"point_dim": 2},
 }
 

@@ -311,7 +311,7 @@ class TestRepeating:
     @pytest.mark.parametrize("act_norm", [False, True])
     def test_a_stopped_run_ends_with_the_same_bits(self, tmp_path, stop, act_norm):
         labels = torch.arange(40) % 2
-        decoder = {**DECODER, "act_norm_between": act_norm}
+        decoder = {**DECODER, "act_norm": act_norm}
 
         def run(out, stop=None):
             vae = small_vae(noise_input=True, num_classes=2, decoder=decoder)

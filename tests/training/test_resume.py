@@ -156,7 +156,7 @@ class TestResume:
     def test_a_first_layer_that_takes_its_weights_from_data(self, tmp_path):
         def flow():
             torch.manual_seed(3)
-            return pcf.PointCloudFlow(num_couplings=2, hidden_dims=[8], act_norm_between=True)
+            return pcf.PointCloudFlow(num_couplings=2, hidden_dims=[8], act_norm=True)
 
         options = {"max_steps": 12, "batch_size": 100, "device": "cpu", "checkpoint_every": 3, "pictures": False}
         whole = flow()
@@ -174,7 +174,7 @@ class TestResume:
         with pytest.raises(KeyboardInterrupt):
             fit(stopped, some_points(), out=tmp_path / "stopped", **options)
         # Resumed in a new module with other first weights: the checkpoint decides.
-        again = pcf.PointCloudFlow(num_couplings=2, hidden_dims=[8], act_norm_between=True)
+        again = pcf.PointCloudFlow(num_couplings=2, hidden_dims=[8], act_norm=True)
         fit(again, some_points(), out=tmp_path / "stopped", resume=True, **options)
         assert same_state(again.state_dict(), whole.state_dict())
 

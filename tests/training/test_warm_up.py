@@ -242,7 +242,7 @@ def test_a_run_that_was_interrupted_waits_as_well(kernel, runs, tmp_path):
 
 
 def test_it_changes_neither_the_module_nor_the_random_numbers(caplog):
-    flow = make(act_norm_between=True)
+    flow = make(act_norm=True)
     before, random = copy.deepcopy(flow.state_dict()), torch.get_rng_state()
     with caplog.at_level(logging.WARNING), WarmUp(flow, CPU, None) as warm_up:
         warm_up.between_steps(0)

@@ -20,18 +20,20 @@ class TestStack:
         [
             (4, {}, 1.0),
             (24, {}, 0.5),
-            (4, {"total_log_scale": 1.0}, 0.25),
+            (4, {"max_total_log_scale": 1.0}, 0.25),
             (4, {"max_log_scale": 0.1}, 0.1),
             (4, {"max_log_scale": 9.0}, 3.0),
         ],
     )
     def test_the_log_scales_of_all_layers_are_bounded_together(self, num_couplings, options, limit):
         stack = T.coupling_stack(3, num_couplings=num_couplings, **SMALL, **options)
-        assert [part.max_log_scale for part in stack.parts] == pytest.approx([limit] * num_couplings)
+        assert [part.elementwise.max_log_scale for part in stack.parts] == pytest.approx([limit] * num_couplings)
 
     @pytest.mark.parametrize("context_dim", [0, 2])
     def test_no_weights_scale_a_coordinate_beyond_the_bound(self, context_dim):
-        stack = T.coupling_stack(2, num_couplings=40, context_dim=context_dim, total_log_scale=3.0, **SMALL).double()
+        stack = T.coupling_stack(
+            2, num_couplings=40, context_dim=context_dim, max_total_log_scale=3.0, **SMALL
+        ).double()
         randomize_parameters(stack, 30.0)
         view = stack.condition(torch.randn(2).double()) if context_dim else stack
         log_det = view.transform_and_log_det(torch.randn(200, 2).double())[1]
@@ -39,13 +41,12 @@ class TestStack:
         assert log_det.abs().max() > 0.05
 
     def test_what_lies_between_the_couplings(self):
-        stack = T.coupling_stack(
-            3, num_couplings=3, mixing=True, act_norm_between=True, total_log_scale=0.6, affine=True, **SMALL
-        )
+        stack = T.coupling_stack(3, num_couplings=3, lu_linear=True, act_norm=True, max_total_log_scale=0.6, **SMALL)
         kinds = [type(part).__name__ for part in stack.parts]
-        step = ["AffinePointCoupling", "LULinear", "ActNorm"]
-        assert kinds == [*step, *step, "AffinePointCoupling", "ActNorm"]
-        assert [part.max_log_scale for part in stack.parts] == pytest.approx([0.2] * 8)
+        step = ["PointCoupling", "LULinear", "ActNorm"]
+        assert kinds == [*step, *step, "PointCoupling", "ActNorm"]
+        limits = [getattr(part, "elementwise", part).max_log_scale for part in stack.parts]
+        assert limits == pytest.approx([0.2] * 8)
 
     def test_options_reach_every_coupling(self):
         options = {
@@ -62,8 +63,8 @@ class TestStack:
         separate = T.coupling_stack(3, num_couplings=2, separate_networks=True, **SMALL)
         assert all(len(part.conditioner.networks) == 2 for part in separate.parts)
         assert T.coupling_stack(3, num_couplings=2, backend="plain", **SMALL).backend == "plain"
-        additive = T.coupling_stack(3, num_couplings=2, affine=False, **SMALL)
-        assert all(type(part) is T.AdditivePointCoupling for part in additive.parts)
+        additive = T.coupling_stack(3, num_couplings=2, coupling="additive", **SMALL)
+        assert all(type(part.elementwise) is T.Additive for part in additive.parts)
 
     def test_masks_take_turns(self):
         masks = [[True, False, False], [False, True, True]]
@@ -71,7 +72,9 @@ class TestStack:
         assert [list(part.mask) for part in stack.parts] == [masks[i % 2] for i in range(5)]
 
     def test_a_trajectory_is_every_state_on_the_way(self):
-        stack = randomize_parameters(T.coupling_stack(3, num_couplings=4, context_dim=2, mixing=True, **SMALL)).double()
+        stack = randomize_parameters(
+            T.coupling_stack(3, num_couplings=4, context_dim=2, lu_linear=True, **SMALL)
+        ).double()
         x, context = torch.randn(5, 3).double(), torch.randn(5, 2).double()
         states = stack.trajectory(x, context)
         assert states.shape == (8, 5, 3)
@@ -85,7 +88,7 @@ class TestStack:
             ({"context_dim": -1}, "context_dim must not be negative"),
             ({"num_couplings": 0}, "num_couplings must be at least 1"),
             ({"max_log_scale": 0.0}, "must be positive"),
-            ({"total_log_scale": -1.0}, "must be positive"),
+            ({"max_total_log_scale": -1.0}, "must be positive"),
             ({"masks": []}, "at least one mask"),
             ({"masks": "none"}, "masks must be one of"),
             ({"backend": "fast"}, "backend"),
@@ -166,10 +169,10 @@ class TestLULinear:
             T.lu_linear(3, permutation=permutation)
 
 
-class TestRescale:
+class TestStandardize:
     def test_one_scale_and_a_shift_for_each_coordinate(self):
         data = torch.tensor([3.0, -2.0]) + torch.tensor([1.0, 5.0]) * torch.randn(1000, 2)
-        units = T.rescale(2)
+        units = T.standardize(2)
         assert not units.fitted
         units.fit(data)
         torch.testing.assert_close(units.loc, data.mean(0))
@@ -177,13 +180,13 @@ class TestRescale:
         noise, log_det = units.inverse_and_log_det(data)
         torch.testing.assert_close(noise * units.scale + units.loc, data)
         torch.testing.assert_close(log_det, -2 * units.scale.log().expand(1000))
-        twin = T.rescale(2)
+        twin = T.standardize(2)
         twin.load_state_dict(units.state_dict())
         assert twin.fitted
 
     @pytest.mark.parametrize("data", [torch.ones(5, 2), torch.full((5, 2), math.inf)])
     def test_points_without_units(self, data):
-        units = T.rescale(2)
+        units = T.standardize(2)
         with pytest.raises(ValueError, match="cannot take units from 5 points"):
             units.fit(data)
         assert not units.fitted

@@ -21,14 +21,14 @@ DIMS = [3, *(pytest.param(dim, marks=pytest.mark.exhaustive) for dim in (2, 6))]
 SMALL = {"hidden_dims": [8, 5], "activation": "tanh"}
 
 
-def fitted_rescale(dim):
-    units = T.rescale(dim)
+def fitted_standardize(dim):
+    units = T.standardize(dim)
     units.fit(5 + 3 * torch.randn(100, dim))
     return units
 
 
 PLAIN = {
-    "rescale": fitted_rescale,
+    "standardize": fitted_standardize,
     "act_norm": lambda dim: T.act_norm(dim),
     "lu_linear": lambda dim: T.lu_linear(dim, permutation=[*range(1, dim), 0]),
     "affine": lambda dim: T.affine_point_coupling(dim, **SMALL),
@@ -37,9 +37,9 @@ PLAIN = {
     "affine, two networks": lambda dim: T.affine_point_coupling(dim, separate_networks=True, **SMALL),
     "additive": lambda dim: T.additive_point_coupling(dim, **SMALL),
     "stack": lambda dim: T.coupling_stack(dim, num_couplings=4, **SMALL),
-    "stack, additive": lambda dim: T.coupling_stack(dim, num_couplings=3, affine=False, **SMALL),
+    "stack, additive": lambda dim: T.coupling_stack(dim, num_couplings=3, coupling="additive", **SMALL),
     "stack, mixed and normed": lambda dim: T.coupling_stack(
-        dim, num_couplings=3, mixing=True, act_norm_between=True, **SMALL
+        dim, num_couplings=3, lu_linear=True, act_norm=True, **SMALL
     ),
 }
 CONDITIONAL = {
@@ -54,12 +54,12 @@ CONDITIONAL = {
         dim, 4, context_dims=[6], context_layers=[1], **SMALL
     ),
     "stack": lambda dim: T.coupling_stack(dim, num_couplings=3, context_dim=4, **SMALL),
-    "stack, additive": lambda dim: T.coupling_stack(dim, num_couplings=3, context_dim=4, affine=False, **SMALL),
+    "stack, additive": lambda dim: T.coupling_stack(dim, num_couplings=3, context_dim=4, coupling="additive", **SMALL),
     "stack, two networks and layers of the context": lambda dim: T.coupling_stack(
         dim, num_couplings=3, context_dim=4, context_dims=[6], context_layers=[1], separate_networks=True, **SMALL
     ),
     "stack, mixed and normed": lambda dim: T.coupling_stack(
-        dim, num_couplings=3, context_dim=4, mixing=True, act_norm_between=True, **SMALL
+        dim, num_couplings=3, context_dim=4, lu_linear=True, act_norm=True, **SMALL
     ),
     **{
         f"affine, {name}": partial(
@@ -165,15 +165,15 @@ def test_mask_patterns_move_every_coordinate(pattern, dim):
 class TestTheChecksBite:
     """A check that passes a broken layer is worth nothing."""
 
-    class Wrong(T.AffinePointCoupling):
+    class Wrong(T.PointCoupling):
         def inverse_and_log_det(self, y, context=None):
             x, log_det = super().inverse_and_log_det(y, context)
             return self.spoil(x, log_det, y)
 
     @staticmethod
     def make(spoil, base=None):
-        conditioner = pcf.nn.Conditioner(2, [1, 1], [8], activation="tanh")
-        coupling = TestTheChecksBite.Wrong([True, True, False], conditioner)
+        conditioner = pcf.nn.Conditioner(2, [2], [8], activation="tanh")
+        coupling = TestTheChecksBite.Wrong([True, True, False], T.Affine(), conditioner)
         coupling.spoil = spoil
         return coupling
 
@@ -196,7 +196,7 @@ class TestTheChecksBite:
 
     @pytest.mark.parametrize(("forgotten", "changed"), [("parameters", "parameters"), ("copies", "sample")])
     def test_on_a_layer_with_a_stale_cache(self, monkeypatch, forgotten, changed):
-        module = pcf.transforms.memory
+        module = pcf.transforms.cache
         if forgotten == "parameters":
             monkeypatch.setattr(module, "_joined", lambda tensors: torch.empty(0))
         else:
@@ -204,17 +204,17 @@ class TestTheChecksBite:
         with pytest.raises(AssertionError, match=f"outlive a change of the {changed}"):
             pcf.testing.check_transform(lambda: T.affine_point_coupling(3, **SMALL))
 
-    class KnowsItsMode(T.AffinePointCoupling):
+    class KnowsItsMode(T.PointCoupling):
         def inverse_and_log_det(self, y, context=None):
             x, log_det = super().inverse_and_log_det(y, context)
             return (x, log_det) if self.training else (x + 0.1, log_det)
 
-    class HasAnIdleParameter(T.AffinePointCoupling):
-        def __init__(self, mask, conditioner):
-            super().__init__(mask, conditioner)
+    class HasAnIdleParameter(T.PointCoupling):
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
             self.idle = torch.nn.Parameter(torch.zeros(2))
 
-    class LooksAtOtherPoints(T.AffinePointCoupling):
+    class LooksAtOtherPoints(T.PointCoupling):
         """What a coupling keeps of all points of the batch shifts each; that can be undone."""
 
         def shift(self, points):
@@ -227,7 +227,7 @@ class TestTheChecksBite:
         def inverse_and_log_det(self, y, context=None):
             return super().inverse_and_log_det(y - self.shift(y), context)
 
-    class KeepsWhatItSaw(T.AffinePointCoupling):
+    class KeepsWhatItSaw(T.PointCoupling):
         def transform_and_log_det(self, x, context=None):
             self.seen = x
             return super().transform_and_log_det(x, context)
@@ -244,17 +244,17 @@ class TestTheChecksBite:
     def test_on_a_layer_that_breaks_one_promise(self, layer, promise):
         with pytest.raises(AssertionError, match=promise):
             pcf.testing.check_transform(
-                lambda: layer([True, True, False], pcf.nn.Conditioner(2, [1, 1], [8], activation="tanh"))
+                lambda: layer([True, True, False], T.Affine(), pcf.nn.Conditioner(2, [2], [8], activation="tanh"))
             )
 
     def test_on_a_layer_that_mixes_up_contexts(self):
-        class Mixed(T.ConditionalAffinePointCoupling):
+        class Mixed(T.ConditionalPointCoupling):
             def condition(self, context):
                 return super().condition(context.roll(1, 0) if context.dim() > 2 else context)
 
         def make():
-            conditioner = pcf.nn.Conditioner(2, [1, 1], [8], context_dim=4, activation="tanh")
-            return Mixed([True, True, False], conditioner, 4)
+            conditioner = pcf.nn.Conditioner(2, [2], [8], context_dim=4, activation="tanh")
+            return Mixed([True, True, False], T.Affine(), conditioner, 4)
 
         with pytest.raises(AssertionError, match="each context must act on its own cloud alone"):
             pcf.testing.check_conditional_transform(make)

@@ -14,15 +14,15 @@ from pyro_pcflow.transforms import Similarity, rotation_matrix, similarity
 
 
 def random_pose(batch=(), dim=3):
-    versor = torch.randn(*batch, 4 if dim == 3 else 2, dtype=torch.float64)
-    return similarity(versor, torch.randn(*batch, dim, dtype=torch.float64), 0.5 + torch.rand(batch).double())
+    quaternion = torch.randn(*batch, 4 if dim == 3 else 2, dtype=torch.float64)
+    return similarity(quaternion, torch.randn(*batch, dim, dtype=torch.float64), 0.5 + torch.rand(batch).double())
 
 
 def test_rotation_of_space_is_scipys():
-    versors = torch.randn(50, 4, dtype=torch.float64)
-    expected = torch.as_tensor(Rotation.from_quat(versors.numpy(), scalar_first=True).as_matrix())
-    torch.testing.assert_close(rotation_matrix(versors), expected)
-    torch.testing.assert_close(rotation_matrix(-3 * versors), expected)
+    quaternion = torch.randn(50, 4, dtype=torch.float64)
+    expected = torch.as_tensor(Rotation.from_quat(quaternion.numpy(), scalar_first=True).as_matrix())
+    torch.testing.assert_close(rotation_matrix(quaternion), expected)
+    torch.testing.assert_close(rotation_matrix(-3 * quaternion), expected)
 
 
 def test_rotation_of_the_plane_turns_by_its_angle():
@@ -94,8 +94,8 @@ def test_gradients_reach_the_pose():
     points = torch.randn(9, 3, dtype=torch.float64)
     point = dist.Normal(torch.zeros(3).double(), torch.tensor([0.2, 0.5, 1.0]).double()).to_event(1)
 
-    def density(versor, translation, scale):
-        return dist.TransformedDistribution(point, [similarity(versor, translation, scale)]).log_prob(points).sum()
+    def density(quaternion, translation, scale):
+        return dist.TransformedDistribution(point, [similarity(quaternion, translation, scale)]).log_prob(points).sum()
 
     leaves = [torch.randn(n, dtype=torch.float64).abs().requires_grad_() for n in (4, 3)]
     assert torch.autograd.gradcheck(density, (*leaves, torch.tensor(1.3, dtype=torch.float64, requires_grad=True)))
