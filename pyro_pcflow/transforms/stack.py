@@ -258,7 +258,7 @@ def coupling_stack(
     return stack
 
 
-STACK_OPTIONS = (*option_names(coupling_stack, without=["point_dim"]), *CONDITIONER_OPTIONS)
+STACK_OPTIONS = tuple(dict.fromkeys((*option_names(coupling_stack, without=["point_dim"]), *CONDITIONER_OPTIONS)))
 
 
 def _context_of(part: nn.Module, context: Tensor | None) -> tuple[Tensor | None, ...]:
