@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from benchmarks.foreign_decoder import ForeignDecoderVAE
 from benchmarks.point_generators import FixedPoints, Folding
-from pyro_pcflow.models.latent import clouds_plate
 
 DECODERS = ("fixed", "folding")
 
@@ -58,23 +57,28 @@ class DecoderVAE(ForeignDecoderVAE):
         points = self.writer(z, self.num_points if num_points is None else num_points)
         return dist.Delta(self.units.transform_and_log_det(points)[0], event_dim=2)
 
-    def joint(
+    def model(
         self,
         clouds: Tensor,
         mask: Tensor | None = None,
-        size: int | None = None,
+        dataset_size: int | None = None,
         *,
+        labels: Tensor | None = None,
+        noise_level: Tensor | float = 0.0,
         num_points: Tensor | int | None = None,
         kl_weight: float = 1.0,
-        **_: Any,
+        index: Tensor | None = None,
+        encoder_points: Tensor | None = None,
+        encoder_mask: Tensor | None = None,
     ) -> Tensor:
         """The site `z` and a factor `x`, which is what the class says, not a likelihood; arguments as of our models."""
         if mask is not None:
             raise ValueError("this rival takes clouds of one size, got a mask")
         whole = clouds.shape[-2] if num_points is None else num_points
-        with clouds_plate(clouds, size):
+        count = len(clouds)
+        with pyro.plate("clouds", count if dataset_size is None else dataset_size, subsample=torch.arange(count)):
             with poutine.scale(scale=kl_weight):
-                z = pyro.sample("z", self.prior_of())
+                z = pyro.sample("z", self.latent_prior())
             written = self.writer(z, min(self.num_points, clouds.shape[-2]))
             pyro.factor("x", whole * matched_gaussian(self.units.inverse_and_log_det(clouds)[0], written))
             return z

@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 import pyro_pcflow as pcf
 from benchmarks.category import load_splits
@@ -35,13 +34,13 @@ class Watched(pcf.PointCloudVAE):
         self.steps = 0
         self.resident: list[int] = []
 
-    def joint(self, *arguments: Any, **options: Any) -> Tensor:
-        """As of the model."""
+    def decode(self, *arguments: Any, **options: Any) -> pcf.PointCloud:
+        """As of the model, once per step."""
         if self.training:
             self.steps += 1
             if self.steps % EVERY == 0:
                 self.resident.append(resident_bytes())
-        return super().joint(*arguments, **options)
+        return super().decode(*arguments, **options)
 
 
 def resident_bytes() -> int:

@@ -52,7 +52,7 @@ class PyroCloudVAE(ForeignDecoderVAE):
         # Halves change places.
         self.latent_turn = permute(latent_dim, torch.arange(latent_dim).roll(latent_dim // 2))
 
-    def prior_of(self, labels: Tensor | None = None) -> dist.Distribution:
+    def latent_prior(self, labels: Tensor | None = None) -> dist.Distribution:
         """Pyro's stack over latents."""
         noise = dist.Normal(self._zero.expand(self.latent_dim), 1.0).to_event(1)
         return _Fresh(dist.TransformedDistribution(noise, _with_turns(self.latents_learned, self.latent_turn)))

@@ -26,8 +26,7 @@ if TYPE_CHECKING:
     )
     from pyro_pcflow.distributions import MixtureOfFlows, PointCloud, PointCloudFlow
     from pyro_pcflow.infer import complete
-    from pyro_pcflow.models import PointCloudVAE
-    from pyro_pcflow.models.pretrained import load_pretrained
+    from pyro_pcflow.models import PointCloudVAE, load_pretrained
     from pyro_pcflow.serialization import load, save
     from pyro_pcflow.training import fit
 
@@ -62,7 +61,7 @@ _HOMES = {
     "complete": "infer",
     "fit": "training",
     "load": "serialization",
-    "load_pretrained": "models.pretrained",
+    "load_pretrained": "models",
     "save": "serialization",
 }
 

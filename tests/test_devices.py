@@ -293,8 +293,8 @@ def test_weights_and_sizes():
         noise = dist.Normal(torch.zeros(3, dtype=torch.float64, device=device), 1.0).to_event(1)
         rate = torch.tensor([3.0, 9.0], dtype=torch.float64, device=device)
         with pyro.plate("clouds", 2):
-            cloud, mask = infer.sample_process("x", dist.Poisson(rate), noise, max_points=30)
-            infer.sample_process("y", dist.Poisson(rate), noise, obs=cloud)
+            cloud, mask = infer.sample_point_process("x", dist.Poisson(rate), noise, max_points=30)
+            infer.sample_point_process("y", dist.Poisson(rate), noise, obs=cloud)
         return dist.TransformedDistribution(noise, [weights()]).log_prob(draw(5, 3).to(device)), cloud, mask
 
     same_on_both(compute)

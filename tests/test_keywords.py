@@ -78,7 +78,7 @@ def public_callables():
 def test_every_room_is_looked_at():
     names = public_callables()
     assert len(names) > 150
-    for name in ("fit", "evaluate", "PointCloudVAE", "LatentCloudModel.guide", "AutoDecoder.posterior", "plot_clouds"):
+    for name in ("fit", "evaluate", "PointCloudVAE", "LatentCloudModel.guide", "AutoDecoder.embedding", "plot_clouds"):
         assert name in names
 
 
@@ -118,7 +118,7 @@ def test_a_near_word_is_suggested(call, word, meant):
         {**PASSES_WORDS_ON, **HOLDS_WORDS}[call](**{word: 1})
 
 
-@pytest.mark.parametrize("method", ["model", "guide", "joint", "posterior"])
+@pytest.mark.parametrize("method", ["model", "guide"])
 @pytest.mark.parametrize("make", [lambda: pcf.PointCloudVAE(3, **VAE), lambda: pcf.models.AutoDecoder(4, 3, **VAE)])
 def test_models_and_guides_know_their_words(make, method):
     """Pyro gives both the same arguments, so that both know all of them, and no other."""
@@ -129,26 +129,13 @@ def test_models_and_guides_know_their_words(make, method):
         "num_points": None,
         "kl_weight": 1.0,
         "index": torch.arange(4),
-        "seen": clouds,
-        "seen_mask": None,
+        "encoder_points": clouds,
+        "encoder_mask": None,
     }
     assert getattr(model, method)(clouds, None, 4, **known).shape == (4, 2)
     for word in ("lables", "idx"):
         with pytest.raises(TypeError, match=word):
             getattr(model, method)(clouds, **{word: [2, 1, 0]})
-
-
-@pytest.mark.parametrize("method", ["model", "guide"])
-def test_words_reach_whoever_they_are_for(method):
-    """`model` and `guide` hand every argument on."""
-    options = {"noise_level": 0.5, "num_points": 7, "kl_weight": 0.3, "index": 2, "seen": 3, "seen_mask": 4}
-    vae, heard = pcf.PointCloudVAE(3, num_classes=2, **VAE), {}
-    target = {"model": "joint", "guide": "posterior"}[method]
-    concerned = {"joint": ("noise_level", "num_points"), "posterior": ("index", "seen", "seen_mask")}[target]
-    setattr(vae, target, lambda *arguments, **given: heard.update(given, arguments=arguments))
-    getattr(vae, method)(0, 1, 2, labels=5, **options)
-    assert heard.pop("arguments") == (0, 1, 2)
-    assert heard == {"labels": 5, "kl_weight": 0.3, **{name: options[name] for name in concerned}}
 
 
 def test_option_names_are_those_of_a_signature():

@@ -66,7 +66,7 @@ def test_vae(values):
     latents = vae.encode(values["x3"], labels=labels).mean
     assert_as_it_was(latents, values["vae_latents"])
     assert_as_it_was(vae.decode(latents, 7, labels=labels, noise_level=0.3).log_prob(values["x3"]), values["vae"])
-    assert_as_it_was(vae.prior_of(labels).log_prob(latents), values["vae_prior"])
+    assert_as_it_was(vae.latent_prior(labels).log_prob(latents), values["vae_prior"])
 
 
 def test_auto_decoder(values):

@@ -10,8 +10,7 @@ import torch
 import pyro_pcflow as pcf
 from benchmarks.bodies import chamfer, trees_of
 from benchmarks.vae import score
-from pyro_pcflow.models import preset
-from pyro_pcflow.models.pretrained import PRETRAINED
+from pyro_pcflow.models import PRETRAINED, preset, pretrained
 
 LARGEST = 10e6
 # Of the 60 embedded test bodies, nats per point; that of all 150 is in the documentation.
@@ -30,7 +29,7 @@ def test_it_is_loaded_to_where_was_asked(monkeypatch):
         asked.append(device)
         return pcf.load(path, "cpu")
 
-    monkeypatch.setattr(pcf.pretrained, "load", load)
+    monkeypatch.setattr(pretrained, "load", load)
     pcf.load_pretrained("body", "cuda:1")
     pcf.load_pretrained("body")
     assert asked == ["cuda:1", "cpu"]
@@ -40,7 +39,7 @@ def test_it_is_loaded_to_where_was_asked(monkeypatch):
 def test_it_is_the_default_preset_in_a_small_file(name):
     vae = pcf.load_pretrained(name)
     assert vae.config == pcf.serialization.plain(preset("default").config, "config")
-    assert (files("pyro_pcflow.models.pretrained") / f"{name}.pt").stat().st_size < LARGEST
+    assert (files("pyro_pcflow.models") / f"{name}.pt").stat().st_size < LARGEST
 
 
 def test_the_bound_of_bodies_is_the_documented_one(test_bodies):

@@ -120,7 +120,7 @@ pcf.plotting.view_clouds({"from one body to another": walk}, up="z")
 clouds = test[:6] + 0.01 * torch.randn_like(test[:6])  # the noise that the model was trained with
 num_particles = 16 if smoke else 256
 with torch.no_grad():
-    q, p = vae.encode(clouds), vae.prior_of()
+    q, p = vae.encode(clouds), vae.latent_prior()
     z = q.sample((num_particles,))  # (K, 6, 64)
     log_likelihood = torch.stack([vae.decode(part, 2048).log_prob(clouds) for part in z])
     kl = q.log_prob(z) - p.log_prob(z)

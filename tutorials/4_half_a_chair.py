@@ -9,7 +9,6 @@
 # %%
 import math
 import os
-from functools import partial
 
 import pyro
 import torch
@@ -110,7 +109,7 @@ def disagreement(z):
     return others.mean(0) - torch.cdist(clouds[0], twin).amin(-1), clouds[0]
 
 
-draws = model.prior_of().expand((128 if smoke else 4096,)).sample()
+draws = model.latent_prior().expand((128 if smoke else 4096,)).sample()
 log_prob = torch.stack([sensor(model.decoder.condition(z)).log_prob(seen[:, :16]) for z in draws])  # (K, B, 16)
 apart = {}
 for count in [16, 4]:
@@ -147,7 +146,7 @@ def complete(observe, fill):
     fit = torch.stack([observe(model.decoder.condition(z)).log_prob(seen).sum(-1) for z in some])
     start = some[fit.argmax(0)]
     return pcf.complete(
-        partial(model.shape, len(test)),
+        model,
         seen,
         num_points=200 if smoke else 1000,
         observe=observe,
@@ -192,7 +191,7 @@ def predictive(z, points):
 
 share = recorded.float().mean(1)
 latents = {
-    "prior": model.prior_of().expand((64, 1)).sample().expand(-1, len(test), -1),
+    "prior": model.latent_prior().expand((64, 1)).sample().expand(-1, len(test), -1),
     "no sensor": wrong.latents["z"],
     "sensor": right.latents["z"],
 }

@@ -137,7 +137,7 @@ few = scan[torch.randperm(len(scan))[:100]]  # enough to tell good starts from b
 pyro.clear_param_store()
 start = {
     "context": torch.zeros(num_starts, 2),
-    "pose_turn": torch.zeros(num_starts, 4),
+    "pose_quaternion_offset": torch.zeros(num_starts, 4),
     "pose_translation": few.median(0).values.expand(num_starts, 3),
     "share": torch.full((num_starts,), 0.5),
 }
@@ -173,10 +173,10 @@ print(f"half are at least {below.median():.0f} nats below")
 num_chains, num_draws, num_warmup = (2, 40, 50) if smoke else (4, 400, 300)
 best = best[:num_chains]
 kept = {name: found[name][best].detach() for name in start}
-around = normalize(around[best] + kept["pose_turn"], dim=-1)
+around = normalize(around[best] + kept["pose_quaternion_offset"], dim=-1)
 w, x, y, z = around[1::2].unbind(-1)
 around[1::2] = torch.stack([-y, -z, w, x], -1)
-kept["pose_turn"] = torch.zeros(num_chains, 4)
+kept["pose_quaternion_offset"] = torch.zeros(num_chains, 4)
 
 
 # %% [markdown]
@@ -213,7 +213,7 @@ def degrees_between(a, b):
     return cosine.clamp(-1, 1).acos().rad2deg()
 
 
-drawn = similarity(around + draws["pose_turn"]).rotation  # (num_draws, num_chains, 3, 3)
+drawn = similarity(around + draws["pose_quaternion_offset"]).rotation  # (num_draws, num_chains, 3, 3)
 other = drawn @ torch.diag(torch.tensor([-1.0, 1.0, -1.0]))
 turned = degrees_between(other, true_pose.rotation) < degrees_between(drawn, true_pose.rotation)
 rotation = torch.where(turned[..., None, None], other, drawn)

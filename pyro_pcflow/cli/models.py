@@ -124,7 +124,7 @@ class CloudModel(SavedModel):
         # The same random numbers for every cloud: a score does not depend on the clouds before it.
         with torch.no_grad(), seeded(seed, self.device):
             posterior = self.module.encode(cloud.unsqueeze(0), labels=labels)
-            context = self.module.context_of(posterior.mean, labels)
+            context = self.module.decoder_context(posterior.mean, labels)
             pieces = cloud.split(POINTS_AT_ONCE)
             scores = torch.cat([self.module.decoder.log_prob(piece, context).cpu() for piece in pieces])
             bound = self.module.log_prob(cloud.unsqueeze(0), labels=labels, posterior=posterior)

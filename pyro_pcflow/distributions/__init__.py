@@ -6,6 +6,7 @@ from pyro_pcflow.distributions.mixture import PointMixture, with_background
 from pyro_pcflow.distributions.point_cloud import PointCloud
 from pyro_pcflow.distributions.sensor_noise import NoisyPoint
 from pyro_pcflow.distributions.thinning import SoftHalfSpace, ThinnedPoint, one_sided
+from pyro_pcflow.distributions.uniform_rotation import UniformRotation
 
 __all__ = [
     "MixtureOfFlows",
@@ -15,6 +16,7 @@ __all__ = [
     "PointMixture",
     "SoftHalfSpace",
     "ThinnedPoint",
+    "UniformRotation",
     "one_sided",
     "with_background",
 ]

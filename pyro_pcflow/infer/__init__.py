@@ -1,17 +1,16 @@
-"""What one infers with a flow inside a model: poses, completions, clouds of random size, weights with priors."""
+"""Inference with flows inside Pyro models: pose, completion, clouds of random size, Bayesian weights."""
 
-from pyro_pcflow.infer.bayesian_weights import BayesianWeights, scaled_normal, with_weights
+from pyro_pcflow.infer.bayesian_weights import BayesianWeights, fan_in_normal, functional_copy
 from pyro_pcflow.infer.completion import Completion, complete
-from pyro_pcflow.infer.point_process import sample_process
-from pyro_pcflow.infer.pose import UniformTurn, sample_pose
+from pyro_pcflow.infer.point_process import sample_point_process
+from pyro_pcflow.infer.pose import sample_pose
 
 __all__ = [
     "BayesianWeights",
     "Completion",
-    "UniformTurn",
     "complete",
+    "fan_in_normal",
+    "functional_copy",
+    "sample_point_process",
     "sample_pose",
-    "sample_process",
-    "scaled_normal",
-    "with_weights",
 ]

@@ -12,12 +12,12 @@ from pyro.nn import PyroModule, PyroSample
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-__all__ = ["BayesianWeights", "scaled_normal", "with_weights"]
+__all__ = ["BayesianWeights", "fan_in_normal", "functional_copy"]
 
 Prior = Callable[[str, Tensor], Distribution]
 
 
-def scaled_normal(name: str, parameter: Tensor) -> Distribution:
+def fan_in_normal(name: str, parameter: Tensor) -> Distribution:
     """The usual prior over weights: normal, with the variance of a weight one over the number of its inputs.
 
     Source: Neal, Bayesian Learning for Neural Networks, 1996, section 2.1. Biases are standard normal.
@@ -27,7 +27,7 @@ def scaled_normal(name: str, parameter: Tensor) -> Distribution:
         parameter: of any shape.
 
     Examples:
-        >>> scaled_normal("hidden.weight", torch.zeros(16, 4)).event_shape
+        >>> fan_in_normal("hidden.weight", torch.zeros(16, 4)).event_shape
         torch.Size([16, 4])
     """
     scale = 1 / math.sqrt(parameter.shape[-1]) if parameter.dim() > 1 else 1.0
@@ -66,7 +66,7 @@ class BayesianWeights(PyroModule):
         True
     """
 
-    def __init__(self, module: nn.Module, prior: Prior = scaled_normal, *, name: str = "") -> None:
+    def __init__(self, module: nn.Module, prior: Prior = fan_in_normal, *, name: str = "") -> None:
         super().__init__(name)
         # In a tuple the module stays unregistered: its parameters are no parameters of this one.
         self._template = (module,)
@@ -94,10 +94,10 @@ class BayesianWeights(PyroModule):
                     "weights cannot be batched, so use vectorize_particles=False and Predictive(..., parallel=False), "
                     "and call the module outside of every plate"
                 )
-        return with_weights(self._template[0], weights)
+        return functional_copy(self._template[0], weights)
 
 
-def with_weights(module: nn.Module, weights: dict[str, Tensor]) -> nn.Module:
+def functional_copy(module: nn.Module, weights: dict[str, Tensor]) -> nn.Module:
     """Copy a module, with tensors in the places of parameters, through which gradients flow.
 
     Buffers and whatever is not replaced are shared with the original.
@@ -111,7 +111,7 @@ def with_weights(module: nn.Module, weights: dict[str, Tensor]) -> nn.Module:
 
     Examples:
         >>> layer = nn.Linear(2, 1, bias=False)
-        >>> doubled = with_weights(layer, {"weight": 2 * layer.weight})
+        >>> doubled = functional_copy(layer, {"weight": 2 * layer.weight})
         >>> x = torch.ones(2)
         >>> bool((doubled(x) == 2 * layer(x)).all())
         True
@@ -127,7 +127,7 @@ def with_weights(module: nn.Module, weights: dict[str, Tensor]) -> nn.Module:
     twin._modules = {
         name: child
         if child is None
-        else with_weights(
+        else functional_copy(
             child,
             {key.removeprefix(f"{name}."): value for key, value in weights.items() if key.startswith(f"{name}.")},
         )

@@ -1,10 +1,11 @@
-"""What a partial cloud says about the whole thing."""
+"""Shape completion: whole clouds that agree with an observed part."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from functools import partial as partial_call
+from typing import Any, Protocol, runtime_checkable
 
 import pyro
 import pyro.distributions as dist
@@ -23,6 +24,14 @@ METHODS = ("svi", "nuts")
 Wrapper = Callable[[Distribution], Distribution]
 
 
+@runtime_checkable
+class HasPointModel(Protocol):
+    """A model of clouds such as `PointCloudVAE`."""
+
+    def point_model(self, num_clouds: int | None = None) -> Distribution:
+        """Sample the latents of some clouds, or of one without a batch shape, and return the density of a point."""
+
+
 @dataclass(frozen=True, eq=False)
 class Completion:
     """Clouds that agree with a partial one.
@@ -33,7 +42,7 @@ class Completion:
         observed: True at observed points, shape `(*batch, num_points)`.
         latents: posterior samples of every latent, shape `(num_samples, *shape)` each.
         diagnostics: for `"nuts"` what `MCMC.diagnostics` says (`r_hat`, `n_eff`, divergences); for `"svi"` the
-            `losses`, negative evidence lower bounds in nats, one for each step.
+            `losses`, negative evidence lower bounds in nats, one per step.
     """
 
     clouds: Tensor
@@ -43,7 +52,7 @@ class Completion:
 
 
 def complete(
-    shape: PointCloudFlow | MixtureOfFlows | Callable[[], Distribution],
+    model: PointCloudFlow | MixtureOfFlows | HasPointModel | Callable[[], Distribution],
     partial: Tensor,
     num_points: int,
     *,
@@ -58,36 +67,37 @@ def complete(
     guide: Callable[[Callable], nn.Module] = AutoMultivariateNormal,
     init: Callable = init_to_median,
 ) -> Completion:
-    """Infer the latents of a shape from a part of its points, and draw the missing ones.
+    """Complete a partial cloud: infer the latents of its shape, and draw the missing points given them.
 
-    The observed points are taken as independent draws from the shape as the sensor sees it. Where a sensor misses a
-    part of the thing, say so by `observe`, or the missing part counts as evidence that nothing is there.
+    The observed points are modelled as independent draws from the shape as the sensor sees it. If a sensor misses a
+    part of the object, say so with `observe`, or the missing part counts as evidence that nothing is there.
 
-    Weights of flows are not trained, and neither Pyro's parameter store nor a gradient of the caller is touched.
-    Random numbers come from torch's global generator: `pyro.set_rng_seed` makes a run repeat.
+    Weights of flows are not trained, and neither Pyro's parameter store nor your gradients change. Random numbers
+    come from torch's global generator: `pyro.set_rng_seed` makes a run repeat.
 
     Args:
-        shape: a flow with a context, whose prior is then standard normal; or a model that samples latents and returns
-            a point distribution, such as a posed flow.
+        model: a model with a `point_model`, such as `PointCloudVAE`; a function that samples latents and returns a
+            point distribution, such as a posed flow, or `functools.partial(vae.point_model, labels=labels)`; or a
+            conditional flow, whose context then has a standard normal prior.
         partial: observed points, shape `(*batch, N, D)`, in the data's units.
         num_points: points of a completed cloud, at least `N`.
-        mask: True at observed points, shape `(*batch, N)`, where clouds have different sizes; padding is filled too.
-        observe: from the point distribution of the thing to that of observed points, for example
-            `lambda point: one_sided(point, direction)`; by default the thing itself.
-        fill: from the point distribution of the thing to that of the drawn points, for example
-            `lambda point: one_sided(point, direction).complement()`; by default the thing itself.
+        mask: True at observed points, shape `(*batch, N)`, if clouds have different sizes; padding is filled too.
+        observe: from the point distribution of the object to that of observed points, for example
+            `lambda point: one_sided(point, direction)`; by default the identity.
+        fill: from the point distribution of the object to that of the drawn points, for example
+            `lambda point: one_sided(point, direction).complement()`; by default the identity.
         method: `"svi"`, fast, a fitted guide; `"nuts"`, exact in the limit of many samples.
         num_samples: number of completed clouds.
-        num_steps: steps of the optimiser for `"svi"`; samples of the chain for `"nuts"`, of which `num_samples` are
+        num_steps: steps of the optimizer for `"svi"`; samples of the chain for `"nuts"`, of which `num_samples` are
             kept at even distances.
-        lr: step size of Adam for `"svi"`, which falls to a hundredth of it.
+        lr: step size of Adam for `"svi"`, which decays to a hundredth of it.
         warmup_steps: steps of `"nuts"` that adapt it and are dropped.
         guide: one of Pyro's automatic guides; `AutoNormal` is cheaper for many clouds at once.
         init: where inference starts, one of Pyro's `init_to_...`.
 
     Raises:
         ValueError: if shapes do not fit, the observed points are not finite, or an option is unknown.
-        TypeError: if the flow has no context.
+        TypeError: if the model is none of these, or a flow without a context.
 
     Examples:
         >>> flow = PointCloudFlow(point_dim=3, context_dim=2, num_couplings=2, hidden_dims=[8])
@@ -103,22 +113,22 @@ def complete(
             f"num_samples={num_samples}, num_steps={num_steps}"
         )
     mask = _check_partial(partial, num_points, mask)
-    draw_shape = _with_prior(shape, partial) if isinstance(shape, nn.Module) else shape
+    point_model = _point_model(model, partial)
 
-    def model() -> None:
-        point = draw_shape()
+    def observed_model() -> None:
+        point = point_model()
         cloud = PointCloud(point if observe is None else observe(point), mask=mask).expand(partial.shape[:-2])
         pyro.sample("partial", cloud.to_event(len(cloud.batch_shape)), obs=partial)
 
-    # Whatever inference registers is forgotten afterwards.
+    # What inference registers is forgotten afterwards.
     with pyro.get_param_store().scope():
         infer = _by_nuts if method == "nuts" else _by_svi
         options = (warmup_steps,) if method == "nuts" else (lr, guide)
-        latents, diagnostics = infer(model, num_samples, num_steps, init, *options)
+        latents, diagnostics = infer(observed_model, num_samples, num_steps, init, *options)
         missing = nn.functional.pad(~mask, (0, num_points - partial.shape[-2]), value=True)
         padded = nn.functional.pad(partial, (0, 0, 0, num_points - partial.shape[-2]))
         clouds = [
-            _fill(poutine.condition(draw_shape, data=_row(latents, index))(), padded, missing, fill)
+            _fill(poutine.condition(point_model, data=_row(latents, index))(), padded, missing, fill)
             for index in range(num_samples)
         ]
     return Completion(torch.stack(clouds), ~missing, latents, diagnostics)
@@ -144,16 +154,29 @@ def _check_partial(partial: Tensor, num_points: int, mask: Tensor | None) -> Ten
     return mask
 
 
-def _with_prior(flow: Any, partial: Tensor) -> Callable[[], Distribution]:
-    if not getattr(flow, "context_dim", 0):
-        raise TypeError("the flow has no context (context_dim=0), so there is nothing to infer about its shape")
+def _point_model(model: Any, partial: Tensor) -> Callable[[], Distribution]:
+    """The function that samples latents for the partial clouds and returns the density of a point."""
+    batch_shape = partial.shape[:-2]
+    if isinstance(model, PointCloudFlow | MixtureOfFlows):
+        if model.context_dim == 0:
+            raise TypeError("the flow has no context (context_dim=0), so there is nothing to infer about its shape")
 
-    def sample_shape() -> Distribution:
-        loc = partial.new_zeros(*partial.shape[:-2], flow.context_dim)
-        prior = dist.Normal(loc, 1.0).to_event(loc.dim())
-        return flow.condition(pyro.sample("context", prior))
+        def sample_context() -> Distribution:
+            loc = partial.new_zeros(*batch_shape, model.context_dim)
+            prior = dist.Normal(loc, 1.0).to_event(loc.dim())
+            return model.condition(pyro.sample("context", prior))
 
-    return sample_shape
+        return sample_context
+    if isinstance(model, HasPointModel):
+        if len(batch_shape) > 1:
+            raise ValueError(f"expected a partial cloud of shape (N, D) or (B, N, D), got {tuple(partial.shape)}")
+        return partial_call(model.point_model, *batch_shape)
+    if not callable(model):
+        raise TypeError(
+            "expected a model with point_model, a conditional flow, or a function that samples latents and returns a "
+            f"point distribution, got {type(model).__name__}"
+        )
+    return model
 
 
 def _by_svi(

@@ -9,10 +9,10 @@ from torch.distributions import Distribution
 
 from pyro_pcflow.distributions import PointCloud
 
-__all__ = ["sample_process"]
+__all__ = ["sample_point_process"]
 
 
-def sample_process(
+def sample_point_process(
     name: str,
     size: Distribution,
     point: Distribution,
@@ -54,7 +54,7 @@ def sample_process(
     Examples:
         >>> import pyro.distributions as dist
         >>> point = dist.Normal(torch.zeros(3), 1.0).to_event(1)
-        >>> cloud, mask = sample_process("x", dist.Poisson(20.0), point, max_points=100)
+        >>> cloud, mask = sample_point_process("x", dist.Poisson(20.0), point, max_points=100)
         >>> cloud.shape, bool((cloud[~mask] == 0).all())
         (torch.Size([100, 3]), True)
     """
@@ -79,4 +79,4 @@ def sample_process(
 
 def _like(size: Distribution, count: Tensor) -> Tensor:
     # torch's Poisson scores floating-point counts, its Categorical integers.
-    return count if getattr(size, "has_enumerate_support", False) else count.to(torch.get_default_dtype())
+    return count if size.has_enumerate_support else count.to(torch.get_default_dtype())

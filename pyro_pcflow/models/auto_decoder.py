@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import pyro
 import pyro.distributions as dist
 import torch
 import torch.nn.functional as F
-from pyro import poutine
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from pyro_pcflow.models.latent import LatentCloudModel, clouds_plate
+from pyro_pcflow.models.latent import LatentCloudModel
 from pyro_pcflow.ops.tracing import is_traced
 
 __all__ = ["AutoDecoder"]
@@ -28,7 +26,7 @@ class AutoDecoder(LatentCloudModel):
     Park et al., DeepSDF, CVPR 2019, learn embeddings as points; here each is a normal distribution with a mean and a
     scale of its own, so that the evidence lower bound is one, and a learned prior cannot shrink to the embeddings
     (Zadeh et al., Variational auto-decoder, 2019). New clouds are embedded by optimisation, `encode`, or one by one by
-    `complete(model.shape, cloud, ...)`, which knows NUTS too.
+    `complete(model, cloud, ...)`, which knows NUTS too.
 
     Args:
         num_clouds: number of training clouds.
@@ -94,47 +92,25 @@ class AutoDecoder(LatentCloudModel):
         """
         return _normal(self.embedding_loc[index], self.embedding_raw_scale[index])
 
-    def posterior(
-        self,
-        clouds: Tensor,
-        mask: Tensor | None = None,
-        size: int | None = None,
-        *,
-        labels: Tensor | None = None,
-        noise_level: Tensor | float = 0.0,
-        num_points: Tensor | int | None = None,
-        kl_weight: float = 1.0,
-        index: Tensor | None = None,
-        seen: Tensor | None = None,
-        seen_mask: Tensor | None = None,
-    ) -> Tensor:
-        """The sites of the guide: the embeddings `z` of training clouds; arguments as for `joint`.
-
-        Without an `index`, the batch is all training clouds, in order.
-
-        Returns:
-            The latents, shape `(B, latent_dim)`.
-
-        Raises:
-            ValueError: if the batch is not all of the training clouds, and nothing says which.
-        """
-        clouds, mask = self._check_batch(clouds, mask)
+    def _batch_posterior(
+        self, points: Tensor, mask: Tensor | None, labels: Tensor | None, index: Tensor | None
+    ) -> Distribution:
+        """The embeddings of the training clouds of an index, of all of them in order without one."""
         if index is None:
-            if len(clouds) != self.num_clouds:
+            if len(points) != self.num_clouds:
                 raise ValueError(
-                    f"a batch of {len(clouds)} of {self.num_clouds} training clouds needs an index that says which "
+                    f"a batch of {len(points)} of {self.num_clouds} training clouds needs an index that says which "
                     "they are; new clouds are embedded by encode"
                 )
-            index = torch.arange(len(clouds), device=clouds.device)
-        if index.shape != (len(clouds),) or not (
+            index = torch.arange(len(points), device=points.device)
+        if index.shape != (len(points),) or not (
             is_traced(index) or bool(((index >= 0) & (index < self.num_clouds)).all())
         ):
             raise ValueError(
-                f"expected an index of shape ({len(clouds)},) with numbers from 0 to {self.num_clouds - 1}, one for "
-                f"each cloud of the batch, got {index.tolist()}"
+                f"expected an index of shape ({len(points)},) with numbers from 0 to {self.num_clouds - 1}, one per "
+                f"cloud of the batch, got {index.tolist()}"
             )
-        with clouds_plate(clouds, size), poutine.scale(scale=kl_weight):
-            return pyro.sample("z", self.embedding(index))
+        return self.embedding(index)
 
     def encode(
         self,
@@ -150,7 +126,7 @@ class AutoDecoder(LatentCloudModel):
         Args:
             clouds: shape `(*batch, N, D)`, in the data's units.
             mask: True at the points of a cloud, shape `(*batch, N)`; all of them by default.
-            labels: numbers of classes, shape `(*batch,)`; needed if the model has classes.
+            labels: class numbers, shape `(*batch,)`; needed if the model has classes.
             num_steps: steps of Adam, whose rate falls to zero along a line.
             lr: the highest rate.
 
@@ -168,7 +144,7 @@ class AutoDecoder(LatentCloudModel):
                 posterior = _normal(loc, raw_scale)
                 z = posterior.rsample()
                 log_prob = self.decode(z, clouds.shape[-2], mask=mask, labels=labels).log_prob(clouds)
-                bound = log_prob + self.prior_of(labels).log_prob(z) - posterior.log_prob(z)
+                bound = log_prob + self.latent_prior(labels).log_prob(z) - posterior.log_prob(z)
                 # For these two alone, so that no gradient gathers in the flow.
                 loc.grad, raw_scale.grad = torch.autograd.grad(-bound.sum(), [loc, raw_scale])
                 optimizer.param_groups[0]["lr"] = lr * (1 - step / num_steps)

@@ -1,8 +1,8 @@
-"""From latents to clouds."""
+"""From latents to clouds: a prior over latents, and a flow over the points of a cloud given its latent."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyro.distributions as dist
@@ -13,27 +13,69 @@ from torch.distributions import Distribution
 
 from pyro_pcflow.distributions import MixtureOfFlows, PointCloud, PointCloudFlow
 from pyro_pcflow.distributions.flow import FLOW_OPTIONS
-from pyro_pcflow.models.latent_prior import latent_flow
 from pyro_pcflow.ops.options import check_options
 from pyro_pcflow.ops.tracing import is_traced
 
-__all__ = ["PRIORS", "CloudDecoder"]
+__all__ = ["PRIORS", "Generator", "latent_flow"]
 
 PRIORS = ("flow", "normal")
-# What a decoder has that is not said otherwise, the best of some trials on bodies.
+# Defaults of the decoder that differ from a flow's own, the best of a few trials on bodies.
 DECODER = {"masks": "alternate", "activation": "silu"}
 
 
-class CloudDecoder(nn.Module):
+def latent_flow(
+    latent_dim: int,
+    context_dim: int = 0,
+    *,
+    num_couplings: int = 8,
+    hidden_dims: Sequence[int] = (128,),
+    **flow_options: Any,
+) -> PointCloudFlow:
+    """Make a flow prior over latents, for a variational autoencoder of point clouds or of anything else.
+
+    A learned prior closes the gap between the codes of the data and a standard normal, so that its samples decode to
+    what the decoder was trained on (Chen et al., Variational lossy autoencoder, ICLR 2017, section 3.2). A new one is
+    standard normal. With a context, such as a class, there is a prior for each context.
+
+    Args:
+        latent_dim: size of a latent, at least 2.
+        context_dim: size `C` of a context, 0 for none.
+        num_couplings: number of couplings, which move the halves of a latent in turn.
+        hidden_dims: widths of every conditioner's hidden layers.
+        **flow_options: any other option of `PointCloudFlow`.
+
+    Raises:
+        TypeError: if an option is unknown.
+
+    Returns:
+        A module whose `condition(context)` is a Pyro distribution with `event_shape (latent_dim,)`.
+
+    Examples:
+        >>> import pyro, torch
+        >>> prior = latent_flow(4)
+        >>> def model(data):  # (B, 2)
+        ...     pyro.module("prior", prior)
+        ...     with pyro.plate("data", len(data)):
+        ...         z = pyro.sample("z", prior.condition())
+        ...         pyro.sample("x", pyro.distributions.Normal(z[..., :2], 0.1).to_event(1), obs=data)
+        >>> pyro.poutine.trace(model).get_trace(torch.randn(5, 2)).nodes["z"]["value"].shape
+        torch.Size([5, 4])
+    """
+    check_options(flow_options, FLOW_OPTIONS, "latent_flow")
+    options = {"masks": "halves", "activation": "silu", "num_frequencies": 0, **flow_options}
+    return PointCloudFlow(latent_dim, context_dim, num_couplings, hidden_dims, **options)
+
+
+class Generator(nn.Module):
     """A prior over latents, and a flow over the points of a cloud given its latent.
 
     Args:
         point_dim: number of coordinates `D` of a point.
         latent_dim: size of a latent.
-        prior: `"flow"`, a coupling stack, or `"normal"`, standard normal.
-        num_classes: number of classes whose label is an extra context of everything, 0 for none.
-        noise_input: whether the decoder is told how much noise a cloud has (Kim et al., SoftFlow, NeurIPS 2020): a
-            level between 0 and 1, which is 0 for samples.
+        prior: `"flow"`, see `latent_flow`, or `"normal"`, standard normal.
+        num_classes: number of classes whose label is an extra context of prior and decoder; 0 for none.
+        noise_input: whether the decoder is told how noisy a cloud is (Kim et al., SoftFlow, NeurIPS 2020): a level
+            between 0 and 1, which is 0 for samples.
         num_flows: 1, or the number of flows of a `MixtureOfFlows`.
         decoder: options of `PointCloudFlow`; masks alternate and the activation is `"silu"` by default.
         prior_options: options of `latent_flow`.
@@ -83,7 +125,7 @@ class CloudDecoder(nn.Module):
         else:
             self.decoder = MixtureOfFlows(num_flows, point_dim, context_dim, **decoder)
         self.prior = latent_flow(latent_dim, num_classes, **prior_options) if prior == "flow" else None
-        # Says where the module is and of which data type; no part of its state.
+        # Tells the module's device and data type; not part of its state.
         self.register_buffer("_zero", torch.zeros(()), persistent=False)
 
     _zero: Tensor
@@ -101,11 +143,11 @@ class CloudDecoder(nn.Module):
         """
         self.decoder.normalize(points)
 
-    def prior_of(self, labels: Tensor | None = None) -> Distribution:
+    def latent_prior(self, labels: Tensor | None = None) -> Distribution:
         """The prior over latents, `event_shape (latent_dim,)`, with the batch shape of the labels.
 
         Args:
-            labels: numbers of classes, shape `(*batch,)`; None without classes.
+            labels: class numbers, shape `(*batch,)`; None without classes.
         """
         onehot = self._one_hot(labels)
         if self.prior is None:
@@ -127,22 +169,30 @@ class CloudDecoder(nn.Module):
 
         Args:
             z: latents, shape `(*batch, latent_dim)`.
-            num_points: number of points; may be left out when there is a mask.
+            num_points: number of points; may be left out if there is a mask.
             mask: booleans of shape `(*batch, num_points)`, see `PointCloud`.
-            labels: numbers of classes, shape `(*batch,)`; needed if the model has classes.
+            labels: class numbers, shape `(*batch,)`; needed if the model has classes.
             noise_level: for a model with `noise_input`, between 0 and 1, shape `(*batch,)` or a number.
 
         Returns:
             A distribution with `batch_shape (*batch,)` and `event_shape (num_points, D)`.
         """
-        return self.decoder.cloud(self.context_of(z, labels, noise_level), num_points=num_points, mask=mask)
+        return self.decoder.cloud(self.decoder_context(z, labels, noise_level), num_points=num_points, mask=mask)
 
-    def context_of(self, z: Tensor, labels: Tensor | None = None, noise_level: Tensor | float = 0.0) -> Tensor:
-        """The context of the decoder: a latent, and a label and a level of noise where the model has them.
+    def decoder_context(self, z: Tensor, labels: Tensor | None = None, noise_level: Tensor | float = 0.0) -> Tensor:
+        """The context of the decoder: a latent, followed by a label and a noise level if the model has them.
+
+        Args:
+            z: latents, shape `(*batch, latent_dim)`.
+            labels: class numbers, shape `(*batch,)`; needed if the model has classes.
+            noise_level: for a model with `noise_input`, between 0 and 1, shape `(*batch,)` or a number.
+
+        Returns:
+            Shape `(*batch, C)`.
 
         Raises:
             TypeError: if labels are missing.
-            ValueError: if a shape or a label is wrong.
+            ValueError: if a shape, a label or a level is wrong.
         """
         if z.dim() < 1 or z.shape[-1] != self.latent_dim:
             raise ValueError(f"expected latents of shape (*batch, {self.latent_dim}), got {tuple(z.shape)}")
@@ -165,8 +215,8 @@ class CloudDecoder(nn.Module):
 
         Args:
             num_clouds: number of clouds `S`.
-            num_points: number of points `N` of each.
-            labels: numbers of classes, shape `(S,)`; needed if the model has classes.
+            num_points: number of points `N` per cloud.
+            labels: class numbers, shape `(S,)`; needed if the model has classes.
 
         Returns:
             Shape `(S, N, D)`, in the data's units.
@@ -174,13 +224,13 @@ class CloudDecoder(nn.Module):
         if num_clouds < 0:
             raise ValueError(f"num_clouds must not be negative, got {num_clouds}")
         with torch.no_grad():
-            z = self.prior_of(labels).expand((num_clouds,)).sample()
+            z = self.latent_prior(labels).expand((num_clouds,)).sample()
             return self.decode(z, num_points, labels=labels).sample()
 
     def interpolate_latents(
         self, start: Tensor, end: Tensor, steps: int, num_points: int, *, labels: Tensor | None = None
     ) -> Tensor:
-        """Walk from latents to latents and decode on the way, every time from the same noise.
+        """Walk from latents to latents and decode each step, always from the same noise.
 
         The walk is a straight line in the space where the prior is standard normal.
 
@@ -188,8 +238,8 @@ class CloudDecoder(nn.Module):
             start: shape `(*batch, latent_dim)`.
             end: of the same shape.
             steps: number of clouds on the way, both ends included, at least 2.
-            num_points: number of points of each.
-            labels: numbers of classes, shape `(*batch,)`; needed if the model has classes.
+            num_points: number of points per cloud.
+            labels: class numbers, shape `(*batch,)`; needed if the model has classes.
 
         Returns:
             Shape `(steps, *batch, num_points, D)`. A point of one cloud becomes the same point of the next.
@@ -198,18 +248,16 @@ class CloudDecoder(nn.Module):
             raise ValueError(f"a walk needs at least its two ends, got steps={steps}")
         with torch.no_grad():
             if self.prior is not None:
-                onehot = self._one_hot(labels)
-                prior = self.prior.condition(onehot)
-                (transform,) = prior.transforms
+                (transform,) = self.prior.condition(self._one_hot(labels)).transforms
                 start, end = transform.inv(start), transform.inv(end)
-            shares = torch.linspace(0, 1, steps, dtype=start.dtype, device=start.device)
-            walk = torch.stack([torch.lerp(start, end, share) for share in shares])
+            weights = torch.linspace(0, 1, steps, dtype=start.dtype, device=start.device)
+            walk = torch.stack([torch.lerp(start, end, weight) for weight in weights])
             if self.prior is not None:
                 walk = transform(walk)
             clouds = []
             devices = [walk.device] if walk.is_cuda else []
             for step, z in enumerate(walk):
-                # The last draw moves the caller's generator on, the others are made with the same numbers.
+                # Only the last draw advances the caller's generator; the others use the same numbers.
                 with torch.random.fork_rng(devices, enabled=step < steps - 1):
                     clouds.append(self.decode(z, num_points, labels=labels).sample())
             return torch.stack(clouds)

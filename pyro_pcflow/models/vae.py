@@ -6,13 +6,12 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-import pyro
 import pyro.distributions as dist
 import torch.nn.functional as F
 from torch import Tensor
 from torch.distributions import Distribution
 
-from pyro_pcflow.models.latent import LatentCloudModel, clouds_plate
+from pyro_pcflow.models.latent import LatentCloudModel
 from pyro_pcflow.nn import CloudEncoder
 from pyro_pcflow.ops.options import check_options, option_names
 from pyro_pcflow.transforms import standardize
@@ -112,7 +111,7 @@ class PointCloudVAE(LatentCloudModel):
         Args:
             clouds: shape `(*batch, N, D)`, in the data's units, of any number of points.
             mask: True at the points of a cloud, shape `(*batch, N)`; all of them by default.
-            labels: numbers of classes, shape `(*batch,)`; needed if the model has classes.
+            labels: class numbers, shape `(*batch,)`; needed if the model has classes.
 
         Returns:
             A distribution with `batch_shape (*batch,)` and `event_shape (latent_dim,)`.
@@ -121,28 +120,3 @@ class PointCloudVAE(LatentCloudModel):
         loc, scale = self.encoder(self.units.inverse_and_log_det(clouds)[0], mask, self._one_hot(labels))
         # softplus(x + 0.54) is 1 at 0: a new encoder starts near the prior.
         return dist.Normal(loc, F.softplus(scale + math.log(math.e - 1)) + 1e-4, validate_args=False).to_event(1)
-
-    def posterior(
-        self,
-        clouds: Tensor,
-        mask: Tensor | None = None,
-        size: int | None = None,
-        *,
-        labels: Tensor | None = None,
-        noise_level: Tensor | float = 0.0,
-        num_points: Tensor | int | None = None,
-        kl_weight: float = 1.0,
-        index: Tensor | None = None,
-        seen: Tensor | None = None,
-        seen_mask: Tensor | None = None,
-    ) -> Tensor:
-        """The sites of the guide: latents `z` given clouds; arguments as for `joint`.
-
-        Returns:
-            The latents, shape `(B, latent_dim)`.
-        """
-        clouds, mask = self._check_batch(clouds, mask)
-        if seen is None:
-            seen, seen_mask = clouds, mask
-        with clouds_plate(clouds, size), pyro.poutine.scale(scale=kl_weight):
-            return pyro.sample("z", self.encode(seen, seen_mask, labels=labels))

@@ -11,8 +11,19 @@ from torch import Tensor
 from pyro_pcflow.ops.random import seeded, seeded_generator
 from pyro_pcflow.training.sources import Source
 
-__all__ = ["CloudBatch", "CloudBatches", "divide", "draw_batch", "evaluation_batches", "whole_batch", "with_noise"]
+__all__ = [
+    "MODEL_OPTIONS",
+    "CloudBatch",
+    "CloudBatches",
+    "divide",
+    "draw_batch",
+    "evaluation_batches",
+    "whole_batch",
+    "with_noise",
+]
 
+# What a model and its guide may name beside clouds, their mask and dataset_size.
+MODEL_OPTIONS = ("labels", "noise_level", "num_points", "kl_weight", "index", "encoder_points", "encoder_mask")
 # With fewer points the encoder and the likelihood share what there is.
 FEWEST_TO_DIVIDE = 64
 
@@ -62,17 +73,17 @@ class CloudBatch:
         return replace(self, **mine, parts=parts, points_of_all_parts=self.whole_points)
 
     def options(self) -> dict[str, Any]:
-        """What goes by name to the `joint` and the `posterior` of a model."""
-        options = {
-            "index": self.index,
-            "labels": self.labels,
-            "noise_level": self.noise_level,
-            "num_points": self.num_points,
-            "kl_weight": self.kl_weight,
-            "seen": self.seen,
-            "seen_mask": self.seen_mask,
-        }
-        return {name: value for name, value in options.items() if value is not None}
+        """`MODEL_OPTIONS` by name, those that there are."""
+        values = (
+            self.labels,
+            self.noise_level,
+            self.num_points,
+            self.kl_weight,
+            self.index,
+            self.seen,
+            self.seen_mask,
+        )
+        return {name: value for name, value in zip(MODEL_OPTIONS, values, strict=True) if value is not None}
 
 
 def divide(sizes: Tensor, num_points: int, seen_points: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -10,11 +11,12 @@ from pyro import poutine
 from pyro.infer import Trace_ELBO
 from torch import Tensor, nn
 
-from pyro_pcflow.training.cloud_batches import CloudBatch, CloudBatches
+from pyro_pcflow.models import unregistered
+from pyro_pcflow.training.cloud_batches import MODEL_OPTIONS, CloudBatch, CloudBatches
 from pyro_pcflow.training.density import Batches
 from pyro_pcflow.training.distributed import Processes
 
-__all__ = ["EvidenceLowerBound", "ExactLikelihood", "Objective", "check_module", "is_cloud_model", "takes_batches"]
+__all__ = ["EvidenceLowerBound", "ExactLikelihood", "Objective", "check_module", "is_cloud_model", "known_options"]
 
 POINTS_AT_ONCE = 16_384
 
@@ -93,9 +95,8 @@ class ExactLikelihood:
 class EvidenceLowerBound:
     """The negative evidence lower bound of clouds under a module's `model` and `guide`, by Pyro's `Trace_ELBO`.
 
-    A module with `joint` and `posterior`, such as a `PointCloudVAE`, is asked for these, which register nothing with
-    Pyro and take a whole `CloudBatch`. Any other is given whole clouds, `model(clouds, mask, size)`; its parameters
-    must be the module's own. Pyro's parameter store is left as it was.
+    Both are called with `(clouds, mask, dataset_size)`, and with those of `CloudBatch.options()` that their signatures
+    name. Parameters must be the module's own. Pyro's parameter store is left as it was.
 
     Args:
         module: has `model` and `guide`.
@@ -110,9 +111,8 @@ class EvidenceLowerBound:
         self.points_per_step = batches.batch_size * batches.num_points
         self.evaluates = bool(held_out)
         self.size = len(batches.clouds)
-        self._takes_batches = takes_batches(module)
-        names = ("joint", "posterior") if self._takes_batches else ("model", "guide")
-        self._model, self._guide = (getattr(module, name) for name in names)
+        self._options = known_options(module)
+        self._model, self._guide = module.model, module.guide
         self._elbo = Trace_ELBO()
 
     def batch(self, step: int) -> CloudBatch:
@@ -125,7 +125,7 @@ class EvidenceLowerBound:
 
     def loss(self, batch: CloudBatch) -> Tensor:
         """The negative bound over the number of points, in nats per point, the latents' terms weighted by the batch."""
-        with pyro.get_param_store().scope():
+        with pyro.get_param_store().scope(), unregistered():
             arguments, options = self._arguments(batch)
             loss = self._elbo.differentiable_loss(self._model, self._guide, *arguments, **options)
         # The plate scales the batch to all clouds. A process has a part of a batch, and the mean of the parts is taken.
@@ -141,7 +141,7 @@ class EvidenceLowerBound:
         if not self.held_out:
             return {}
         log_likelihood = kl = 0.0
-        with pyro.get_param_store().scope():
+        with pyro.get_param_store().scope(), unregistered():
             for batch in self.held_out:
                 arguments, options = self._arguments(batch, size=len(batch.clouds))
                 guide = poutine.trace(self._guide).get_trace(*arguments, **options)
@@ -161,14 +161,24 @@ class EvidenceLowerBound:
 
     def _arguments(self, batch: CloudBatch, size: int | None = None) -> tuple[tuple, dict[str, Any]]:
         size = self.size if size is None else size
-        if self._takes_batches:
-            return (batch.clouds, batch.mask, size), batch.options()
-        return (batch.clouds, batch.mask, size), {}
+        options = {name: value for name, value in batch.options().items() if name in self._options}
+        return (batch.clouds, batch.mask, size), options
 
 
-def takes_batches(module: nn.Module) -> bool:
-    """Whether a model takes two samples of a cloud, as ours do, and not whole clouds."""
-    return hasattr(module, "joint") and hasattr(module, "posterior")
+def known_options(module: nn.Module) -> set[str]:
+    """The keyword options of training that a module's `model` and `guide` name, `MODEL_OPTIONS` or some of them.
+
+    Raises:
+        TypeError: if they name different ones.
+    """
+    calls: list[Any] = [module.model, module.guide]
+    names = [set(MODEL_OPTIONS) & set(inspect.signature(call).parameters) for call in calls]
+    if names[0] != names[1]:
+        raise TypeError(
+            f"the model and the guide of {type(module).__name__} are called with the same arguments, but only one of "
+            f"them names {', '.join(sorted(names[0] ^ names[1]))}"
+        )
+    return names[0]
 
 
 def is_cloud_model(module: nn.Module) -> bool:

@@ -16,7 +16,7 @@ from pyro_pcflow.models import AutoDecoder, PointCloudVAE
 from pyro_pcflow.ops.hashing import sha256_of
 from pyro_pcflow.training.cloud_batches import CloudBatches, evaluation_batches
 from pyro_pcflow.training.density import Batches, Split, as_points, split_points
-from pyro_pcflow.training.objective import EvidenceLowerBound, ExactLikelihood, Objective, takes_batches
+from pyro_pcflow.training.objective import EvidenceLowerBound, ExactLikelihood, Objective, known_options
 from pyro_pcflow.training.options import Settings
 from pyro_pcflow.training.pictures import (
     PICTURES_OF_CLOUDS,
@@ -91,6 +91,7 @@ class PreparedClouds(Prepared):
 
     def objective(self, module: nn.Module) -> EvidenceLowerBound:
         settings = self.settings
+        whole = "encoder_points" not in known_options(module)
         batches = CloudBatches(
             self.training,
             settings.batch_size,
@@ -100,11 +101,11 @@ class PreparedClouds(Prepared):
             noise=settings.noise,
             varied_noise=getattr(module, "noise_input", False),
             kl_warmup_steps=settings.kl_warmup_steps,
-            whole=not takes_batches(module),
+            whole=whole,
         )
         held_out = []
         if self.held_out is not None:
-            held_out = evaluation_batches(self.held_out, settings.seed, settings.noise, whole=not takes_batches(module))
+            held_out = evaluation_batches(self.held_out, settings.seed, settings.noise, whole=whole)
         return EvidenceLowerBound(module, batches, held_out)
 
     def pictures(self, module: nn.Module) -> tuple[str, ...]:
@@ -176,10 +177,10 @@ def _check_fit(module: nn.Module, training: Source, evaluated: Source | None, se
                 f"the auto-decoder has embeddings of num_clouds={module.num_clouds} training clouds, but there are "
                 f"{len(training)}"
             )
-    if settings.kl_warmup_steps and not takes_batches(module):
+    if settings.kl_warmup_steps and "kl_weight" not in known_options(module):
         raise ValueError(
-            "kl_warmup_steps needs a model with joint and posterior, which weight their latents; "
-            f"{type(module).__name__} has none: leave it at 0, or scale the latents in your model"
+            "kl_warmup_steps needs a model and a guide with an argument kl_weight, the weight of their latents; "
+            f"those of {type(module).__name__} have none: leave it at 0, or add the argument"
         )
     num_classes = getattr(module, "num_classes", None)
     if num_classes is None:

@@ -56,7 +56,7 @@ def test_pyros_decoder_has_the_density_that_autograd_computes():
 
 
 def test_pyros_prior_has_the_density_that_autograd_computes():
-    prior = make_rival().prior_of()
+    prior = make_rival().latent_prior()
     z = torch.randn(4, dtype=torch.float64)
     torch.testing.assert_close(prior.log_prob(z), density_by_autograd(prior.stack, z))
 
@@ -76,10 +76,10 @@ def test_pyros_vae_sees_its_new_weights():
     rival = make_rival()
     z, clouds = torch.randn(1, 4, dtype=torch.float64), torch.randn(1, 5, 3, dtype=torch.float64)
     for _ in range(2):
-        got = rival.prior_of().log_prob(z), rival.decode(z, 5).log_prob(clouds)
+        got = rival.latent_prior().log_prob(z), rival.decode(z, 5).log_prob(clouds)
         fresh = make_rival()
         fresh.load_state_dict(rival.state_dict())
-        expected = fresh.prior_of().log_prob(z), fresh.decode(z, 5).log_prob(clouds)
+        expected = fresh.latent_prior().log_prob(z), fresh.decode(z, 5).log_prob(clouds)
         torch.testing.assert_close(got, expected)
         with torch.no_grad():
             for parameter in rival.parameters():

@@ -101,7 +101,7 @@ def test_what_cannot_be_decoded_is_refused():
     with pytest.raises(ValueError, match="writes 16 points and cannot give 17"):
         DecoderVAE(16, latent_dim=4).sample(1, 17)
     with pytest.raises(ValueError, match="got a mask"):
-        DecoderVAE(16, latent_dim=4).joint(torch.randn(2, 16, 3), torch.ones(2, 16, dtype=torch.bool))
+        DecoderVAE(16, latent_dim=4).model(torch.randn(2, 16, 3), torch.ones(2, 16, dtype=torch.bool))
 
 
 def test_a_part_of_the_fixed_points_is_a_part_of_them():

@@ -14,7 +14,7 @@ from pyro.infer.autoguide import AutoMultivariateNormal
 from pyro.nn import PyroSample
 
 import pyro_pcflow as pcf
-from pyro_pcflow.infer import BayesianWeights, scaled_normal, with_weights
+from pyro_pcflow.infer import BayesianWeights, fan_in_normal, functional_copy
 
 NOISE = dist.Normal(torch.zeros(3).double(), 1.0).to_event(1)
 
@@ -146,20 +146,20 @@ def test_gradients_flow_through_sampled_weights():
     name = "transform.parts.0.conditioner.hidden.0.weight"
     value = dict(flow.named_parameters())[name].detach().clone().requires_grad_()
     points = torch.randn(5, 3).double()
-    assert torch.autograd.gradcheck(lambda w: with_weights(flow, {name: w}).log_prob(points), (value,))
-    torch.testing.assert_close(with_weights(flow, {name: value}).log_prob(points), flow.log_prob(points))
+    assert torch.autograd.gradcheck(lambda w: functional_copy(flow, {name: w}).log_prob(points), (value,))
+    torch.testing.assert_close(functional_copy(flow, {name: value}).log_prob(points), flow.log_prob(points))
 
 
 def test_variance_of_the_usual_prior():
-    assert scaled_normal("w", torch.zeros(16, 4)).base_dist.scale.eq(0.5).all()
-    assert scaled_normal("b", torch.zeros(16)).base_dist.scale.eq(1.0).all()
+    assert fan_in_normal("w", torch.zeros(16, 4)).base_dist.scale.eq(0.5).all()
+    assert fan_in_normal("b", torch.zeros(16)).base_dist.scale.eq(1.0).all()
 
 
 def test_wrong_weights():
     with pytest.raises(ValueError, match="event shape"):
         BayesianWeights(torch.nn.Linear(2, 3), lambda name, p: dist.Normal(torch.zeros_like(p), 1.0))
     with pytest.raises(ValueError, match="no parameters nonsense"):
-        with_weights(torch.nn.Linear(2, 3), {"nonsense": torch.zeros(())})
+        functional_copy(torch.nn.Linear(2, 3), {"nonsense": torch.zeros(())})
 
     def batched():
         with pyro.plate("particles", 3):

@@ -128,7 +128,7 @@ def test_pose_and_context_together():
 
     scan = known.flow.cloud(torch.zeros(2).double(), num_points=100).sample() + centre
     result = complete(shape, scan, 500, num_samples=20, num_steps=400, lr=0.05)
-    assert set(result.latents) == {"context", "pose_turn", "pose_translation"}
+    assert set(result.latents) == {"context", "pose_quaternion_offset", "pose_translation"}
     drawn = result.clouds[:, 100:].mean((0, 1))
     assert (drawn - scan.mean(0)).abs().max() < 4 * scan.std(0).max() / 10
 

@@ -12,7 +12,7 @@ from pyro import poutine
 from pyro.infer import Predictive, TraceEnum_ELBO, config_enumerate
 
 import pyro_pcflow as pcf
-from pyro_pcflow.infer import sample_process
+from pyro_pcflow.infer import sample_point_process
 
 POINT = dist.Normal(torch.zeros(3), 1.0).to_event(1)
 CLOUDS = torch.randn(4, 6, 3, generator=torch.Generator().manual_seed(3))
@@ -24,7 +24,7 @@ MASK = torch.arange(6) < SIZES.unsqueeze(-1)
 def log_joint(size, point=POINT, **options):
     def model():
         with pyro.plate("clouds", 4):
-            sample_process("x", size, point, obs=CLOUDS, mask=MASK, **options)
+            sample_point_process("x", size, point, obs=CLOUDS, mask=MASK, **options)
 
     trace = poutine.trace(model).get_trace()
     trace.compute_log_prob()
@@ -56,7 +56,7 @@ def test_density_is_normalised():
 
     def model(size, point):
         with pyro.plate("clouds", 50_000):
-            return sample_process("x", size, point, max_points=20)
+            return sample_point_process("x", size, point, max_points=20)
 
     clouds, mask = model(dist.Poisson(2.0), other)
     top = dist.Poisson(1.5).log_prob(mask.sum(-1).float()) + pcf.PointCloud(POINT, mask=mask).log_prob(clouds)
@@ -67,7 +67,7 @@ def test_density_is_normalised():
 
 
 def test_draws_have_the_sizes_of_the_prior():
-    samples = Predictive(lambda: sample_process("x", dist.Poisson(3.0), POINT, max_points=20), num_samples=5000)()
+    samples = Predictive(lambda: sample_point_process("x", dist.Poisson(3.0), POINT, max_points=20), num_samples=5000)()
     assert samples["x"].shape == (5000, 20, 3)
     count = (samples["x"] != 0).all(-1).sum(-1)
     assert torch.equal(count, samples["x_size"].long())
@@ -82,7 +82,7 @@ def test_size_carries_evidence_about_a_label():
     def model():
         with pyro.plate("clouds", 4):
             kind = pyro.sample("kind", dist.Bernoulli(0.3)).long()
-            sample_process("x", dist.Poisson(rates[kind]), POINT, obs=CLOUDS, mask=MASK)
+            sample_point_process("x", dist.Poisson(rates[kind]), POINT, obs=CLOUDS, mask=MASK)
 
     def guide():
         pass
@@ -95,7 +95,7 @@ def test_size_carries_evidence_about_a_label():
 
 
 def test_an_observed_cloud_without_a_mask_has_all_its_points():
-    trace = poutine.trace(lambda: sample_process("x", dist.Poisson(3.0), POINT, obs=CLOUDS[0])).get_trace()
+    trace = poutine.trace(lambda: sample_point_process("x", dist.Poisson(3.0), POINT, obs=CLOUDS[0])).get_trace()
     assert trace.nodes["x_size"]["value"] == 6
     torch.testing.assert_close(
         trace.log_prob_sum(), dist.Poisson(3.0).log_prob(torch.tensor(6.0)) + POINT.log_prob(CLOUDS[0]).sum()
@@ -104,8 +104,8 @@ def test_an_observed_cloud_without_a_mask_has_all_its_points():
 
 def test_wrong_use():
     with pytest.raises(ValueError, match="max_points is missing"):
-        sample_process("x", dist.Poisson(3.0), POINT)
+        sample_point_process("x", dist.Poisson(3.0), POINT)
     with pytest.raises(ValueError, match="do not fit into max_points=2"):
-        sample_process("x", dist.Delta(torch.tensor(3.0)), POINT, max_points=2)
+        sample_point_process("x", dist.Delta(torch.tensor(3.0)), POINT, max_points=2)
     with pytest.raises(ValueError, match="belongs to observed clouds"):
-        sample_process("x", dist.Poisson(3.0), POINT, max_points=6, mask=MASK[0])
+        sample_point_process("x", dist.Poisson(3.0), POINT, max_points=6, mask=MASK[0])

@@ -239,7 +239,7 @@ def test_pose_before_a_background_under_jit():
     _, plain, _, _ = initialize_model(model, (scan,))
     _, traced, _, _ = initialize_model(model, (scan,), jit_compile=True, skip_jit_warnings=True)
     for _ in range(3):
-        params = {"share": torch.randn(()).double(), "pose_turn": 0.3 * torch.randn(4).double()}
+        params = {"share": torch.randn(()).double(), "pose_quaternion_offset": 0.3 * torch.randn(4).double()}
         torch.testing.assert_close(traced(params), plain(params))
 
 

@@ -70,7 +70,7 @@ def trained(inverse):
     pcf.kernels.set_backend(vae, "plain")
     torch.manual_seed(0)
     with torch.no_grad():
-        contexts = vae.prior_of().sample((2,))
+        contexts = vae.latent_prior().sample((2,))
         points = vae.decode(contexts, COUNT).sample() if inverse else torch.randn(2, COUNT, 3)
         couplings = [part for part in vae.decoder.transform.parts if can_lower(part)]
         program, weights, offsets = lower(couplings, contexts, 2, 3)

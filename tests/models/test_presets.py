@@ -120,11 +120,11 @@ def test_samples_go_back_to_their_noise_and_no_point_depends_on_another(name):
     vae = small(name)
     latents = torch.randn(2, 6, dtype=torch.float64)
     clouds = vae.decode(latents, 200).sample()
-    together = vae.decoder.condition(vae.context_of(latents).unsqueeze(-2)).log_prob(clouds)
-    few = vae.decoder.condition(vae.context_of(latents[1])).log_prob(clouds[1, 5:9])
+    together = vae.decoder.condition(vae.decoder_context(latents).unsqueeze(-2)).log_prob(clouds)
+    few = vae.decoder.condition(vae.decoder_context(latents[1])).log_prob(clouds[1, 5:9])
     torch.testing.assert_close(together[1, 5:9], few)
     for stack in stacks(vae):
-        view = stack.condition(vae.context_of(latents).unsqueeze(-2))
+        view = stack.condition(vae.decoder_context(latents).unsqueeze(-2))
         torch.testing.assert_close(view(view.inv(clouds).clone()), clouds)
     assert vae.sample(2, 50).isfinite().all()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import pickle
+from contextlib import nullcontext
 from functools import partial
 
 import pyro
@@ -18,6 +19,7 @@ from torch.distributions import MultivariateNormal, Normal, kl_divergence
 
 import pyro_pcflow as pcf
 from helpers.conjugate import make_conjugate
+from pyro_pcflow.models import unregistered
 
 DECODER = {"num_couplings": 2, "hidden_dims": [8], "activation": "tanh"}
 ENCODER = {"point_dims": [8, 8], "hidden_dims": [8]}
@@ -60,7 +62,7 @@ def latents_of(vae, *args, seed=5, **options):
     """The latents that the guide draws from a seed."""
     torch.manual_seed(seed)
     with torch.no_grad():
-        return poutine.trace(vae.posterior).get_trace(*args, **options).nodes["z"]["value"]
+        return poutine.trace(vae.guide).get_trace(*args, **options).nodes["z"]["value"]
 
 
 def terms_by_hand(vae, z, clouds, sizes, *, labels=None, level=None, posterior=None):
@@ -157,7 +159,7 @@ class TestKnownEvidence:
         vae, cloud, _, _ = self.make(5, shift=0.2, stretch=1.2)
         torch.manual_seed(0)
         expected = vae.log_prob(cloud, num_particles=20)
-        monkeypatch.setattr(pcf.models.latent_clouds, "SCORED_AT_ONCE", 5 * at_once)
+        monkeypatch.setattr(pcf.models.latent, "POINTS_AT_ONCE", 5 * at_once)
         # Draws of odd parts are the same where fewer than 16 numbers are drawn at a time.
         torch.manual_seed(0)
         got = vae.log_prob(cloud, num_particles=20)
@@ -343,10 +345,7 @@ class TestScales:
         shares = torch.tensor([0.0, 4.0, 2.0, 3.0], dtype=torch.float64)
         options = {"num_points": torch.tensor([0, 4, 12, 12]), "kl_weight": 0.5, "noise_level": 0.7, "index": None}
         expected = 25 * (shares * likelihood + 0.5 * (prior - guide)).sum()
-        for names in (("model", "guide"), ("joint", "posterior")):
-            model, guide_of = (getattr(vae, name) for name in names)
-            got = elbo_of(vae, clouds, mask, 100, model=model, guide=guide_of, **options)
-            torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(elbo_of(vae, clouds, mask, 100, **options), expected, rtol=1e-9, atol=1e-9)
 
     def test_what_the_encoder_reads_changes_the_guide_only(self):
         vae = make_vae()
@@ -355,7 +354,7 @@ class TestScales:
         seen_mask = torch.rand(4, 9) < 0.5
         q = vae.encode(seen, seen_mask)
         assert not torch.allclose(q.mean, vae.encode(clouds, mask).mean)
-        options = {"seen": seen, "seen_mask": seen_mask}
+        options = {"encoder_points": seen, "encoder_mask": seen_mask}
         z = latents_of(vae, clouds, mask, **options)
         guide = poutine.trace(vae.guide).get_trace(clouds, mask, **options).nodes["z"]["fn"]
         torch.testing.assert_close(guide.mean, q.mean)
@@ -367,29 +366,37 @@ class TestScales:
         vae = make_vae()
         clouds, mask = ragged()
         seen = torch.randn(4, 6, 3, dtype=torch.float64)
-        guide = poutine.trace(vae.guide).get_trace(clouds, mask, seen=seen).nodes["z"]["fn"]
+        guide = poutine.trace(vae.guide).get_trace(clouds, mask, encoder_points=seen).nodes["z"]["fn"]
         torch.testing.assert_close(guide.mean, vae.encode(seen).mean)
 
 
 class TestPyro:
-    def test_model_and_guide_are_joint_and_posterior_and_register(self):
+    def test_parameters_are_registered_unless_it_is_said_otherwise(self):
         vae = make_vae()
         clouds, mask = ragged()
+        names = {f"clouds$$${name}" for name, _ in vae.named_parameters()}
         got = []
-        for names in (("model", "guide"), ("joint", "posterior")):
-            assert not pyro.get_param_store().keys()
+        for context, registered in ((nullcontext, names), (unregistered, set()), (nullcontext, names)):
+            pyro.clear_param_store()
             torch.manual_seed(3)
-            guide = poutine.trace(getattr(vae, names[1])).get_trace(clouds, mask, 40)
-            model = poutine.trace(poutine.replay(getattr(vae, names[0]), guide)).get_trace(clouds, mask, 40)
+            with context():
+                guide = poutine.trace(vae.guide).get_trace(clouds, mask, 40)
+                assert set(pyro.get_param_store().keys()) == set(guide.param_nodes) == registered
+                pyro.clear_param_store()
+                model = poutine.trace(poutine.replay(vae.model, guide)).get_trace(clouds, mask, 40)
+                assert set(pyro.get_param_store().keys()) == set(model.param_nodes) == registered
             got.append((guide.log_prob_sum(), model.log_prob_sum(), model.nodes["_RETURN"]["value"]))
             assert torch.equal(guide.nodes["_RETURN"]["value"], guide.nodes["z"]["value"])
-            store = set(pyro.get_param_store().keys())
-            expected = {f"clouds$$${name}" for name, _ in vae.named_parameters()} if names[0] == "model" else set()
-            assert store == expected
-            pyro.clear_param_store()
-        assert torch.equal(got[0][0], got[1][0])
-        assert torch.equal(got[0][1], got[1][1])
-        assert torch.equal(got[0][2], got[1][2])
+        for values in zip(*got, strict=True):
+            assert torch.equal(values[0], values[1])
+            assert torch.equal(values[0], values[2])
+
+    def test_an_error_ends_the_context_without_registration(self):
+        vae = make_vae()
+        with pytest.raises(ValueError, match="got list"), unregistered():
+            vae.model([1.0])
+        vae.model(torch.randn(2, 5, 3, dtype=torch.float64))
+        assert pyro.get_param_store().keys()
 
     def test_two_models_under_two_names(self):
         first, second = make_vae(), make_vae(seed=1)
@@ -404,17 +411,17 @@ class TestPyro:
         vae = make_vae()
         clouds = torch.randn(5, 7, 3, dtype=torch.float64)
         for call in (vae.model, vae.guide):
-            trace = poutine.trace(call).get_trace(clouds, size=50)
+            trace = poutine.trace(call).get_trace(clouds, dataset_size=50)
             (frame,) = trace.nodes["z"]["cond_indep_stack"]
             assert (frame.name, frame.size, frame.dim) == ("clouds", 5, -1)
             assert float(trace.nodes["z"]["scale"]) == 10
-        trace = poutine.trace(vae.model).get_trace(clouds, size=50)
+        trace = poutine.trace(vae.model).get_trace(clouds, dataset_size=50)
         assert torch.equal(trace.nodes["x"]["value"], clouds)
         assert trace.observation_nodes == ["x"]
         assert [name for name in trace.stochastic_nodes if name != "clouds"] == ["z"]
         torch.manual_seed(1)
         with torch.no_grad():
-            poutine.condition(vae.model, data={"z": torch.zeros(5, 4).double()})(clouds, size=50)
+            poutine.condition(vae.model, data={"z": torch.zeros(5, 4).double()})(clouds, dataset_size=50)
             assert torch.equal(torch.randn(3), torch.randn(3, generator=torch.Generator().manual_seed(1)))
 
     @pytest.mark.parametrize(
@@ -511,7 +518,8 @@ class TestPyro:
         losses = []
         for _ in range(20):
             optimizer.zero_grad()
-            loss = Trace_ELBO().differentiable_loss(vae.joint, vae.posterior, clouds)
+            with unregistered():
+                loss = Trace_ELBO().differentiable_loss(vae.model, vae.guide, clouds)
             loss.backward()
             optimizer.step()
             losses.append(loss.item())
@@ -527,16 +535,16 @@ class TestClasses:
         labels = torch.arange(3)
         q = vae.encode(cloud.expand(3, 7, 3), labels=labels)
         density = vae.decode(z.expand(3, 4), 7, labels=labels).log_prob(cloud)
-        log_prior = vae.prior_of(labels).log_prob(z)
+        log_prior = vae.latent_prior(labels).log_prob(z)
         for values in (q.mean[:, 0], q.stddev[:, 0], density, *([log_prior] if prior == "flow" else [])):
             assert values.shape == (3,)
             assert len(set(values.tolist())) == 3
-        assert vae.prior_of(labels).batch_shape == (3,)
+        assert vae.latent_prior(labels).batch_shape == (3,)
         # One label at a time is the same.
         for label in range(3):
             torch.testing.assert_close(vae.encode(cloud, labels=torch.tensor(label)).mean, q.mean[label])
             torch.testing.assert_close(vae.decode(z, 7, labels=torch.tensor(label)).log_prob(cloud), density[label])
-            torch.testing.assert_close(vae.prior_of(torch.tensor(label)).log_prob(z), log_prior[label])
+            torch.testing.assert_close(vae.latent_prior(torch.tensor(label)).log_prob(z), log_prior[label])
 
     def test_samples_are_of_their_class(self):
         """A decoder that ignores its latent and moves each class elsewhere."""
@@ -568,7 +576,7 @@ class TestClasses:
             "reconstruct": lambda **options: vae.reconstruct(clouds, 5, **options),
             "interpolate": lambda **options: vae.interpolate(clouds, clouds, 3, 5, **options),
             "log_prob": lambda **options: vae.log_prob(clouds, None, 2, **options),
-            "shape": lambda **options: vae.shape(**options),
+            "point_model": lambda **options: vae.point_model(**options),
         }
         for name, call in calls.items():
             call(labels=torch.tensor([0, 2]))
@@ -577,7 +585,7 @@ class TestClasses:
             for wrong in (torch.tensor([0, 3]), torch.tensor([-1, 0]), torch.tensor([0.0, 1.0])):
                 with pytest.raises(ValueError, match="whole numbers from 0 to 2"):
                     call(labels=wrong)
-            if name != "shape":
+            if name != "point_model":
                 with pytest.raises((ValueError, RuntimeError)):
                     call(labels=torch.tensor([0, 1, 2]))
         without = make_vae()
@@ -612,7 +620,7 @@ class TestNoiseInput:
             lambda model: model.sample(2, 5),
             lambda model: model.reconstruct(clouds, 5),
             lambda model: model.interpolate(clouds, clouds, 2, 5),
-            lambda model: model.shape().sample(),
+            lambda model: model.point_model().sample(),
         ):
             draws = []
             for model in (vae, deaf):
@@ -782,8 +790,8 @@ class TestErrors:
                 with pytest.raises(ValueError, match=r"mask of booleans of shape \(2, 7\)"):
                     call(clouds, wrong)
         for call in (vae.model, vae.guide):
-            with pytest.raises(ValueError, match=r"size=1 .* batch of 2"):
-                call(clouds, size=1)
+            with pytest.raises(ValueError, match=r"batch of 2 .* dataset_size=1"):
+                call(clouds, dataset_size=1)
         for wrong in (torch.zeros(2, 3), torch.zeros(5), torch.tensor(1.0)):
             with pytest.raises(ValueError, match=r"latents of shape \(\*batch, 4\)"):
                 vae.decode(wrong.double(), 7)
@@ -837,7 +845,9 @@ class TestUnits:
         assert 0.5 < q.stddev.mean() < 1.5
         assert q.mean.abs().mean() < 0.5
         z = torch.randn(10, 8)
-        torch.testing.assert_close(vae.prior_of().log_prob(z), dist.Normal(0, 1).expand([8]).to_event(1).log_prob(z))
+        torch.testing.assert_close(
+            vae.latent_prior().log_prob(z), dist.Normal(0, 1).expand([8]).to_event(1).log_prob(z)
+        )
 
 
 VARIANTS = {
@@ -903,7 +913,7 @@ class TestCompletion:
         vae.decoder = known.flow
         seen = known.flow.cloud(torch.randn(2, dtype=torch.float64), num_points=8).sample()
         torch.manual_seed(0)
-        result = pcf.complete(vae.shape, seen, 12, num_samples=300, num_steps=200, lr=0.05)
+        result = pcf.complete(vae, seen, 12, num_samples=300, num_steps=200, lr=0.05)
         assert result.clouds.shape == (300, 12, 3)
         assert torch.equal(result.clouds[:, :8], seen.expand(300, 8, 3))
         exact = known.posterior(seen)
@@ -916,8 +926,8 @@ class TestCompletion:
     def test_every_model_can_be_completed(self, options):
         vae = make_vae(**options)
         seen = torch.randn(6, 3, dtype=torch.float64)
-        shape = partial(vae.shape, labels=torch.tensor(1)) if vae.num_classes else vae.shape
-        result = pcf.complete(shape, seen, 9, num_samples=2, num_steps=5)
+        model = partial(vae.point_model, labels=torch.tensor(1)) if vae.num_classes else vae
+        result = pcf.complete(model, seen, 9, num_samples=2, num_steps=5)
         assert result.clouds.isfinite().all()
         assert torch.equal(result.clouds[:, :6], seen.expand(2, 6, 3))
         assert all(parameter.grad is None for parameter in vae.parameters())
@@ -926,7 +936,7 @@ class TestCompletion:
     def test_a_batch_has_a_latent_for_each_cloud(self):
         vae = make_vae()
         seen = torch.randn(5, 6, 3, dtype=torch.float64)
-        result = pcf.complete(partial(vae.shape, 5), seen, 9, num_samples=2, num_steps=5)
+        result = pcf.complete(vae, seen, 9, num_samples=2, num_steps=5)
         assert result.latents["z"].shape == (2, 5, vae.latent_dim)
         assert torch.equal(result.clouds[:, :, :6], seen.expand(2, 5, 6, 3))
 
@@ -958,7 +968,7 @@ def test_log_prob_takes_latents_from_the_distribution_that_is_given():
     narrow = torch.distributions.Independent(torch.distributions.Normal(place, 1e-9), 1)
     vae.encode = None
     with torch.no_grad():
-        expected = vae.decode(place, 20).log_prob(clouds) + vae.prior_of().log_prob(place)
+        expected = vae.decode(place, 20).log_prob(clouds) + vae.latent_prior().log_prob(place)
         found = vae.log_prob(clouds, num_particles=1, posterior=narrow)
     # The draw's own density is that of a normal somewhere within a few of its scales.
     entropy = 2 * (math.log(2 * math.pi) / 2 + math.log(1e-9))

@@ -124,11 +124,11 @@ def test_everything_is_as_before_afterwards():
 class Watched(pcf.PointCloudVAE):
     """Notes how it is evaluated."""
 
-    def joint(self, *arguments, **options):
+    def decode(self, *arguments, **options):
         layers = self.decoder.modules()
         dtypes = {layer.hidden_dtype for layer in layers if isinstance(layer, Conditioner)}
         self.seen.append((torch.is_grad_enabled(), dtypes, self.decoder.transform.recompute))
-        return super().joint(*arguments, **options)
+        return super().decode(*arguments, **options)
 
 
 @pytest.mark.parametrize("recompute", [False, True])

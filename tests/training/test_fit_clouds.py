@@ -316,15 +316,15 @@ class TestRepeating:
         def run(out, stop=None):
             vae = small_vae(noise_input=True, num_classes=2, decoder=decoder)
             if stop is not None:
-                joint, calls = vae.joint, []
+                decode, calls = vae.decode, []
 
                 def stopping(*args, **options):
                     calls.append(1)
                     if len(calls) == stop:
                         raise KeyboardInterrupt
-                    return joint(*args, **options)
+                    return decode(*args, **options)
 
-                vae.joint = stopping
+                vae.decode = stopping
             options = {"noise": 0.1, "kl_warmup_steps": 10, "checkpoint_every": 3, "pictures": False, **OPTIONS}
             return vae, fit(vae, (some_clouds(), labels), max_steps=16, out=out, resume=True, **options)
 
@@ -477,7 +477,7 @@ class TestNothingElseChanges:
             pyro.param("theirs", torch.ones(3))
             raise OSError("no more")
 
-        vae.joint = fail
+        vae.decode = fail
         with pytest.raises(OSError, match="no more"):
             fit(vae, some_clouds(), max_steps=2, **OPTIONS)
         assert set(pyro.get_param_store().keys()) == {"mine"}
@@ -509,7 +509,7 @@ class TestObjective:
             q = vae.encode(batch.seen)
             z = q.sample()
             bound = 80 / 16 * vae.decode(z, 16).log_prob(batch.clouds)
-            bound = bound + 0.4 * (vae.prior_of().log_prob(z) - q.log_prob(z))
+            bound = bound + 0.4 * (vae.latent_prior().log_prob(z) - q.log_prob(z))
         assert loss.item() == pytest.approx(-bound.sum().item() / (8 * 80), rel=1e-5)
 
     def test_the_mean_loss_of_an_epoch_does_not_depend_on_the_batch_size(self):

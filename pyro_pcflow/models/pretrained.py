@@ -6,7 +6,7 @@ from importlib.resources import as_file, files
 
 import torch
 
-from pyro_pcflow.models import PointCloudVAE
+from pyro_pcflow.models.vae import PointCloudVAE
 from pyro_pcflow.serialization import load
 
 __all__ = ["PRETRAINED", "load_pretrained"]
@@ -24,7 +24,7 @@ def load_pretrained(name: str, device: str | torch.device = "cpu") -> PointCloud
 
     Args:
         name: one of `PRETRAINED`.
-        device: where the model shall live.
+        device: where the model goes.
 
     Returns:
         A model whose densities are in the units of its data.
