@@ -1,3 +1,3 @@
-"""The version of the package, for all who must not import it."""
+"""The version of the package, for modules that must not import the package itself."""
 
 __version__ = "0.1.0"

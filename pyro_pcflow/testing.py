@@ -194,7 +194,7 @@ def _check_bijection(transform: Transform, points: Tensor, tolerance: float) -> 
         got = transform.inv.log_abs_det_jacobian(point, value)
         _require_close(got, expected, tolerance, "log_abs_det_jacobian must be that of autograd's Jacobian")
         again = transform.log_abs_det_jacobian(value.clone(), point.clone())
-        _require_close(again, -expected, tolerance, "log_abs_det_jacobian of strangers must be recomputed right")
+        _require_close(again, -expected, tolerance, "log_abs_det_jacobian of copies must be recomputed")
         image = transform(value.clone())
         forward = transform.log_abs_det_jacobian(value, image)
         _require_close(forward, -expected, tolerance, "log_abs_det_jacobian must change sign with the direction")
@@ -288,7 +288,7 @@ def _check_memory(module: nn.Module, view: Callable[[], Transform], points: Tens
                 kept = points.clone()
                 for tensor in _state(module) if changed == "parameters" else tensors[changed]:
                     change(tensor)
-                # Copies of the arguments are strangers, whose images must be computed.
+                # Copies of the arguments are not in the cache: their images must be computed.
                 _require(
                     torch.equal(transform.inv(sample), transform.inv(sample.clone())),
                     f"a cached inverse must not outlive a change of the {changed} that made it",

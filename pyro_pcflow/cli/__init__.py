@@ -28,7 +28,7 @@ COMMANDS = {
 }
 # As a shell reports a process that a signal ended.
 SIGNALLED = 128
-FAILED, NOBODY_READS = 2, SIGNALLED + 13  # SIGPIPE, which Windows lacks
+FAILED, OUTPUT_CLOSED = 2, SIGNALLED + 13  # SIGPIPE, which Windows lacks
 # What torch says where memory is short, always as a RuntimeError.
 NO_MEMORY = ("DefaultCPUAllocator", "CUDA out of memory", "Storage size calculation overflowed")
 
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             sys.stdout.flush()
     except BrokenPipeError:
         _close_output()
-        return NOBODY_READS
+        return OUTPUT_CLOSED
 
 
 def _run(arguments: Sequence[str] | None) -> int:

@@ -1,4 +1,4 @@
-"""Files of arrays, which numpy reads, and which anybody may have made."""
+"""Reading npy and npz files from untrusted sources, in bounded time and memory."""
 
 from __future__ import annotations
 

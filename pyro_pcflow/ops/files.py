@@ -164,7 +164,7 @@ def write_npy(file: BinaryIO, array: NDArray[Any]) -> None:
 
 
 def remove_leftovers(path: str | os.PathLike[str]) -> None:
-    """Delete the temporary files that killed processes left of a file; nobody may be writing it now.
+    """Delete the temporary files that killed processes left of a file; no process may be writing it now.
 
     Args:
         path: the file that they were to become.
@@ -187,7 +187,7 @@ def remove_leftovers(path: str | os.PathLike[str]) -> None:
 
 
 def _temporary_name(path: Path) -> Path:
-    # Nobody can foretell it and put a link or a file of that name there; hidden, so that no loader takes it for data.
+    # Random, so that no link or file can be put there before; hidden, so that no loader takes it for data.
     return path.with_name(f".{path.name[:NAME_CHARACTERS]}.{secrets.token_hex(8)}.tmp")
 
 

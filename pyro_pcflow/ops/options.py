@@ -15,7 +15,7 @@ def option_names(*functions: Callable[..., Any], without: Iterable[str] = ()) ->
 
     Args:
         *functions: those that share the options.
-        without: names that are not for whoever gives the options.
+        without: names that are no options.
 
     Examples:
         >>> option_names(sorted, without=["reverse"])
@@ -35,7 +35,7 @@ def check_options(given: Iterable[str], accepted: Iterable[str], what: str) -> N
     Args:
         given: the words, such as the keys of a dict of options.
         accepted: the words that are known.
-        what: who takes them, for the error.
+        what: what takes them, for the error.
 
     Raises:
         TypeError: naming the words that are not known, those that come near to them, and all that are known.

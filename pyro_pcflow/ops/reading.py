@@ -1,4 +1,4 @@
-"""Files that may have been made by anybody: what is opened, and how it is named in an error."""
+"""Files from untrusted sources: what may be opened, and how it is named in an error."""
 
 from __future__ import annotations
 

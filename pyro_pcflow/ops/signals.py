@@ -34,7 +34,7 @@ class Interrupted(KeyboardInterrupt):
 class Interrupts:
     """A handler of signals: the first raises `KeyboardInterrupt`; the second waits until what it has set off is done.
 
-    A third one raises again, for whoever does not want to wait for a file system that hangs.
+    A third one raises again, if you do not want to wait for a file system that hangs.
     """
 
     def __init__(self) -> None:
@@ -83,7 +83,7 @@ class Interrupts:
         self._holds += 1
 
     def deliver(self) -> None:
-        """Hand a signal that nobody has answered to the handler that is there now."""
+        """Pass a signal that was not answered on to the present handler."""
         if self._received and not self._answered:
             signal.raise_signal(self._received[0])
 
@@ -92,7 +92,7 @@ class Interrupts:
 def interruptible() -> Iterator[Interrupts]:
     """Answer SIGINT, SIGTERM and SIGHUP by `KeyboardInterrupt` while the block runs.
 
-    A signal that is ignored stays so, as under `nohup`, and so does a handler that somebody has chosen. Outside the
+    A signal that is ignored stays so, as under `nohup`, and so does a handler that the caller has set. Outside the
     main thread nothing changes, because Python delivers signals to that one alone.
 
     Yields:

@@ -1,4 +1,4 @@
-"""Files of tensors and plain values, which torch reads, and which anybody may have made."""
+"""Reading torch files of tensors and plain values from untrusted sources, without unpickling code."""
 
 from __future__ import annotations
 
