@@ -20,7 +20,7 @@ from scipy.spatial import cKDTree
 from torch import Tensor
 
 import pyro_pcflow as pcf
-from benchmarks.category import load_splits
+from benchmarks.common.categories import load_splits
 
 NUM_POINTS = 1024
 

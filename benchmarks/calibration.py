@@ -29,7 +29,6 @@ from scipy.stats import binom, chisquare
 from torch import Tensor
 
 import pyro_pcflow as pcf
-from pyro_pcflow.infer import sample_pose
 
 NUM_DRAWS = 99  # so that there are 100 ranks
 NUM_BINS = 10
@@ -95,7 +94,7 @@ def pose_model(num_clouds: int, num_points: int = NUM_POINTS) -> Model:
 
     def model(clouds: Tensor | None = None) -> dict[str, Tensor]:
         with pyro.plate("clouds", num_clouds):
-            pose = sample_pose(
+            pose = pcf.infer.sample_pose(
                 around=around,
                 spread=0.2,
                 translation=dist.Normal(zero.expand(3), 0.5).to_event(1),

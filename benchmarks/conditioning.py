@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 import pyro_pcflow as pcf
-from pyro_pcflow.nn.conditioner import CONDITIONINGS
+from benchmarks.common.constants import CONDITIONINGS
 
 CONTEXT_DIM = 32
 CLOUDS_PER_BATCH = 16

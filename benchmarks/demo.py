@@ -12,9 +12,10 @@ from typing import Any
 import torch
 
 import pyro_pcflow as pcf
-from benchmarks.density import NOISE, nats_per_point
-from benchmarks.references import GaussianReference, PyroStack
-from benchmarks.vae import OUR_LEARNING_RATE
+from benchmarks.common.constants import NOISE_PER_HALF_EXTENT, VAE_LEARNING_RATE
+from benchmarks.common.scores import nats_per_point
+from benchmarks.rivals.gaussian import Gaussian
+from benchmarks.rivals.pyro_stack import PyroStack
 
 # The best of three for this mesh, by `python -m benchmarks.density`, and the smaller ones to fall back on.
 LEARNING_RATES = (1e-2, 5e-3, 2.5e-3)
@@ -33,7 +34,7 @@ def main() -> None:
 
     clouds = pcf.data.load_example("spot", 200_000)
     points, unseen = clouds[0].split([180_000, 20_000])
-    noise = NOISE * pcf.data.half_side(clouds)
+    noise = NOISE_PER_HALF_EXTENT * pcf.data.half_side(clouds)
     test = unseen + noise * torch.randn(unseen.shape, generator=torch.Generator().manual_seed(1))
     print("The cow: 180,000 points sampled from its surface, thickened by noise of 0.01 of its bounding half-side.")
 
@@ -45,7 +46,7 @@ def main() -> None:
     ours = pcf.fit(flow, points, lr=LEARNING_RATES[0], out=out, **options)
     print(f"Training Pyro's own couplings (12, 64 wide) for {arguments.seconds:.0f} s, with the same loop.")
     stack, pyros = _train_reference(points, options)
-    gaussian = GaussianReference(points, noise).log_prob(test).mean().item()
+    gaussian = Gaussian(points, noise).log_prob(test).mean().item()
 
     table = "\n".join(
         [
@@ -68,14 +69,14 @@ def train_bodies(out: Path, seconds: float) -> None:
     vae = pcf.PointCloudVAE(3)
     parameters = sum(parameter.numel() for parameter in vae.parameters())
     print(f"Training a VAE ({parameters:,} parameters) on {len(train)} bodies for {seconds:.0f} s.")
-    noise = NOISE * pcf.data.half_side(train)
+    noise = NOISE_PER_HALF_EXTENT * pcf.data.half_side(train)
     camera = {"up": "z", "azim": 60.0}
     result = pcf.fit(
         vae,
         train,
         held_out=test,
         noise=noise,
-        lr=OUR_LEARNING_RATE,
+        lr=VAE_LEARNING_RATE,
         max_seconds=seconds,
         seed=0,
         out=out,

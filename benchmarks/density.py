@@ -25,33 +25,23 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import pyro
 import torch
 from scipy.spatial import cKDTree
-from torch import Tensor, nn
+from torch import nn
 
 import pyro_pcflow as pcf
-from benchmarks.racing import race, reporter
-from benchmarks.references import GaussianReference, PyroStack
+from benchmarks.common.constants import NOISE_PER_HALF_EXTENT
+from benchmarks.common.meshes import Shape, load_shape, mesh_paths
+from benchmarks.common.racing import race, reporter
+from benchmarks.common.scores import nats_per_point
+from benchmarks.rivals.gaussian import Gaussian
+from benchmarks.rivals.pyro_stack import PyroStack
 
-NOISE = 0.01
 LEARNING_RATES = (2.5e-3, 5e-3, 1e-2)
 CONTENDERS: dict[str, Callable[[], nn.Module]] = {
     "pyro": lambda: PyroStack(3, num_couplings=12, hidden_dims=(64, 64)),
     "ours": lambda: pcf.PointCloudFlow(3, num_couplings=12, hidden_dims=(64, 64)),
 }
-
-
-@dataclass(frozen=True)
-class Shape:
-    """Points of one mesh in units of its bounding half-side; the noise is not yet added to ``train``."""
-
-    name: str
-    train: Tensor
-    validation: Tensor
-    test: Tensor
-    center: Tensor
-    unit: Tensor
 
 
 @dataclass(frozen=True)
@@ -67,20 +57,6 @@ class Run:
     validation: float
     test: float
     diverged_at: int | None
-
-
-def load_shape(path: Path, num_points: int = 200_000) -> Shape:
-    """Sample a mesh and bring it to the unit of its bounding half-side."""
-    points = pcf.data.load_clouds(path, num_points + 40_000, seed=0)[0]
-    low, high = points.amin(0), points.amax(0)
-    center, unit = (low + high) / 2, (high - low).max() / 2
-    points = (points - center) / unit
-    # The sampler walks the faces in order of its random numbers, so slices are independent samples.
-    points = points[torch.randperm(len(points), generator=torch.Generator().manual_seed(0))]
-    train, validation, test = points.split([num_points, 20_000, 20_000])
-    noise = torch.Generator().manual_seed(1)
-    validation, test = (part + NOISE * torch.randn(part.shape, generator=noise) for part in (validation, test))
-    return Shape(path.stem, train, validation, test, center, unit)
 
 
 def exact_log_prob(points: np.ndarray, surface: np.ndarray, noise: float) -> np.ndarray:
@@ -103,15 +79,8 @@ def exact_log_prob(points: np.ndarray, surface: np.ndarray, noise: float) -> np.
 def exact_row(path: Path, shape: Shape, num_points: int = 3_000_000) -> str:
     """What the true density scores on a mesh, with a standard error, as a line of a Markdown table."""
     surface = (pcf.data.load_clouds(path, num_points, seed=1)[0] - shape.center) / shape.unit
-    scores = exact_log_prob(shape.test.double().numpy(), surface.double().numpy(), NOISE)
+    scores = exact_log_prob(shape.test.double().numpy(), surface.double().numpy(), NOISE_PER_HALF_EXTENT)
     return f"| {shape.name} | {scores.mean():.3f} | {scores.std() / math.sqrt(len(scores)):.3f} |"
-
-
-def nats_per_point(module: nn.Module, points: Tensor) -> float:
-    """Mean log-density of points; minus infinity for a module that is no density any more."""
-    with torch.no_grad(), pyro.validation_enabled(False):
-        mean = float(module.log_prob(points).mean())  # type: ignore[operator]
-    return mean if math.isfinite(mean) else -math.inf
 
 
 def train(shape: Shape, contender: str, lr: float, seed: int, seconds: float) -> Run:
@@ -126,7 +95,7 @@ def train(shape: Shape, contender: str, lr: float, seed: int, seconds: float) ->
             max_seconds=seconds,
             lr=lr,
             seed=seed,
-            noise=NOISE,
+            noise=NOISE_PER_HALF_EXTENT,
             held_out=shape.validation,
             progress=False,
         ).steps
@@ -147,7 +116,7 @@ def describe(run: Run) -> str:
 
 def row(shape: Shape, runs: list[Run]) -> str:
     """One line of the Markdown table."""
-    gaussian = nats_per_point(GaussianReference(shape.train, NOISE), shape.test)
+    gaussian = nats_per_point(Gaussian(shape.train, NOISE_PER_HALF_EXTENT), shape.test)
     scores = {name: [run.test for run in runs if run.contender == name] for name in CONTENDERS}
     rates = {name: next(run.lr for run in runs if run.contender == name) for name in CONTENDERS}
     gains = [ours - pyro for ours, pyro in zip(scores["ours"], scores["pyro"], strict=True)]
@@ -180,9 +149,7 @@ def main() -> None:
     arguments = parser.parse_args()
     report = reporter(describe, arguments.log)
 
-    paths = sorted(arguments.meshes.glob("*.obj")) if arguments.meshes.is_dir() else [arguments.meshes]
-    if not paths:
-        parser.error(f"{arguments.meshes} holds no .obj file")
+    paths = mesh_paths(arguments.meshes, parser)
     if arguments.exact:
         print("| mesh | true density | standard error |\n| --- | --- | --- |")
         for path in paths:

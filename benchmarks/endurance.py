@@ -18,9 +18,8 @@ import numpy as np
 import torch
 
 import pyro_pcflow as pcf
-from benchmarks.category import load_splits
-from benchmarks.density import NOISE
-from benchmarks.vae import OUR_LEARNING_RATE
+from benchmarks.common.categories import load_splits
+from benchmarks.common.constants import NOISE_PER_HALF_EXTENT, VAE_LEARNING_RATE
 
 EVERY = 100
 MEBIBYTE = 2**20
@@ -55,7 +54,7 @@ def main() -> None:
     parser.add_argument("data", type=Path, help="a category file with points and split")
     parser.add_argument("--steps", type=int, default=20_000, help="most steps (%(default)s)")
     parser.add_argument("--seconds", type=float, default=7200.0, help="most seconds (%(default)s)")
-    parser.add_argument("--lr", type=float, default=OUR_LEARNING_RATE, help="highest learning rate (%(default)s)")
+    parser.add_argument("--lr", type=float, default=VAE_LEARNING_RATE, help="highest learning rate (%(default)s)")
     arguments = parser.parse_args()
     train, validation, _ = load_splits(arguments.data)
     torch.manual_seed(0)
@@ -64,7 +63,7 @@ def main() -> None:
         model,
         train,
         held_out=validation,
-        noise=NOISE * pcf.data.half_side(train),
+        noise=NOISE_PER_HALF_EXTENT * pcf.data.half_side(train),
         lr=arguments.lr,
         max_steps=arguments.steps,
         max_seconds=arguments.seconds,

@@ -19,7 +19,6 @@ import tempfile
 import time
 
 import pyro_pcflow as pcf
-from pyro_pcflow.kernels.cpu.build import CACHE
 
 TRAINING = """
 import json, pyro_pcflow as pcf
@@ -56,7 +55,7 @@ def main() -> None:
     for _ in range(arguments.rounds):
         for kind, runs in scores.items():
             with tempfile.TemporaryDirectory() as empty:
-                run = train(arguments.seconds, {CACHE: empty} if kind == "empty" else {})
+                run = train(arguments.seconds, {"PYRO_PCFLOW_CACHE": empty} if kind == "empty" else {})
             runs.append(run["nats"])
             print(
                 f"{kind} cache: {run['nats']:.3f} nats per point, {run['steps']:.0f} steps in {run['trained']:.1f} s, "

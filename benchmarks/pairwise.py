@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_pcflow.metrics import approximate_emd, emd, pairwise
+import pyro_pcflow as pcf
 
 
 def load(path: str, num_clouds: int, num_points: int, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -71,7 +71,7 @@ def main() -> None:
         f"{num} x {num} clouds of {arguments.points} points on {arguments.device}; {os.cpu_count()} cores, "
         f"{torch.get_num_threads()} threads, torch {torch.__version__}\n"
     )
-    pairwise(samples[:2], references[:2])  # loads what is loaded once
+    pcf.metrics.pairwise(samples[:2], references[:2])  # loads what is loaded once
     before = peak_mb()
     print(
         "| Chamfer matrix | pairs | seconds | core seconds | ms a pair | peak MB |",
@@ -85,7 +85,7 @@ def main() -> None:
         "samples-references": (samples, references, num * num),
     }
     for name, (x, y, pairs) in sets.items():
-        spent, cores = timed(partial(pairwise, x, y, progress=arguments.progress))
+        spent, cores = timed(partial(pcf.metrics.pairwise, x, y, progress=arguments.progress))
         total += spent
         print(
             f"| {name} | {pairs} | {spent:.1f} | {cores:.1f} | {1e3 * spent / pairs:.3f} | {peak_mb() - before:.0f} |",
@@ -100,8 +100,8 @@ def main() -> None:
     print("| distance | pairs measured | ms a pair | all three matrices, extrapolated |\n| --- | --- | --- | --- |")
     symmetric = num * (2 * num - 1)
     work: list[tuple[str, Callable[..., Tensor], int]] = [
-        ("exact EMD", emd, symmetric),
-        ("approximate EMD", approximate_emd, 3 * num * num),
+        ("exact EMD", pcf.metrics.emd, symmetric),
+        ("approximate EMD", pcf.metrics.approximate_emd, 3 * num * num),
     ]
     for name, function, pairs in work:
         function(x[:1], y[:1])

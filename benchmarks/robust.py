@@ -33,14 +33,12 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 import pyro_pcflow as pcf
-from benchmarks.density import NOISE, Shape, load_shape
-from pyro_pcflow.distributions import with_background
-from pyro_pcflow.infer import sample_pose
-from pyro_pcflow.transforms import Similarity
+from benchmarks.common.constants import NOISE_PER_HALF_EXTENT
+from benchmarks.common.meshes import Shape, load_shape, mesh_paths
 
 NUM_POINTS = 300
 NUM_OUTLIERS = round(NUM_POINTS * 0.05 / 0.95)
-BLURS = (0.1, NOISE)
+BLURS = (0.1, NOISE_PER_HALF_EXTENT)
 # For each blur: how many starts, how many of them are kept, and the learning rate.
 STAGES = ((12, 3, 0.03), (3, 1, 0.005))
 
@@ -73,17 +71,19 @@ class Trial:
     auroc: float
 
 
-def pose_prior(dtype: torch.dtype = torch.float32) -> Similarity:
+def pose_prior(dtype: torch.dtype = torch.float32) -> pcf.transforms.Similarity:
     """The prior over poses, within a model."""
     zero = torch.zeros((), dtype=dtype)
-    return sample_pose(
+    return pcf.infer.sample_pose(
         spread=0.3,
         translation=dist.Normal(zero.expand(3), 0.3).to_event(1),
         scale=dist.LogNormal(zero, 0.2),
     )
 
 
-def find_pose(things: Sequence[Distribution], scan: Tensor, *, robust: bool, steps: int) -> tuple[Similarity, Tensor]:
+def find_pose(
+    things: Sequence[Distribution], scan: Tensor, *, robust: bool, steps: int
+) -> tuple[pcf.transforms.Similarity, Tensor]:
     """The best of several posterior maxima, and the probability of each point to be background.
 
     Args:
@@ -94,13 +94,13 @@ def find_pose(things: Sequence[Distribution], scan: Tensor, *, robust: bool, ste
     """
     low, high = scan.amin(0), scan.amax(0)
 
-    def model(thing: Distribution, starts: int) -> tuple[Similarity, Distribution]:
+    def model(thing: Distribution, starts: int) -> tuple[pcf.transforms.Similarity, Distribution]:
         with pyro.plate("starts", starts):
             pose = pose_prior()
             point: Distribution = dist.TransformedDistribution(thing, [pose])
             if robust:
                 share = pyro.sample("share", dist.Beta(torch.tensor(1.0), 10.0))
-                point = with_background(point, share, low, high)
+                point = pcf.distributions.with_background(point, share, low, high)
             pyro.sample("scan", pcf.PointCloud(point, num_points=len(scan)), obs=scan)
         return pose, point
 
@@ -126,10 +126,10 @@ def find_pose(things: Sequence[Distribution], scan: Tensor, *, robust: bool, ste
     outlier = torch.zeros(len(scan))
     if robust:
         outlier = point.responsibilities(scan.unsqueeze(1))[:, best[0], 1]
-    return Similarity(pose.rotation[best[0]], pose.translation[best[0]], pose.scale[best[0]]), outlier
+    return pcf.transforms.Similarity(pose.rotation[best[0]], pose.translation[best[0]], pose.scale[best[0]]), outlier
 
 
-def errors(found: Similarity, truth: Similarity, points: Tensor) -> Errors:
+def errors(found: pcf.transforms.Similarity, truth: pcf.transforms.Similarity, points: Tensor) -> Errors:
     """Compare two poses of points of shape `(N, 3)`."""
     turn = found.rotation.mT @ truth.rotation
     cosine = ((turn.diagonal().sum() - 1) / 2).clamp(-1, 1)
@@ -195,9 +195,7 @@ def main() -> None:
     parser.add_argument("--train-steps", type=int, default=1000, help="training steps of each flow")
     parser.add_argument("--steps", type=int, default=120, help="steps of each estimate, with either flow")
     arguments = parser.parse_args()
-    paths = sorted(arguments.meshes.glob("*.obj")) if arguments.meshes.is_dir() else [arguments.meshes]
-    if not paths:
-        parser.error(f"{arguments.meshes} holds no .obj file")
+    paths = mesh_paths(arguments.meshes, parser)
     print("| mesh | points: clean, robust (ratio), plain | rotation | translation | scale | AUROC of outliers |")
     print("| --- | --- | --- | --- | --- | --- |", flush=True)
     every = []

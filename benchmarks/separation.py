@@ -18,8 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_pcflow.metrics import Report, evaluate
-from pyro_pcflow.metrics.matrices import DISTANCES
+import pyro_pcflow as pcf
 
 AXES = {f"{sign}{name}": (number, -1.0 if sign else 1.0) for number, name in enumerate("xyz") for sign in ("", "-")}
 
@@ -44,7 +43,7 @@ def turned(clouds: Tensor, axes: list[str]) -> Tensor:
     return clouds[..., list(columns)] * torch.tensor(signs)
 
 
-def row(what: str, normalization: str, report: Report) -> str:
+def row(what: str, normalization: str, report: pcf.metrics.Report) -> str:
     """A line of the table."""
     key = next(key for key in report if key.startswith("1-nna"))
     values = report.draws[key]
@@ -60,7 +59,7 @@ def main() -> None:
     parser.add_argument("first", type=Path, help="category file of many clouds, which is also halved")
     parser.add_argument("second", type=Path, help="category file of other clouds")
     parser.add_argument("--turn", type=parse_axes, metavar="AXES", help="axes of the first, such as x,z,-y")
-    parser.add_argument("--distance", default="chamfer", choices=DISTANCES, help="%(default)s")
+    parser.add_argument("--distance", default="chamfer", help="%(default)s")
     parser.add_argument("--points", type=int, default=512, help="of each cloud (%(default)s)")
     parser.add_argument("--halves", type=int, default=200, help="clouds of each half (%(default)s)")
     parser.add_argument("--draws", type=int, default=5, help="splits, and draws of the first (%(default)s)")
@@ -76,14 +75,15 @@ def main() -> None:
         order = torch.randperm(len(first), generator=torch.Generator().manual_seed(split))
         samples, references = first[order[: 2 * arguments.halves]].split(arguments.halves)
         print(
-            row(f"two halves of `{one}`, split {split}", "none", evaluate(samples, references, **options)), flush=True
+            row(f"two halves of `{one}`, split {split}", "none", pcf.metrics.evaluate(samples, references, **options)),
+            flush=True,
         )
     placed = {f"`{one}` and `{other}`, as stored": first}
     if arguments.turn:
         placed[f"`{one}`, axes {' '.join(arguments.turn)}, and `{other}`"] = turned(first, arguments.turn)
     for what, clouds in placed.items():
         for normalization in ("none", "per_cloud"):
-            report = evaluate(clouds, second, draws=arguments.draws, normalization=normalization, **options)
+            report = pcf.metrics.evaluate(clouds, second, draws=arguments.draws, normalization=normalization, **options)
             print(row(what, normalization, report), flush=True)
 
 

@@ -30,7 +30,7 @@ import torch
 from matplotlib import pyplot as plt
 from torch import Tensor
 
-from benchmarks.speed_contenders import CONTENDERS, Case, Contender
+from benchmarks.rivals.libraries import CONTENDERS, Case, Contender
 
 MAIN = Case()
 CASES = [

@@ -22,31 +22,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 import pyro_pcflow as pcf
-from benchmarks.category import load_splits
-from benchmarks.pyro_vae import PyroCloudVAE
-from benchmarks.racing import race, reporter
-from pyro_pcflow.ops.random import seeded
-from pyro_pcflow.training.cloud_batches import CloudBatches, evaluation_batches
-from pyro_pcflow.training.objective import EvidenceLowerBound
-from pyro_pcflow.training.sources import Clouds
+from benchmarks.common.categories import Category, load_category
+from benchmarks.common.constants import NOISE_PER_DEVIATION
+from benchmarks.common.racing import race, reporter
+from benchmarks.common.scores import count_parameters, evidence_lower_bound
+from benchmarks.rivals.pyro_vae import matched_in_size
 
-NOISE = 0.02
 LEARNING_RATES = (2e-3, 4e-3, 8e-3)
-# The best of them for ours, on both categories.
-OUR_LEARNING_RATE = 8e-3
-
-
-@dataclass(frozen=True)
-class Category:
-    """Clouds in units of the standard deviation of those that are trained on."""
-
-    name: str
-    train: Tensor
-    validation: Tensor
-    test: Tensor
 
 
 @dataclass(frozen=True)
@@ -70,17 +55,6 @@ def ours() -> pcf.PointCloudVAE:
     return pcf.PointCloudVAE(3)
 
 
-def pyros() -> PyroCloudVAE:
-    """The same from Pyro's couplings, with as many parameters."""
-    wanted = count_parameters(ours())
-    candidates = {
-        width: count_parameters(PyroCloudVAE(3, ours().latent_dim, hidden_dims=(width, width)))
-        for width in range(16, 160, 4)
-    }
-    width = min(candidates, key=lambda width: abs(candidates[width] - wanted))
-    return PyroCloudVAE(3, ours().latent_dim, hidden_dims=(width, width))
-
-
 def prototype() -> pcf.PointCloudVAE:
     """Fourteen FiLM couplings of width 64, a standard normal prior over 32 numbers, a PointNet as encoder."""
     return pcf.PointCloudVAE(
@@ -101,7 +75,11 @@ def prototype() -> pcf.PointCloudVAE:
     )
 
 
-CONTENDERS: dict[str, Callable[[], nn.Module]] = {"pyro": pyros, "prototype": prototype, "ours": ours}
+CONTENDERS: dict[str, Callable[[], nn.Module]] = {
+    "pyro": lambda: matched_in_size(ours()),
+    "prototype": prototype,
+    "ours": ours,
+}
 # How a step of each is made; the prototype as it was first written.
 OPTIONS: dict[str, dict[str, Any]] = {
     "pyro": {},
@@ -110,31 +88,20 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
-def count_parameters(module: nn.Module) -> int:
-    """How many numbers are trained."""
-    return sum(parameter.numel() for parameter in module.parameters())
-
-
-def load_category(path: Path) -> Category:
-    """Read a category file and bring it to standard units."""
-    train, validation, test = load_splits(path)
-    loc = train.mean((0, 1))
-    scale = (train - loc).square().mean().sqrt()
-    return Category(path.stem, *((part - loc) / scale for part in (train, validation, test)))
-
-
 def train(category: Category, contender: str, lr: float, seed: int, seconds: float) -> Run:
     """Train one contender with the loop that users have, and score it."""
     torch.manual_seed(seed)
     module = CONTENDERS[contender]()
     diverged_at = None
-    options: dict[str, Any] = {"noise": NOISE, "seed": seed, "progress": False, **OPTIONS[contender]}
+    options: dict[str, Any] = {"noise": NOISE_PER_DEVIATION, "seed": seed, "progress": False, **OPTIONS[contender]}
     try:
         result = pcf.fit(module, category.train, held_out=0, max_seconds=seconds, lr=lr, **options)
         steps = result.steps
     except pcf.training.TrainingDivergedError as error:
         steps = diverged_at = error.step
-    validation, test = (score(module, clouds) for clouds in (category.validation, category.test))
+    validation, test = (
+        evidence_lower_bound(module, clouds, NOISE_PER_DEVIATION) for clouds in (category.validation, category.test)
+    )
     return Run(
         category.name,
         contender,
@@ -147,17 +114,6 @@ def train(category: Category, contender: str, lr: float, seed: int, seconds: flo
         test.get("kl", math.nan),
         diverged_at,
     )
-
-
-def score(module: nn.Module, clouds: Tensor, noise: float = NOISE) -> dict[str, float]:
-    """The bound of whole clouds: half of the points for the encoder, half to be scored and to stand for all."""
-    source = Clouds(clouds)
-    objective = EvidenceLowerBound(
-        module, CloudBatches(source, 1, 1, 1, seed=0), evaluation_batches(source, seed=0, noise=noise)
-    )
-    with torch.no_grad(), seeded(0, clouds.device):
-        scores = objective.evaluate()
-    return scores if all(map(math.isfinite, scores.values())) else {}
 
 
 def describe(run: Run) -> str:

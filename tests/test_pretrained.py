@@ -9,7 +9,7 @@ import torch
 
 import pyro_pcflow as pcf
 from benchmarks.bodies import chamfer, trees_of
-from benchmarks.vae import score
+from benchmarks.common.scores import evidence_lower_bound
 from pyro_pcflow.models import PRETRAINED, preset, pretrained
 
 LARGEST = 10e6
@@ -45,7 +45,7 @@ def test_it_is_the_default_preset_in_a_small_file(name):
 def test_the_bound_of_bodies_is_the_documented_one(test_bodies):
     """A change of a default that the file does not name would show here."""
     vae = pcf.load_pretrained("body")
-    assert score(vae, test_bodies, noise=0.01)["nats_per_point"] == pytest.approx(BOUND, abs=0.01)
+    assert evidence_lower_bound(vae, test_bodies, noise=0.01)["nats_per_point"] == pytest.approx(BOUND, abs=0.01)
 
 
 def test_bodies_are_recognised(test_bodies):

@@ -99,30 +99,11 @@ def _load_set(name: str, num_points: int | None, seed: int, split: str | None) -
     return torch.from_numpy(np.stack(drawn))
 
 
-def quantise(points: np.ndarray) -> dict[str, Any]:
-    """Store coordinates in 16 bits each.
-
-    Args:
-        points: (S, P, D).
-
-    Returns:
-        `quantised` (S, P, D) uint16, and `offset` and `step` (D,) float64.
-
-    Examples:
-        >>> cloud = np.array([[[0.0, 1.0], [1.0, 3.0]]])
-        >>> bool(np.allclose(dequantise(quantise(cloud)), cloud))
-        True
-    """
-    offset = points.min(axis=(0, 1)).astype(np.float64)
-    step = (points.max(axis=(0, 1)) - offset) / np.iinfo(np.uint16).max
-    return {"quantised": np.rint((points - offset) / step).astype(np.uint16), "offset": offset, "step": step}
-
-
 def dequantise(arrays: dict[str, Any]) -> np.ndarray:
-    """Invert `quantise`, to within half a step.
+    """Coordinates that are stored in 16 bits each, as `benchmarks.tools.make_examples` writes them.
 
     Args:
-        arrays: what `quantise` returned.
+        arrays: `quantised` (S, P, D) uint16, and `offset` and `step` (D,) float64.
 
     Returns:
         (S, P, D) float32.

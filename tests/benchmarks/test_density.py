@@ -1,10 +1,12 @@
-"""The true density that the density benchmark compares with, against closed forms."""
+"""The true density against closed forms, and the table."""
 
 import math
 
 import numpy as np
 import pytest
 
+import pyro_pcflow as pcf
+from benchmarks import density
 from benchmarks.density import exact_log_prob
 
 NOISE = 0.05
@@ -26,3 +28,11 @@ def test_a_far_point_has_no_density():
     scores = exact_log_prob(np.array([[0.0, 0.0, 0.0], [9.0, 0.0, 0.0]]), surface, NOISE)
     assert scores[0] == pytest.approx(-1.5 * math.log(2 * math.pi * NOISE**2))
     assert scores[1] == -math.inf
+
+
+@pytest.mark.slow
+def test_the_table(command):
+    lines = command(density, pcf.data.example_path("spot"), "--seconds", 0.5, "--seeds", 2).out.splitlines()
+    assert len(lines) == 3
+    assert lines[-1].startswith("| spot | ")
+    assert lines[-1].count("|") == lines[0].count("|")

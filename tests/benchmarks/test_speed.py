@@ -6,10 +6,9 @@ from dataclasses import replace
 from functools import partial
 
 import pytest
-import torch
 
 from benchmarks import speed
-from benchmarks.speed_contenders import CONTENDERS, Case, Ours, Pyros
+from benchmarks.rivals.libraries import Case
 
 SMALL = Case(clouds=2, points=80, context=4, couplings=2, hidden=16)
 
@@ -20,35 +19,11 @@ def low_roof(monkeypatch):
     monkeypatch.setattr(speed, "roofline", partial(speed.roofline, 64))
 
 
-@pytest.mark.parametrize("kept", [1, 2])
-@pytest.mark.parametrize("name", CONTENDERS)
-def test_contenders_are_flows_of_one_size(name, kept):
-    for package in {"zuko": ["zuko"], "FrEIA": ["FrEIA"]}.get(name, []):
-        pytest.importorskip(package)
-    torch.manual_seed(0)
-    case = replace(SMALL, kept=kept)
-    contender = CONTENDERS[name](case)
-    context = torch.randn(2, 4)
-    points = contender.sample(context, 80)
-    assert points.shape == (2, 80, 3)
-    assert contender.log_prob(points.clone(), context).shape == (2, 80)
-    wanted = sum(parameter.numel() for parameter in Pyros(case).module.parameters())
-    assert sum(parameter.numel() for parameter in contender.module.parameters()) == pytest.approx(wanted, rel=0.05)
-
-
 def test_a_table_has_every_contender(low_roof):
     names = ["pyro", "ours, plain"]
     lines = speed.table(SMALL, names, speed.measure(SMALL, names, rounds=1))
     assert [line.split(" | ")[0] for line in lines[-2:]] == ["| pyro", "| ours, plain"]
     assert " 1.00 x" in lines[-2]
-
-
-@pytest.mark.parametrize("kept", [1, 2])
-def test_multiply_adds_are_those_of_the_couplings(kept):
-    case = replace(SMALL, kept=kept)
-    matrices = [m for part in Ours(case).flow.transform.parts for m in part.modules() if isinstance(m, torch.nn.Linear)]
-    products = sum(m.weight.numel() for m in matrices if m.in_features != SMALL.context)
-    assert case.multiply_adds() == case.clouds * case.points * products
 
 
 def test_a_figure_of_growth(low_roof, monkeypatch, tmp_path):

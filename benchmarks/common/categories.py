@@ -1,0 +1,36 @@
+"""Category files: many clouds, and which of them are for training, for choosing and for the last word."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Category:
+    """Clouds in units of the standard deviation of those that are trained on."""
+
+    name: str
+    train: Tensor
+    validation: Tensor
+    test: Tensor
+
+
+def load_splits(path: Path) -> tuple[Tensor, Tensor, Tensor]:
+    """The clouds of the splits `train`, `val` and `test` of a category file, each of shape `(S, N, D)`."""
+    with np.load(path) as file:
+        points, split = torch.from_numpy(file["points"]), file["split"]
+    train, validation, test = (points[torch.from_numpy(split == name)] for name in ("train", "val", "test"))
+    return train, validation, test
+
+
+def load_category(path: Path) -> Category:
+    """Read a category file and bring it to standard units."""
+    train, validation, test = load_splits(path)
+    loc = train.mean((0, 1))
+    scale = (train - loc).square().mean().sqrt()
+    return Category(path.stem, *((part - loc) / scale for part in (train, validation, test)))

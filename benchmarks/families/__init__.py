@@ -1,0 +1,1 @@
+"""The comparison of model families: ``python -m benchmarks.families``."""

@@ -1,0 +1,1 @@
+"""What the models of the package are compared with: other densities, other decoders, other libraries."""

@@ -1,0 +1,1 @@
+"""Commands that make what the package ships: examples and trained models."""

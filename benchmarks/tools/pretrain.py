@@ -1,0 +1,80 @@
+"""Train the default model of many clouds on a category, for as long as one likes, and keep its curve.
+
+    python -m benchmarks.tools.pretrain body.npz --seconds 700 --out runs/body
+
+Trained on the train split, watched on the val split, and at the end scored once on the test split. The run folder has
+the model, the metrics, sheets of samples and reconstructions, and a figure of the curve.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+
+import pyro_pcflow as pcf
+from benchmarks.common.categories import load_splits
+from benchmarks.common.constants import NOISE_PER_HALF_EXTENT, VAE_LEARNING_RATE
+from benchmarks.common.scores import evidence_lower_bound
+
+
+def draw_curve(history: list[dict[str, float]], path: Path) -> None:
+    """Draw the loss of the training clouds and the bound of others, in nats per point, against the steps."""
+    figure, axes = plt.subplots(figsize=(6.4, 3.6), layout="constrained")
+    axes.plot([line["step"] for line in history], [-line["loss"] for line in history], label="training", lw=0.8)
+    held_out = [line for line in history if "nats_per_point" in line]
+    axes.plot(
+        [line["step"] for line in held_out], [line["nats_per_point"] for line in held_out], "o-", ms=3, label="held out"
+    )
+    values = np.array([-line["loss"] for line in history])
+    axes.set_ylim(np.quantile(values, 0.05), None)
+    axes.set_xlabel("step")
+    axes.set_ylabel("evidence lower bound, nats per point")
+    axes.legend(frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=150)
+
+
+def main() -> None:
+    """Train, score, draw."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path, help="a category file with points and split")
+    parser.add_argument("--seconds", type=float, default=700.0, help="training time (%(default)s)")
+    parser.add_argument("--lr", type=float, default=VAE_LEARNING_RATE, help="highest learning rate (%(default)s)")
+    parser.add_argument("--up", default="z", help="axis that stands upright in the pictures (%(default)s)")
+    parser.add_argument("--out", type=Path, required=True, help="run folder")
+    parser.add_argument("--resume", action="store_true", help="go on with the run in the folder")
+    arguments = parser.parse_args()
+    train, validation, test = load_splits(arguments.data)
+    noise = NOISE_PER_HALF_EXTENT * pcf.data.half_side(train)
+    torch.manual_seed(0)
+    vae = pcf.PointCloudVAE(3)
+    result = pcf.fit(
+        vae,
+        train,
+        held_out=validation,
+        noise=noise,
+        lr=arguments.lr,
+        max_seconds=arguments.seconds,
+        out=arguments.out,
+        resume=arguments.resume,
+        pictures={"up": arguments.up, "azim": 60.0},
+    )
+    draw_curve(result.history, arguments.out / "curve.png")
+    scores = evidence_lower_bound(vae, test, noise)
+    print(f"{result}, val split")
+    print(
+        f"test split, {len(test)} clouds: {scores['nats_per_point']:.3f} nats per point, "
+        f"{scores['nats_per_cloud']:.0f} nats per cloud, KL {scores['kl']:.1f}"
+    )
+
+
+if __name__ == "__main__":
+    main()
