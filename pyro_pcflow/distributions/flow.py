@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import math
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from pyro_pcflow.distributions.base import select_points
 from pyro_pcflow.distributions.bases import ConditionalNormal, StandardNormal
 from pyro_pcflow.distributions.notebook import flow_html
 from pyro_pcflow.distributions.point_cloud import PointCloud, sample_clouds
 from pyro_pcflow.distributions.pushforward import Pushforward
 from pyro_pcflow.ops.options import check_options
+from pyro_pcflow.ops.tracing import is_traced
 from pyro_pcflow.transforms import (
+    ConditionalCouplingStack,
     ConditionalPointTransform,
     ConditionedPointTransform,
+    CouplingStack,
     PointTransform,
     Standardize,
     coupling_stack,
@@ -27,45 +33,58 @@ from pyro_pcflow.transforms.stack import STACK_OPTIONS
 __all__ = ["PointCloudFlow"]
 
 BASES = ("normal", "conditional")
-# What a flow takes beside the sizes of its points and its context.
+# Mean absolute coordinate, in the flow's own units, of points that no trained flow would see.
+FAR = 100.0
+# What a flow takes beside the sizes of its points and its context, where it makes its own transform.
 FLOW_OPTIONS = ("base", *(name for name in STACK_OPTIONS if name != "context_dim"))
 
 
 class PointCloudFlow(nn.Module):
-    """A density over points that a coupling stack carries from noise, given a context or none.
+    """Normalizing flow over points, with or without a context: noise that a stack of couplings carries to data.
 
-    The module owns parameters; `condition` and `cloud` return throw-away Pyro distributions over a point
-    and over a cloud. Both are exact densities in the data's own units: the change of units that `normalize`
-    sets is the last part of the stack.
+    The module owns parameters; `condition` and `cloud` return short-lived Pyro distributions over a point and over a
+    cloud. Both are exact densities in the data's own units: the change of units that `normalize` sets is the last part
+    of the stack.
+
+    Points and contexts of a narrower data type than the weights are converted to that of the weights, as torch promotes
+    types; those of a wider one, such as float64 points of a float32 flow, are refused.
 
     Args:
         point_dim: number of coordinates `D` of a point, at least 2.
         context_dim: size `C` of a context, 0 for none.
-        num_couplings: number of couplings `L`.
-        hidden_dims: widths of every conditioner's hidden layers.
+        num_couplings: number of couplings `L`, 12 by default.
+        hidden_dims: widths of the hidden layers of every conditioner, `(64, 64)` by default.
         base: `"normal"`, standard normal noise; `"conditional"`, normal noise whose mean and scale come from the
             context.
+        transform: a point transform from noise to data, such as a `CouplingStack` of your own parts, instead of the
+            options of `coupling_stack`. The flow adds the change of units to it and shares its parameters.
         **stack_options: any other option of `coupling_stack`.
 
     Raises:
-        TypeError: if an option is unknown.
-        ValueError: if a size or a name is out of range.
+        TypeError: if an option is unknown, or if both a transform and options of `coupling_stack` are given.
+        ValueError: if a size or a name is out of range, or is not that of the transform.
 
     Examples:
         >>> flow = PointCloudFlow(point_dim=3, context_dim=8, num_couplings=4, hidden_dims=[16])
         >>> clouds = flow.cloud(torch.randn(5, 8), num_points=2048)
         >>> clouds.batch_shape, clouds.event_shape
         (torch.Size([5]), torch.Size([2048, 3]))
+        >>> from pyro_pcflow.transforms import affine_point_coupling, lu_linear
+        >>> parts = [affine_point_coupling(3), lu_linear(3), affine_point_coupling(3, mask=[False, True, True])]
+        >>> flow = PointCloudFlow(3, transform=CouplingStack(parts))
+        >>> flow.sample(num_clouds=2, num_points=100).shape
+        torch.Size([2, 100, 3])
     """
 
     def __init__(
         self,
         point_dim: int = 3,
         context_dim: int = 0,
-        num_couplings: int = 12,
-        hidden_dims: Sequence[int] = (64, 64),
+        num_couplings: int | None = None,
+        hidden_dims: Sequence[int] | None = None,
         *,
         base: str = "normal",
+        transform: PointTransform | ConditionalPointTransform | None = None,
         **stack_options: Any,
     ) -> None:
         super().__init__()
@@ -73,26 +92,32 @@ class PointCloudFlow(nn.Module):
             raise ValueError(f"base must be one of {', '.join(BASES)}, got {base!r}")
         if base == "conditional" and context_dim == 0:
             raise ValueError("a conditional base needs a context: give context_dim of at least 1")
-        check_options(stack_options, ["point_dim", "context_dim", *FLOW_OPTIONS], type(self).__name__)
+        check_options(stack_options, ["point_dim", "context_dim", "transform", *FLOW_OPTIONS], type(self).__name__)
         self.point_dim = point_dim
         self.context_dim = context_dim
-        self.config = {
-            "point_dim": point_dim,
-            "context_dim": context_dim,
-            "num_couplings": num_couplings,
-            "hidden_dims": list(hidden_dims),
-            "base": base,
-            **stack_options,
-        }
-        self.transform = coupling_stack(
-            point_dim,
-            num_couplings=num_couplings,
-            hidden_dims=hidden_dims,
-            context_dim=context_dim,
-            **stack_options,
-        )
+        self.config = {"point_dim": point_dim, "context_dim": context_dim, "base": base}
+        if num_couplings is not None:
+            stack_options["num_couplings"] = num_couplings
+        if hidden_dims is not None:
+            stack_options["hidden_dims"] = list(hidden_dims)
+        if transform is None:
+            stack_options = {"num_couplings": 12, "hidden_dims": [64, 64], **stack_options}
+            self.config |= stack_options
+            self.transform = coupling_stack(point_dim, context_dim=context_dim, **stack_options)
+        else:
+            if stack_options:
+                raise TypeError(
+                    "expected either a transform or options of coupling_stack, got a transform and "
+                    f"{', '.join(sorted(stack_options))}"
+                )
+            self.config["transform"] = transform
+            self.transform = _stack_of(transform, point_dim, context_dim, base)
         self.base = StandardNormal(point_dim) if base == "normal" else ConditionalNormal(point_dim, context_dim)
         self.transform.parts.append(standardize(point_dim))
+        weight = next(self.transform.parameters(), None)
+        if weight is not None:
+            self.to(device=weight.device, dtype=weight.dtype)
+        self._watches_units = True
 
     @property
     def units(self) -> Standardize:
@@ -104,16 +129,19 @@ class PointCloudFlow(nn.Module):
         """Whether `normalize` has set the units."""
         return self.units.fitted
 
-    def normalize(self, points: Tensor) -> None:
-        """Set the units of the flow: one mean a coordinate and one standard deviation, of training points only.
+    def normalize(self, points: Tensor, mask: Tensor | None = None) -> None:
+        """Set the units of the flow: one mean per coordinate and one standard deviation, of training points only.
 
         Args:
             points: shape `(*batch, D)`, in the data's units.
+            mask: booleans of shape `(*batch,)`, True at the points of a cloud; all of them by default.
 
         Raises:
-            ValueError: if the points are not finite, or all the same.
+            TypeError: if the points are not a tensor, or the mask is not boolean.
+            ValueError: if the points are not finite, or all the same, or the mask does not fit.
         """
-        self.units.fit(points)
+        check_points(points, self.point_dim)
+        self.units.fit(select_points(points, mask))
 
     def condition(self, context: Tensor | None = None) -> Pushforward:
         """Return the density of a point, given a context.
@@ -125,11 +153,11 @@ class PointCloudFlow(nn.Module):
             A distribution with `batch_shape (*batch,)` and `event_shape (D,)`, in the data's units.
 
         Raises:
-            TypeError: if a context is missing or is not a tensor.
+            TypeError: if a context is missing, is not a tensor, or has a wider data type than the weights.
             ValueError: if its size is not `C`, or the flow takes none.
         """
         context = self._check_context(context)
-        return Pushforward(self.base.distribution(context), self._stack(context))
+        return Pushforward(self.base.distribution(context), self._stack(context), self._check_points)
 
     def cloud(
         self, context: Tensor | None = None, *, num_points: int | None = None, mask: Tensor | None = None
@@ -137,7 +165,7 @@ class PointCloudFlow(nn.Module):
         """Return the density of a cloud, given a context.
 
         Args:
-            context: shape `(*batch, C)`, one for each cloud; left out for a flow without context.
+            context: shape `(*batch, C)`, one per cloud; left out for a flow without context.
             num_points: number of points `N`; may be left out when there is a mask.
             mask: booleans of shape `(*batch, N)`, see `PointCloud`.
 
@@ -157,20 +185,23 @@ class PointCloudFlow(nn.Module):
 
         Returns:
             Shape `(*batch,)`.
+
+        Raises:
+            TypeError: if the points are not a tensor, or have a wider data type than the weights.
+            ValueError: if a shape does not fit.
         """
         context = self._check_context(context)
-        check_points(points, self.point_dim)
-        stack = self._stack(context)
-        noise, log_det = stack.inverse_and_log_det(points)
+        self._check_points(points)
+        noise, log_det = self._stack(context).inverse_and_log_det(points)
         return self.base.distribution(context).log_prob(noise) + log_det
 
     def sample(self, num_clouds: int, num_points: int, context: Tensor | None = None) -> Tensor:
-        """Draw clouds.
+        """Sample clouds.
 
         Args:
             num_clouds: number of clouds `S`.
-            num_points: number of points `N` of each.
-            context: shape `(C,)`, one for all clouds, or `(S, C)`, one for each; left out for a flow without context.
+            num_points: number of points `N` per cloud.
+            context: shape `(C,)`, one for all clouds, or `(S, C)`, one per cloud; left out for a flow without context.
 
         Returns:
             Shape `(S, N, D)`, in the data's units, without gradients.
@@ -186,11 +217,11 @@ class PointCloudFlow(nn.Module):
 
         Args:
             num_points: number of points `N`.
-            context: shape `(*batch, C)`, one for each cloud.
+            context: shape `(*batch, C)`, one per cloud.
 
         Returns:
-            Shape `(1 + L, *batch, N, D)` of a stack of `L` couplings alone, the noise first and one more state for each
-            other part, all in the data's units.
+            Shape `(1 + L, *batch, N, D)`, the noise first and then one state per part of the stack: `L` for couplings
+            alone. All are in the data's units.
         """
         context = self._check_context(context)
         with torch.no_grad():
@@ -207,11 +238,45 @@ class PointCloudFlow(nn.Module):
             return self.transform.condition(context)
         return self.transform
 
+    def _check_points(self, points: Tensor) -> None:
+        check_points(points, self.point_dim)
+        self._check_dtype(points, "points")
+        if self._watches_units:
+            self._watch_units(points)
+
+    def _check_dtype(self, tensor: Tensor, name: str) -> torch.dtype:
+        dtype = self.units.loc.dtype
+        if torch.promote_types(tensor.dtype, dtype) != dtype:
+            raise TypeError(
+                f"expected {name} of the flow's data type, {dtype}, or a narrower one, got {tensor.dtype}: "
+                f"{name}.to({dtype}) converts them, or flow.to({tensor.dtype}) the flow"
+            )
+        return dtype
+
+    def _watch_units(self, points: Tensor) -> None:
+        """Warn once of points that are far from the noise of a flow without units."""
+        if is_traced(points) or points.numel() == 0:
+            return
+        # Reading a value from a GPU waits for it, so there only the first points are looked at.
+        self._watches_units = not self.normalized and points.device.type == "cpu"
+        if self.normalized:
+            return
+        distance = points.detach().abs().mean(dtype=torch.float32).item()
+        if FAR < distance < math.inf:
+            self._watches_units = False
+            warnings.warn(
+                f"the points lie {distance:.0f} standard deviations from the noise on average, since the flow's units "
+                "were never set: flow.normalize(training_points) sets them",
+                UserWarning,
+                stacklevel=2,
+            )
+
     def _check_context(self, context: Tensor | None) -> Tensor | None:
         if isinstance(self.transform, ConditionalPointTransform):
             if context is None:
                 raise TypeError(f"the flow needs a context of shape (*batch, {self.context_dim}), got none")
-            return check_context(context, self.context_dim)
+            check_context(context, self.context_dim)
+            return context.to(self._check_dtype(context, "contexts"))
         if context is not None:
             raise ValueError(
                 "the flow was built without a context (context_dim=0), but was given one: leave it out, or build the "
@@ -226,3 +291,24 @@ class PointCloudFlow(nn.Module):
         parameters = sum(parameter.numel() for parameter in self.parameters())
         units = "in the data's units" if self.normalized else "units not set"
         return f"point_dim={self.point_dim}, context_dim={self.context_dim}, {parameters:,} parameters, {units}"
+
+
+def _stack_of(
+    transform: PointTransform | ConditionalPointTransform, point_dim: int, context_dim: int, base: str
+) -> CouplingStack | ConditionalCouplingStack:
+    """A stack of a given transform, or of the parts of a given stack, to which the units can be added."""
+    if not isinstance(transform, PointTransform | ConditionalPointTransform):
+        raise TypeError(f"expected a point transform of this library as transform, got {type(transform).__name__}")
+    if transform.point_dim != point_dim:
+        raise ValueError(f"point_dim={point_dim}, but the transform has point_dim={transform.point_dim}")
+    conditional = isinstance(transform, ConditionalPointTransform)
+    needed = transform.context_dim if conditional else 0
+    # A plain transform under a conditional base: the context acts on the noise alone.
+    if needed != context_dim and (conditional or base != "conditional"):
+        raise ValueError(f"context_dim={context_dim}, but the transform takes contexts of size {needed}")
+    is_stack = type(transform) in (CouplingStack, ConditionalCouplingStack)
+    parts = list(transform.parts) if is_stack else [transform]
+    stack = ConditionalCouplingStack(parts, context_dim) if context_dim else CouplingStack(parts)
+    if is_stack:
+        stack.backend, stack.recompute = transform.backend, transform.recompute
+    return stack

@@ -1,4 +1,4 @@
-"""Several flows as one density, with parts."""
+"""Mixture of flows: several flows as one density."""
 
 from __future__ import annotations
 
@@ -9,19 +9,21 @@ import torch
 from scipy.cluster.vq import kmeans2
 from torch import Tensor, nn
 
+from pyro_pcflow.distributions.base import select_points
 from pyro_pcflow.distributions.flow import FLOW_OPTIONS, PointCloudFlow
 from pyro_pcflow.distributions.mixture import PointMixture
 from pyro_pcflow.distributions.point_cloud import PointCloud, sample_clouds
 from pyro_pcflow.ops.options import check_options
+from pyro_pcflow.transforms.base import check_points
 
 __all__ = ["MixtureOfFlows"]
 
-# Enough points to find regions by, clustered in a blink.
+# Enough points to find regions by.
 CLUSTERED = 10_000
 
 
 class MixtureOfFlows(nn.Module):
-    """`K` flows over points whose weights come from the context: shapes of several pieces, and unsupervised parts.
+    """Mixture of `K` flows whose weights come from the context: shapes of several pieces, and unsupervised parts.
 
     Source: Postels et al., Go with the flows: mixtures of normalizing flows for point cloud generation and
     reconstruction, 3DV 2021. Each flow has the same context; the density of a point is the exact log-sum-exp over the
@@ -31,7 +33,7 @@ class MixtureOfFlows(nn.Module):
         num_flows: number of flows `K`, at least 1.
         point_dim: number of coordinates `D` of a point, at least 2.
         context_dim: size `C` of a context, 0 for none.
-        **flow_options: any other option of `PointCloudFlow`, the same for every flow.
+        **flow_options: any other option of `PointCloudFlow` but `transform`, the same for every flow.
 
     Raises:
         TypeError: if an option is unknown.
@@ -67,20 +69,23 @@ class MixtureOfFlows(nn.Module):
         """Whether `normalize` has set the units."""
         return all(flow.normalized for flow in self._members())
 
-    def normalize(self, points: Tensor) -> None:
+    def normalize(self, points: Tensor, mask: Tensor | None = None) -> None:
         """Set the units of every flow to those of a region of its own, found by k-means.
 
         Flows that start alike would all learn the whole shape; from regions of their own they become parts. A region
-        of a single place, such as a stray point, has no scale: its flow takes the units of all points. No random number
-        of the caller is used.
+        of a single place, such as a stray point, has no scale: its flow takes the units of all points. The state of
+        torch's generators stays as it is.
 
         Args:
             points: shape `(*batch, D)`, in the data's units, training points only.
+            mask: booleans of shape `(*batch,)`, True at the points of a cloud; all of them by default.
 
         Raises:
-            ValueError: if the points are not finite, or too few for `K` regions.
+            TypeError: if the points are not a tensor, or the mask is not boolean.
+            ValueError: if the points are not finite, or too few for `K` regions, or the mask does not fit.
         """
-        regions = _regions(points.detach().reshape(-1, self.point_dim), self.num_flows)
+        check_points(points, self.point_dim)
+        regions = _regions(select_points(points.detach(), mask), self.num_flows)
         for flow, region in zip(self._members(), regions, strict=True):
             flow.normalize(region)
 
@@ -125,7 +130,7 @@ class MixtureOfFlows(nn.Module):
 
 def _regions(points: Tensor, count: int) -> list[Tensor]:
     if len(points) < 2 * count or not points.isfinite().all():
-        raise ValueError(f"cannot find {count} regions in {len(points)} points: expected finite ones, two for each")
+        raise ValueError(f"cannot find {count} regions in {len(points)} points: expected finite ones, two per region")
     some = points[:: max(1, len(points) // CLUSTERED)].cpu().double()
     generator = torch.Generator().manual_seed(0)
     centres = some[torch.randint(len(some), (1,), generator=generator)]
@@ -133,7 +138,7 @@ def _regions(points: Tensor, count: int) -> list[Tensor]:
     for _ in range(count - 1):
         distance = torch.cdist(some, centres).amin(-1).square()
         if not distance.sum() > 0:
-            raise ValueError(f"cannot find {count} regions in points that lie at {len(centres)} places")
+            raise ValueError(f"cannot find {count} regions in points that take only {len(centres)} values")
         centres = torch.cat([centres, some[torch.multinomial(distance, 1, generator=generator)]])
     _, labels = kmeans2(some.numpy(), centres.numpy(), minit="matrix", iter=20)
     regions = [some[torch.as_tensor(labels) == label] for label in range(count)]

@@ -50,10 +50,9 @@ def flow_html(flow: PointCloudFlow) -> str:
     text = html.escape(repr(flow))
     summary = html.escape(f"PointCloudFlow({flow.extra_repr()})")
     layers = f"<details><summary><code>{summary}</code></summary><pre>{text}</pre></details>"
-    parameter = next(flow.parameters())
     context, name = None, "noise to shape"
     if flow.context_dim:
-        context = torch.zeros(flow.context_dim, dtype=parameter.dtype, device=parameter.device)
+        context = flow.units.loc.new_zeros(flow.context_dim)
         name = "noise to shape, at a context of zeros"
     with torch.no_grad(), restored_generators():
         states = flow.trajectory(_MOST_POINTS // 2, context)

@@ -392,13 +392,19 @@ def test_float64_stays_float64(base, device):
     assert {tensor.dtype for tensor in seen} == {torch.float64}
 
 
-def test_mixed_data_types_are_refused_by_torch(device):
+def test_narrower_types_are_promoted_and_wider_ones_refused(device):
     flow, (x, contexts, _) = make_flow(device), make_data(device)
+    expected = flow.cloud(contexts.float().double(), num_points=POINTS).log_prob(x.float().double())
+    got = flow.cloud(contexts.float(), num_points=POINTS).log_prob(x.float())
+    assert got.dtype == torch.float64
+    torch.testing.assert_close(got, expected)
+    flow.float()
     for act in (
         lambda: flow.cloud(contexts.float(), num_points=POINTS).log_prob(x),
-        lambda: flow.float().cloud(contexts.float(), num_points=POINTS).log_prob(x),
+        lambda: flow.log_prob(x, contexts.float().unsqueeze(-2)),
+        lambda: flow.condition(contexts),
     ):
-        with pytest.raises(RuntimeError, match="same dtype"):
+        with pytest.raises(TypeError, match=r"torch.float32, or a narrower one, got torch.float64: .*flow.to\("):
             act()
 
 
@@ -430,10 +436,10 @@ def test_a_move_between_sampling_and_scoring(before, after):
             assert (got.dtype, got.device) == (place.dtype, place.device)
             total = expected.sum() if got.dim() == 0 else expected
             torch.testing.assert_close(got.cpu().double(), total, rtol=1e-5, atol=1e-5)
-        if (before, after) == ("float", "double"):  # the one case where torch itself lets the old tensor pass
+        if (before, after) == ("float", "double"):  # narrower points are promoted
             torch.testing.assert_close(flow.condition().log_prob(sample), expected, rtol=1e-5, atol=1e-5)
         else:
-            with pytest.raises(RuntimeError, match=r"same dtype|same device"):
+            with pytest.raises((TypeError, RuntimeError), match=r"data type|same device"):
                 flow.condition().log_prob(sample)
         getattr(flow, before)()
         got = flow.condition().log_prob(sample)

@@ -1,0 +1,100 @@
+"""Gaussian sensor noise by quadrature."""
+
+from __future__ import annotations
+
+import math
+
+import pyro.distributions as dist
+import pytest
+import torch
+
+import pyro_pcflow as pcf
+from pyro_pcflow.distributions import NoisyPoint
+from pyro_pcflow.distributions.sensor_noise import gauss_hermite
+from pyro_pcflow.transforms import rotation_matrix
+
+
+def thin_sheet(thickness=0.03):
+    """A Gaussian sheet in general position, whose convolution with a Gaussian is known."""
+    rotation = rotation_matrix(torch.tensor([0.9, -0.3, 0.5, 0.2]).double())
+    half = rotation * torch.tensor([thickness, 1.0, 1.0]).double()
+    return torch.zeros(3).double(), half @ half.mT
+
+
+def make_flow(**options):
+    flow = pcf.PointCloudFlow(3, num_couplings=3, hidden_dims=[8], activation="tanh", **options)
+    return pcf.testing.randomize_parameters(flow, 0.2).double()
+
+
+# The documented errors; the bounds are theirs with a small allowance.
+@pytest.mark.parametrize(("ratio", "nodes", "bound"), [(1, 3, 0.04), (1, 5, 0.003), (4, 3, 0.55), (4, 5, 0.2)])
+def test_convolution_of_a_sheet(ratio, nodes, bound):
+    loc, covariance = thin_sheet()
+    scale = 0.03 * ratio
+    sheet = dist.MultivariateNormal(loc, covariance)
+    exact = dist.MultivariateNormal(loc, covariance + scale**2 * torch.eye(3).double())
+    points = exact.sample((2000,))
+    error = NoisyPoint(sheet, scale, nodes).log_prob(points) - exact.log_prob(points)
+    assert error.std() < bound
+    assert error.mean().abs() < bound / 3
+
+
+@pytest.mark.parametrize("dim", [1, 2, 3])
+@pytest.mark.parametrize("nodes", [1, 3, 4])
+def test_quadrature_has_the_moments_of_a_normal(nodes, dim):
+    places, log_weights = gauss_hermite(nodes, dim)
+    weights = log_weights.exp()
+    torch.testing.assert_close(weights.sum(), torch.ones(()).double())
+    for order in range(2 * nodes):
+        moment = 0 if order % 2 else math.prod(range(1, order, 2))
+        for axis in range(dim):
+            got = (weights * places[:, axis] ** order).sum().item()
+            assert got == pytest.approx(moment, abs=1e-10)
+
+
+def test_no_noise_is_no_change():
+    flow = make_flow().condition()
+    points = torch.randn(5, 3).double()
+    torch.testing.assert_close(NoisyPoint(flow, 0.0).log_prob(points), flow.log_prob(points))
+
+
+def test_density_of_a_flow_against_brute_force():
+    """A plain Monte Carlo convolution of a flow with nontrivial couplings."""
+    flow = make_flow(num_frequencies=0).condition()
+    points = flow.sample((10,))
+    got = NoisyPoint(flow, 0.1, nodes=5).log_prob(points)
+    shifted = points + 0.1 * torch.randn(50_000, 1, 3).double()
+    density = flow.log_prob(shifted).exp()
+    error = density.std(0) / 50_000**0.5
+    assert ((got.exp() - density.mean(0)).abs() < 4 * error + 1e-3 * density.mean(0)).all()
+
+
+def test_noise_per_cloud_draws_and_gradients():
+    point = dist.Normal(torch.zeros(4, 3).double(), 0.3).to_event(1)
+    scale = torch.tensor([0.1, 0.2, 0.3, 0.4]).double().requires_grad_()
+    noisy = NoisyPoint(point, scale)
+    assert noisy.batch_shape == (4,)
+    draws = noisy.sample((50_000,))
+    expected = (0.09 + scale.detach().square()).sqrt()
+    assert ((draws.std((0, 2)) - expected).abs() < 4 * expected / 300_000**0.5).all()
+    wide = noisy.expand((2, 4))
+    assert wide.rsample((5,)).shape == (5, 2, 4, 3)
+    assert wide.log_prob(draws[0]).shape == (2, 4)
+    clouds = pcf.PointCloud(noisy, num_points=7)
+    value = clouds.sample()
+    by_hand = torch.stack([NoisyPoint(point, scale[i]).log_prob(value[i].unsqueeze(-2))[:, i].sum() for i in range(4)])
+    torch.testing.assert_close(clouds.log_prob(value), by_hand)
+    points = draws[:3].clone()
+    assert torch.autograd.gradcheck(lambda s: NoisyPoint(point, s).log_prob(points), (scale,))
+
+
+def test_wrong_noise():
+    point = dist.Normal(torch.zeros(3), 1.0).to_event(1)
+    with pytest.raises(ValueError, match="not negative"):
+        NoisyPoint(point, -0.1)
+    with pytest.raises(ValueError, match="at least one quadrature node"):
+        NoisyPoint(point, 0.1, nodes=0)
+    with pytest.raises(ValueError, match=r"event shape \(D,\)"):
+        NoisyPoint(dist.Normal(0.0, 1.0), 0.1)
+    with pytest.raises(TypeError, match="got Tensor"):
+        NoisyPoint(torch.zeros(3), 0.1)
