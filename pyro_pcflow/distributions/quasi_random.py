@@ -9,6 +9,8 @@ from torch import Tensor
 from torch.distributions import Distribution, Independent, Normal, TransformedDistribution
 from torch.quasirandom import SobolEngine
 
+from pyro_pcflow.ops.random import seeded
+
 __all__ = ["quasi_monte_carlo"]
 
 
@@ -49,9 +51,7 @@ def quasi_monte_carlo(distribution: Distribution, num_samples: int) -> Tensor:
         return inner.loc + inner.scale * noise.reshape(num_samples, *(1,) * len(distribution.batch_shape), -1)
     if not distribution.has_rsample:
         raise TypeError(f"expected a distribution whose samples carry gradients, got {type(distribution).__name__}")
-    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
-    with torch.random.fork_rng(devices):
-        torch.manual_seed(0)
+    with seeded(0):
         return distribution.rsample(torch.Size((num_samples,)))
 
 
