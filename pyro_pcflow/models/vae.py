@@ -1,4 +1,4 @@
-"""A generative model of many clouds, with an encoder."""
+"""A variational autoencoder of point clouds: a flow as decoder, a flow as prior."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import pyro.distributions as dist
+import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from pyro_pcflow.models.latent import LatentCloudModel
@@ -18,7 +19,7 @@ from pyro_pcflow.transforms import standardize
 
 __all__ = ["PointCloudVAE"]
 
-# What an encoder has that is not said otherwise, the best of some trials on bodies.
+# Defaults of the encoder that differ from those of `CloudEncoder`, the best of a few trials on bodies.
 ENCODER: dict[str, Any] = {
     "point_dims": (64, 128),
     "hidden_dims": (512,),
@@ -29,31 +30,47 @@ ENCODER_OPTIONS = option_names(CloudEncoder, without=["point_dim", "output_dims"
 
 
 class PointCloudVAE(LatentCloudModel):
-    """A variational autoencoder whose decoder is a flow over points, and whose prior is a flow over latents.
+    """A variational autoencoder (VAE) whose decoder is a flow over points, and whose prior is a flow over latents.
 
     Kingma and Welling, Auto-encoding variational Bayes, ICLR 2014; with point flows: Yang et al., PointFlow, ICCV 2019.
     With `z` the latent of a cloud of `N` points, the evidence lower bound in nats per cloud is
 
         log p(x_1, ..., x_N)  >=  E_q[ sum_n log p(x_n | z) ]  -  KL( q(z | cloud) || p(z) )
 
-    `model` and `guide` are what Pyro's inference takes; `pcf.fit` trains the module without it. The bound holds for any
-    points that the encoder reads: if they are other points of the surface than the scored ones, as in `fit`, then
-    nothing is gained by an encoder that remembers points instead of shapes.
+    `pcf.fit` trains it, or any inference of Pyro that takes `model` and `guide`. The bound holds whichever points the
+    encoder reads: if they are other points of the surface than those whose density is taken, as in `fit`, an encoder
+    gains nothing by remembering points instead of shapes.
+
+    An encoder of your own is a module that is called as `encoder(points, mask)`, or `encoder(points, mask, context)` if
+    there are classes, and returns the two parameters of an independent normal distribution over latents:
+
+    | | shape | |
+    | --- | --- | --- |
+    | `points` | `(*batch, N, D)` | in the model's units, about standard deviation 1; zero outside the mask |
+    | `mask` | `(*batch, N)` | True at the points of a cloud; None if all are |
+    | `context` | `(*batch, num_classes)` | one-hot labels |
+    | returns `loc` | `(*batch, latent_dim)` | mean |
+    | returns `raw_scale` | `(*batch, latent_dim)` | any real number; the scale is a softplus of it, 1 at 0 |
+
+    With a `config`, the keyword arguments that make it again, it is saved with the model, and
+    `pcf.load(path, custom=[YourEncoder])` brings it back.
 
     Args:
         point_dim: number of coordinates `D` of a point, at least 2.
         latent_dim: size of a latent.
-        prior: `"flow"`, a coupling stack, see `latent_flow`, or `"normal"`, standard normal.
+        prior: `"flow"`, see `latent_flow`, or `"normal"`, standard normal.
         num_classes: number of classes whose label is an extra context of decoder, prior and encoder; 0 for none.
-        noise_input: whether the decoder is told how much noise a cloud has (Kim et al., SoftFlow, NeurIPS 2020): a
-            level between 0 and 1, which is 0 for samples. Training then varies the noise of each cloud.
+        noise_input: whether the decoder is told how noisy a cloud is (Kim et al., SoftFlow, NeurIPS 2020): a level
+            between 0 and 1, which is 0 for samples. Training then varies the noise of each cloud.
         num_flows: 1, or the number of flows of a `MixtureOfFlows`.
         decoder: options of `PointCloudFlow`; masks alternate and the activation is `"silu"` by default.
         prior_options: options of `latent_flow`.
-        encoder: options of `CloudEncoder`; by default widths of 64 and 128, then 512, `"silu"`, and 3 frequencies.
+        encoder: options of `CloudEncoder`, by default widths of 64 and 128, then 512, `"silu"`, and 3 frequencies; or a
+            module, see above.
 
     Raises:
-        TypeError: if `decoder`, `prior_options` or `encoder` hold an unknown option.
+        TypeError: if `decoder`, `prior_options` or `encoder` hold an unknown option, or `encoder` is neither options
+            nor a module.
         ValueError: if a size or a name is out of range.
 
     Examples:
@@ -62,6 +79,7 @@ class PointCloudVAE(LatentCloudModel):
         >>> clouds = torch.randn(5, 100, 3)
         >>> vae.encode(clouds).batch_shape, vae.decode(torch.randn(5, 4), 200).event_shape
         (torch.Size([5]), torch.Size([200, 3]))
+        >>> import pyro
         >>> elbo = pyro.infer.Trace_ELBO()
         >>> -elbo.differentiable_loss(vae.model, vae.guide, clouds) < vae.log_prob(clouds).sum() + 100
         tensor(True)
@@ -78,7 +96,7 @@ class PointCloudVAE(LatentCloudModel):
         num_flows: int = 1,
         decoder: Mapping[str, Any] | None = None,
         prior_options: Mapping[str, Any] | None = None,
-        encoder: Mapping[str, Any] | None = None,
+        encoder: Mapping[str, Any] | nn.Module | None = None,
     ) -> None:
         super().__init__(
             point_dim,
@@ -90,11 +108,16 @@ class PointCloudVAE(LatentCloudModel):
             decoder=decoder or {},
             prior_options=prior_options or {},
         )
-        encoder = {**ENCODER, **(encoder or {})}
-        check_options(encoder, ENCODER_OPTIONS, "encoder")
-        self.config = {**self.config, "encoder": encoder}
         self.units = standardize(point_dim)
-        self.encoder = CloudEncoder(point_dim, [latent_dim, latent_dim], context_dim=num_classes, **encoder)
+        if isinstance(encoder, nn.Module):
+            self.encoder = encoder
+        elif encoder is None or isinstance(encoder, Mapping):
+            encoder = {**ENCODER, **(encoder or {})}
+            check_options(encoder, ENCODER_OPTIONS, "encoder")
+            self.encoder = CloudEncoder(point_dim, [latent_dim, latent_dim], context_dim=num_classes, **encoder)
+        else:
+            raise TypeError(f"expected options of CloudEncoder or a module as encoder, got {type(encoder).__name__}")
+        self.config = {**self.config, "encoder": encoder}
 
     def normalize(self, points: Tensor) -> None:
         """Set the units of encoder and decoder, see `PointCloudFlow.normalize`.
@@ -115,8 +138,29 @@ class PointCloudVAE(LatentCloudModel):
 
         Returns:
             A distribution with `batch_shape (*batch,)` and `event_shape (latent_dim,)`.
+
+        Raises:
+            TypeError: if labels are missing.
+            ValueError: if a shape or a label does not fit, or a module given as encoder returns something else than
+                `PointCloudVAE` says.
         """
         clouds, mask = self._check_clouds(clouds, mask)
-        loc, scale = self.encoder(self.units.inverse_and_log_det(clouds)[0], mask, self._one_hot(labels))
+        points = self.units.inverse_and_log_det(clouds)[0]
+        if mask is not None:
+            points = torch.where(mask.unsqueeze(-1), points, torch.zeros_like(points))
+        onehot = self._one_hot(labels)
+        output = self.encoder(points, mask) if onehot is None else self.encoder(points, mask, onehot)
+        loc, raw_scale = self._check_encoder_output(output, clouds.shape[:-2])
         # softplus(x + 0.54) is 1 at 0: a new encoder starts near the prior.
-        return dist.Normal(loc, F.softplus(scale + math.log(math.e - 1)) + 1e-4, validate_args=False).to_event(1)
+        return dist.Normal(loc, F.softplus(raw_scale + math.log(math.e - 1)) + 1e-4, validate_args=False).to_event(1)
+
+    def _check_encoder_output(self, output: Any, batch_shape: torch.Size) -> tuple[Tensor, Tensor]:
+        parts = list(output) if isinstance(output, tuple | list) else [output]
+        expected = (*batch_shape, self.latent_dim)
+        shapes = [tuple(part.shape) if isinstance(part, Tensor) else type(part).__name__ for part in parts]
+        if shapes != [expected, expected]:
+            raise ValueError(
+                f"expected two tensors of shape {expected} from the encoder {type(self.encoder).__name__}, the mean "
+                f"and the raw scale of latents, got {', '.join(map(str, shapes)) or 'nothing'}"
+            )
+        return parts[0], parts[1]

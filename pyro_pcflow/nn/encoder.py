@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -78,6 +79,19 @@ class CloudEncoder(nn.Module):
         )
         self.cloud = nn.ModuleList(nn.Linear(*pair) for pair in pairwise(cloud_dims))
         self.output = nn.Linear(cloud_dims[-1], sum(output_dims))
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The keyword arguments that make it again."""
+        return {
+            "point_dim": self.point_dim,
+            "output_dims": self.output_dims,
+            "point_dims": [layer.out_features for layer in self.points],
+            "hidden_dims": [layer.out_features for layer in self.cloud],
+            "context_dim": self.context_dim,
+            "activation": self.activation,
+            "num_frequencies": self.num_frequencies,
+        }
 
     def forward(self, clouds: Tensor, mask: Tensor | None = None, context: Tensor | None = None) -> tuple[Tensor, ...]:
         """Read clouds.

@@ -25,6 +25,7 @@ PARTS = {
     "ActNorm": "pyro_pcflow.transforms",
     "Additive": "pyro_pcflow.transforms",
     "Affine": "pyro_pcflow.transforms",
+    "CloudEncoder": "pyro_pcflow.nn",
     "ConditionalCouplingStack": "pyro_pcflow.transforms",
     "ConditionalPointCoupling": "pyro_pcflow.transforms",
     "Conditioner": "pyro_pcflow.nn",

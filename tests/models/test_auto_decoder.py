@@ -21,11 +21,6 @@ DECODER = {"num_couplings": 2, "hidden_dims": [8], "activation": "tanh"}
 PRIOR = {"num_couplings": 2, "hidden_dims": [8]}
 
 
-@pytest.fixture(autouse=True)
-def _fresh_store():
-    pyro.clear_param_store()
-
-
 def make(num_clouds=5, latent_dim=4, **options):
     """Small, in float64, with weights that make everything depend on everything."""
     with torch.random.fork_rng():

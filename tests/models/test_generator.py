@@ -1,4 +1,4 @@
-"""The prior over latents: a density, and a better prior than a standard normal where latents have two modes."""
+"""Priors over latents, decoders and walks: densities, and draws with known moments."""
 
 from __future__ import annotations
 
@@ -11,12 +11,9 @@ from pyro.infer import SVI, Trace_ELBO
 from torch import nn
 
 import pyro_pcflow as pcf
+from helpers.conjugate import make_conjugate
+from helpers.small_vae import make_vae
 from pyro_pcflow.models import latent_flow
-
-
-@pytest.fixture(autouse=True)
-def _fresh_store():
-    pyro.clear_param_store()
 
 
 @pytest.mark.parametrize("latent_dim", [2, 3, 8])
@@ -69,6 +66,91 @@ def test_options_reach_the_flow():
 def test_a_latent_too_small(latent_dim):
     with pytest.raises(ValueError, match=r"at least 2|point_dim|2 coordinates"):
         latent_flow(latent_dim)
+
+
+class TestDraws:
+    def test_samples_are_draws_of_the_marginal(self):
+        """Of a linear-Gaussian model: the noise of one point is normal with known moments."""
+        known = make_conjugate(strength=1.0)
+        vae = make_vae(latent_dim=2, prior="normal")
+        vae.decoder = known.flow
+        points = vae.sample(4000, 1)[:, 0]
+        noise, _ = known._noise(points)
+        covariance = known.loc @ known.loc.T + torch.diag(known.scale.square())
+        whitened = torch.linalg.solve_triangular(
+            torch.linalg.cholesky(covariance), (noise - known.bias).T, upper=False
+        ).T
+        assert whitened.mean(0).abs().max() < 4 / 4000**0.5
+        assert (whitened.T.cov() - torch.eye(3)).abs().max() < 0.1
+
+    def test_points_of_a_sample_share_their_latent(self):
+        known = make_conjugate(strength=3.0)
+        vae = make_vae(latent_dim=2, prior="normal")
+        vae.decoder = known.flow
+        noise, _ = known._noise(vae.sample(500, 50))
+        within = noise.var(1).mean(0)
+        torch.testing.assert_close(within, known.scale.square(), rtol=0.1, atol=0)
+        between = (noise.mean(1) - known.bias).T.cov()
+        expected = known.loc @ known.loc.T + torch.diag(known.scale.square()) / 50
+        torch.testing.assert_close(between, expected, rtol=0.3, atol=0.3)
+
+    @pytest.mark.parametrize("prior", ["normal", "flow"])
+    @pytest.mark.parametrize("num_classes", [0, 2])
+    def test_a_walk_is_straight_where_the_prior_is_normal(self, prior, num_classes):
+        vae = make_vae(prior=prior, num_classes=num_classes)
+        start, end = torch.randn(2, 3, 4, dtype=torch.float64)
+        labels = torch.tensor([0, 1, 1]) if num_classes else None
+        seen = []
+        decode = vae.decode
+        vae.decode = lambda z, *args, **options: seen.append(z) or decode(z, *args, **options)
+        walk = vae.interpolate_latents(start, end, 4, 6, labels=labels)
+        del vae.decode
+        assert walk.shape == (4, 3, 6, 3)
+        path = torch.stack(seen)
+        torch.testing.assert_close(path[0], start, rtol=1e-8, atol=1e-8)
+        torch.testing.assert_close(path[-1], end, rtol=1e-8, atol=1e-8)
+        if prior == "flow":
+            for i in range(3):
+                onehot = None if labels is None else F.one_hot(labels[i], 2).double()
+                (transform,) = vae.prior.condition(onehot).transforms
+                path[:, i] = transform.inv(path[:, i])
+            assert not torch.allclose(seen[1], torch.lerp(start, end, 1 / 3))
+        for step in (1, 2):
+            torch.testing.assert_close(path[step], path[0] + (path[3] - path[0]) * step / 3, rtol=1e-7, atol=1e-7)
+
+    @pytest.mark.parametrize("prior", ["normal", "flow"])
+    def test_latents_of_a_walk_are_checked(self, prior):
+        vae = make_vae(prior=prior)
+        wrong = torch.zeros(2, 3, dtype=torch.float64)
+        with pytest.raises(ValueError, match=r"latents|points|shape"):
+            vae.interpolate_latents(wrong, wrong, 3, 5)
+
+
+class TestDecoder:
+    def test_the_level_is_zero_by_default(self):
+        vae = make_vae(noise_input=True)
+        z, cloud = torch.randn(2, 4, dtype=torch.float64), torch.randn(2, 7, 3, dtype=torch.float64)
+        density = vae.decode(z, 7).log_prob(cloud)
+        zero = torch.zeros(2, 1, dtype=torch.float64)
+        torch.testing.assert_close(density, vae.decoder.cloud(torch.cat([z, zero], -1), num_points=7).log_prob(cloud))
+        noisy = vae.decode(z, 7, noise_level=torch.tensor([0.0, 0.5], dtype=torch.float64)).log_prob(cloud)
+        assert noisy[0] == density[0]
+        assert abs(noisy[1] - density[1]) > 1e-3
+        torch.testing.assert_close(vae.decode(z, 7, noise_level=0.5).log_prob(cloud)[1], noisy[1])
+        # Float32 levels meet a float64 model.
+        torch.testing.assert_close(vae.decode(z, 7, noise_level=torch.tensor(0.5)).log_prob(cloud)[1], noisy[1])
+
+    def test_a_decoder_density_integrates_to_one(self):
+        vae = make_vae(point_dim=2, latent_dim=3)
+        axis = torch.linspace(-12, 18, 400, dtype=torch.float64)
+        grid = torch.cartesian_prod(axis, axis)
+        density = vae.decode(torch.randn(3, dtype=torch.float64), 1).log_prob(grid.unsqueeze(-2)).exp()
+        assert (density.sum() * (axis[1] - axis[0]) ** 2).item() == pytest.approx(1, abs=0.01)
+
+    def test_a_printed_model_says_its_size(self):
+        vae = make_vae()
+        count = sum(parameter.numel() for parameter in vae.parameters())
+        assert f"latent_dim=4, {count:,} parameters" in repr(vae)
 
 
 class ImageVAE(nn.Module):
