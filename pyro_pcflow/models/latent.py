@@ -32,6 +32,7 @@ def unregistered() -> Iterator[None]:
 
     Examples:
         >>> import pyro_pcflow as pcf
+        >>> pyro.clear_param_store()
         >>> vae = pcf.PointCloudVAE(latent_dim=4, decoder={"num_couplings": 2, "hidden_dims": [8]})
         >>> elbo = pyro.infer.Trace_ELBO()
         >>> with unregistered():
