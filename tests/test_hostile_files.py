@@ -334,6 +334,19 @@ def archives(data):
 
 # Models.
 
+
+def described(name, **config):
+    """An object among plain values."""
+    return {"class": name, "config": config}
+
+
+def nested(levels):
+    part = described("LULinear", point_dim=3)
+    for _ in range(levels):
+        part = described("CouplingStack", parts=[part])
+    return [part]
+
+
 FLOW = {
     "num_couplings": [3_000_000, 2**20, 10**9, 10**18, 2**70, -1, 0, 2, 4, "3", 3.5, float("nan"), None, [3]],
     "point_dim": [10**9, 10**18, -3, 0, 1, 2, "3", 3.0, None],
@@ -344,6 +357,22 @@ FLOW = {
     "masks": [[], [[True]], [[[True] * 1000] * 1000] * 1000, "no", 7, [[]]],
     "activation": ["exec", 3, []],
     "max_log_scale": [float("nan"), -1.0, "1", float("inf") - float("inf")],
+    "coupling": [
+        "spline",
+        3,
+        ["affine"],
+        described("os.system", command="true"),
+        described("Elementwise"),
+        described("Affine", max_log_scale=float("nan")),
+        described("Affine", no_such=1),
+        described("PointCloudFlow", num_couplings=10**6),
+        described("Standardize", point_dim=10**6),
+        {"class": ["Affine"], "config": {}},
+        {"class": "Affine", "config": 3},
+        {"class": "Affine", "config": {}, "more": 1},
+        [described("Affine")] * 200_000,
+        [described("Conditioner", input_dim=1000, output_dims=[1000], hidden_dims=[1000])] * 1000,
+    ],
     "backend": ["rm", 3],
     "no_such": [1],
     "separate_networks": [True],
@@ -362,6 +391,20 @@ MODELS = {
     },
     "MixtureOfFlows": {"num_flows": [10**8, 3, -1, 2.0]},
     "AutoDecoder": {"num_clouds": [10**10, 2**62, 0, 6]},
+    "CouplingStack": {
+        "parts": [
+            [],
+            3,
+            ["LULinear"],
+            [described("Affine")],
+            [described("LULinear", point_dim=2)],
+            [described("LULinear", point_dim=3)] * 3,
+            [described("LULinear", point_dim=10**5)] * 2,
+            [described("Standardize", point_dim=3)] * 100_000,
+            nested(5),
+            nested(20),
+        ]
+    },
 }
 
 
@@ -374,6 +417,8 @@ def small_model(name):
         return pcf.MixtureOfFlows(2, 3, **small)
     if name == "AutoDecoder":
         return pcf.models.AutoDecoder(5, 3, 2, decoder=small, prior="normal")
+    if name == "CouplingStack":
+        return pcf.transforms.CouplingStack([pcf.transforms.lu_linear(3), pcf.transforms.act_norm(3)])
     return pcf.PointCloudVAE(3, 4, decoder=small, prior_options=small, encoder={"point_dims": [4], "hidden_dims": [4]})
 
 
@@ -423,7 +468,7 @@ def model_cases(root):
         deep = {"a": deep}
     heads = {
         "class": [["PointCloudFlow"], {"a": 1}, 3, "Linear", "__import__", "x" * 10**6, None, "\ud800"],
-        "version": [True, -1, 0, 2, 2**70, 1.0, float("nan"), "1", None, [1]],
+        "version": [True, -1, 0, 3, 2**70, 1.0, float("nan"), "1", None, [1]],
         "format": ["another", None, 3, [1]],
         "config": [None, [], "x", 3, {}, deep, {3: 4}, {"": 1}, {"self": 1}],
         "state_dict": [None, [], "x", {}, {3: tensor}],

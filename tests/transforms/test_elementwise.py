@@ -1,0 +1,258 @@
+"""Elementwise maps: their formulas, and one that is not of this library, through everything that takes a coupling."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import pyro_pcflow as pcf
+from pyro_pcflow.testing import randomize_parameters
+from pyro_pcflow.transforms.lowering import can_lower
+
+T = pcf.transforms
+SMALL = {"num_couplings": 3, "hidden_dims": [6]}
+
+
+class Bend(T.Elementwise):
+    """Scale, then bend, `y = sinh(asinh(exp(s) x) + b)`: a map with two parameters and an option."""
+
+    num_parameters = 2
+
+    def __init__(self, limit=1.0):
+        self.limit = limit
+        self.config = {"limit": limit}
+
+    def bounded(self, parameters):
+        return (self.limit * torch.tanh(parameters / self.limit)).unbind(-1)
+
+    def forward_and_log_det(self, x, parameters):
+        log_scale, bend = self.bounded(parameters)
+        scaled = x * log_scale.exp()
+        angle = torch.asinh(scaled) + bend
+        return torch.sinh(angle), torch.log(torch.cosh(angle)) - 0.5 * torch.log1p(scaled.square()) + log_scale
+
+    def inverse_and_log_det(self, y, parameters):
+        log_scale, bend = self.bounded(parameters)
+        angle = torch.asinh(y) - bend
+        log_slope = torch.log(torch.cosh(angle)) - 0.5 * torch.log1p(y.square()) - log_scale
+        return torch.sinh(angle) * torch.exp(-log_scale), log_slope
+
+
+MAPS = {"affine": T.Affine(0.7), "additive": T.Additive(), "of another": Bend(0.5)}
+
+
+@given(
+    x=st.floats(-5, 5),
+    shift=st.floats(-5, 5),
+    raw=st.floats(-50, 50),
+    limit=st.floats(0.1, 3.0),
+)
+def test_affine_is_its_formula(x, shift, raw, limit):
+    log_scale = limit * math.tanh(raw / limit)
+    parameters = torch.tensor([[shift, raw]]).double()
+    value, log_det = T.Affine(limit).inverse_and_log_det(torch.tensor([x]).double(), parameters)
+    assert value.item() == pytest.approx(x * math.exp(log_scale) + shift)
+    assert log_det.item() == pytest.approx(log_scale)
+
+
+def test_additive_is_its_formula():
+    value, log_det = T.Additive().inverse_and_log_det(torch.tensor([3.0, 4.0]), torch.tensor([[1.0], [-2.0]]))
+    assert value.tolist() == [4.0, 2.0]
+    assert log_det.tolist() == [0.0, 0.0]
+
+
+@pytest.mark.parametrize("name", MAPS)
+def test_maps_keep_their_promises(name, device, dtype):
+    pcf.testing.check_elementwise(MAPS[name], device=device, dtype=dtype)
+
+
+@pytest.mark.parametrize("bound", [0.0, -1.0, math.inf, math.nan])
+def test_a_bound_is_positive_and_finite(bound):
+    with pytest.raises(ValueError, match="positive and finite"):
+        T.Affine(bound)
+
+
+class Named(torch.nn.Module):
+    """A conditioner that gives the same numbers to every point."""
+
+    def __init__(self, *outputs):
+        super().__init__()
+        self.outputs = [torch.tensor(output).double() for output in outputs]
+
+    def forward(self, kept, context=None):
+        return tuple(output.expand(*kept.shape[:-1], -1) for output in self.outputs)
+
+
+@pytest.mark.parametrize("outputs", [([10.0, 20.0, 0.1, 0.2],), ([10.0, 20.0], [0.1, 0.2])])
+def test_a_conditioner_gives_one_parameter_after_the_other(outputs):
+    """The first of all moved coordinates, then the second, in one tensor or in several."""
+    coupling = T.PointCoupling([False, True, False], T.Affine(1.0), Named(*outputs))
+    x = torch.tensor([1.0, 2.0, 3.0]).double()
+    noise, log_det = coupling.inverse_and_log_det(x)
+    scales = [math.tanh(0.1), math.tanh(0.2)]
+    expected = [1 * math.exp(scales[0]) + 10, 2.0, 3 * math.exp(scales[1]) + 20]
+    assert noise.tolist() == pytest.approx(expected)
+    assert log_det.item() == pytest.approx(sum(scales))
+
+
+def test_what_is_no_elementwise_map_is_refused():
+    for wrong in (Bend, "affine", torch.nn.Identity()):
+        with pytest.raises(TypeError, match="expected an Elementwise, such as Affine"):
+            T.point_coupling(3, wrong)
+    with pytest.raises(TypeError, match="expected an Elementwise"):
+        pcf.PointCloudFlow(3, coupling=Bend)
+    with pytest.raises(ValueError, match="affine, additive, or an Elementwise, got 'spline'"):
+        pcf.PointCloudFlow(3, coupling="spline")
+
+    class Without(T.Elementwise):
+        num_parameters = 0
+
+    with pytest.raises(ValueError, match="num_parameters of at least 1, got 0"):
+        T.point_coupling(3, Without())
+
+
+def test_a_sum_over_coordinates_is_refused():
+    class Summed(Bend):
+        def inverse_and_log_det(self, y, parameters):
+            x, log_det = super().inverse_and_log_det(y, parameters)
+            return x, log_det.sum(-1)
+
+    with pytest.raises(ValueError, match=r"log-derivative of each coordinate, both of shape \(5, 1\)"):
+        T.point_coupling(3, Summed(), hidden_dims=[4]).inv(torch.randn(5, 3))
+
+
+class TestTheCheckBites:
+    class WrongSlope(Bend):
+        def inverse_and_log_det(self, y, parameters):
+            x, log_det = super().inverse_and_log_det(y, parameters)
+            return x, -log_det
+
+    class WrongInverse(Bend):
+        def inverse_and_log_det(self, y, parameters):
+            return super().inverse_and_log_det(y + 1e-4, parameters)
+
+    class ForgottenOption(Bend):
+        def __init__(self, limit=1.0):
+            super().__init__(limit)
+            self.config = {}
+
+    class KnowsOtherCoordinates(Bend):
+        def bounded(self, parameters):
+            return super().bounded(parameters - parameters.mean(-2, keepdim=True))
+
+    class NotTwice(Bend):
+        def bounded(self, parameters):
+            return [OnlyOnce.apply(part) for part in super().bounded(parameters)]
+
+    @pytest.mark.parametrize(
+        ("wrong", "promise"),
+        [
+            (WrongSlope(0.5), "log_det must be the log-derivative"),
+            (WrongInverse(0.5), "forward_and_log_det must undo"),
+            (ForgottenOption(0.5), "config must make the same map"),
+            (KnowsOtherCoordinates(0.5), "no coordinate may depend on another"),
+            (NotTwice(0.5), "differentiable twice"),
+        ],
+        ids=lambda value: type(value).__name__,
+    )
+    def test_on_a_map_that_breaks_one_promise(self, wrong, promise):
+        with pytest.raises(AssertionError, match=promise):
+            pcf.testing.check_elementwise(wrong)
+
+
+class OnlyOnce(torch.autograd.Function):
+    @staticmethod
+    def forward(context, x):
+        return x.clone()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(context, grad):
+        return grad.clone()
+
+
+# Through everything.
+
+BUILT = {
+    "flow": lambda: pcf.PointCloudFlow(3, coupling=Bend(0.5), **SMALL),
+    "mixture": lambda: pcf.MixtureOfFlows(2, 3, coupling=Bend(0.5), **SMALL),
+    "vae": lambda: pcf.PointCloudVAE(
+        3,
+        4,
+        decoder={**SMALL, "coupling": Bend(0.5)},
+        prior_options={**SMALL, "coupling": Bend(0.25)},
+        encoder={"point_dims": [8], "hidden_dims": [4]},
+    ),
+    "auto-decoder": lambda: pcf.models.AutoDecoder(4, 3, 4, decoder={**SMALL, "coupling": Bend(0.5)}, prior="normal"),
+}
+
+
+def elementwise_of(module):
+    return [part.elementwise for part in module.modules() if isinstance(getattr(part, "elementwise", None), Bend)]
+
+
+@pytest.mark.parametrize("name", BUILT)
+def test_a_map_of_another_is_trained_saved_and_loaded(name, tmp_path):
+    torch.manual_seed(0)
+    module, clouds = BUILT[name](), torch.randn(4, 30, 3)
+    assert len(elementwise_of(module)) == {"flow": 3, "mixture": 6, "vae": 6, "auto-decoder": 3}[name]
+    data = clouds.flatten(0, 1) if name in ("flow", "mixture") else clouds
+    result = pcf.fit(module, data, max_steps=3, seed=0, device="cpu", out=tmp_path / "run", pictures=False, held_out=0)
+    assert result.steps == 3
+    path = tmp_path / "run" / "model.pt"
+    with pytest.raises(ValueError, match=r"class 'Bend', which this library does not have: .*custom=\[MyClass\]"):
+        pcf.load(path)
+    again = pcf.load(path, custom=[Bend])
+    assert [one.limit for one in elementwise_of(again)] == [one.limit for one in elementwise_of(module)]
+    for key, value in module.state_dict().items():
+        found = again.state_dict()[key]
+        assert torch.equal(found, value) if isinstance(value, torch.Tensor) else found == value
+    torch.manual_seed(1)
+    drawn = module.sample(2, 10)
+    torch.manual_seed(1)
+    assert torch.equal(again.sample(2, 10), drawn)
+
+
+def test_a_map_whose_config_forgets_an_option_is_not_saved(tmp_path):
+    flow = pcf.PointCloudFlow(3, coupling=TestTheCheckBites.ForgottenOption(0.5), **SMALL)
+    with pytest.raises(ValueError, match=r"has elementwise, which has limit=0\.5, where its config makes 1\.0"):
+        pcf.save(flow, tmp_path / "flow.pt")
+
+
+def test_a_map_of_another_takes_the_plain_way_and_ours_the_fast_one():
+    ours, other = T.Affine(0.5), Bend(0.5)
+
+    class Louder(T.Affine):
+        pass
+
+    for elementwise, lowers in ((ours, True), (T.Additive(), True), (other, False), (Louder(), False)):
+        assert can_lower(T.point_coupling(3, elementwise)) is lowers
+    stack = randomize_parameters(
+        T.ConditionalCouplingStack(
+            [T.conditional_point_coupling(3, 2, one, hidden_dims=[8]) for one in (ours, other, ours)], 2
+        )
+    )
+    x, context = torch.randn(4, 200, 3), torch.randn(4, 1, 2)
+    values = {}
+    for backend in ("plain", "tiled"):
+        pcf.kernels.set_backend(stack, backend)
+        values[backend] = stack.inverse_and_log_det(x, context)
+    for one, two in zip(*values.values(), strict=True):
+        torch.testing.assert_close(one, two)
+
+
+def test_a_method_that_was_replaced_is_called():
+    coupling = T.affine_point_coupling(3)
+    assert can_lower(coupling)
+    coupling.elementwise.inverse_and_log_det = lambda y, parameters: (y, torch.zeros_like(y))
+    assert not can_lower(coupling)
+
+
+def test_objects_say_their_options():
+    assert repr(T.Affine(0.5)) == "Affine(max_log_scale=0.5)"
+    assert repr(Bend()) == "Bend(limit=1.0)"
+    assert "mask=>==, Additive()" in repr(T.additive_point_coupling(3))
