@@ -24,8 +24,8 @@ def add_custom(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def load_custom(specs: Sequence[str]) -> list[type]:
-    """The classes that the user names; running their files is what the user asks for.
+def load_custom(specs: Sequence[str]) -> dict[str, type]:
+    """The classes that the user names, by their names; running their files is what the user asks for.
 
     Raises:
         ValueError: another form, no such class, or two of one name.
@@ -46,7 +46,7 @@ def load_custom(specs: Sequence[str]) -> list[type]:
         if name in classes:
             raise ValueError(f"--custom: two classes are called {name}, by which a model file would know both")
         classes[name] = vars(module)[name]
-    return [*classes.values()]
+    return classes
 
 
 def _run(path: Path) -> ModuleType:

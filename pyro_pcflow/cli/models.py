@@ -166,8 +166,7 @@ def load_model(run: Path, device: str, labels: Sequence[int] | None, custom: Seq
         raise FileNotFoundError(f"{path}: no such file; {expected}, as pcf.save writes it")
     if not path.is_file():
         raise ValueError(f"{path}: neither a file nor a folder")
-    load_custom(custom)
-    module = load(path, device=chosen)
+    module = load(path, device=chosen, custom=load_custom(custom).values())
     module.eval()
     kind = CloudModel if is_cloud_model(module) else PointModel
     try:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import argparse
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from pyro_pcflow.cli.custom import add_custom, load_custom
 from pyro_pcflow.cli.shared import ALL, assignments, check_parent, choose_split, given, note, number, say, whole
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator, Mapping
 
     from torch import Tensor, nn
 
@@ -62,6 +64,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--num-couplings", type=whole(1), help="number of coupling layers (12 for a flow)")
     parser.add_argument("--hidden-dims", type=whole(1), nargs="+", help="hidden widths (64 64 for a flow)")
     parser.add_argument(
+        "--coupling",
+        nargs="+",
+        metavar=("NAME", "OPTION=VALUE"),
+        help="what a coupling does to a coordinate: affine, additive, or a class of --custom with its options",
+    )
+    add_custom(parser)
+    parser.add_argument(
         "--set",
         nargs="+",
         default=[],
@@ -110,13 +119,14 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.preset not in PRESETS:
         raise ValueError(f"--preset must be one of {', '.join(PRESETS)}, got {arguments.preset!r}")
     options = assignments(arguments.set)
+    of_flow = _flow_options(arguments)
     data, some, of_many = _load_training_data(arguments)
     max_seconds = arguments.max_seconds
     if max_seconds is None and arguments.max_steps is None:
         max_seconds = 60.0
     # A new process of torch draws its seed at random.
     with seeded(arguments.seed, torch.device("cpu")):
-        module = _make_module(arguments, options, some.shape[-1], of_many)
+        module = _make_module(arguments.preset, options, of_flow, some.shape[-1], of_many)
     try:
         result = training.fit(
             module,
@@ -225,23 +235,51 @@ def _draw(stored: Iterable[StoredCloud], arguments: argparse.Namespace, of_many:
     return clouds
 
 
-def _make_module(arguments: argparse.Namespace, options: dict[str, Any], point_dim: int, of_many: bool) -> nn.Module:
-    """The flow or the model, with `--num-couplings` and others among its options.
-
-    Raises:
-        ValueError: an option that it does not take, or of a wrong type.
-    """
-    from pyro_pcflow.distributions import PointCloudFlow
-    from pyro_pcflow.models import preset
-
-    if arguments.preset != "default" and not of_many:
-        raise ValueError(f"--preset {arguments.preset} is a shape of a vae, but the data is one shape: --model vae")
+def _flow_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Options of the flow over points that have an argument of their own."""
     named = {"num_couplings": arguments.num_couplings, "hidden_dims": arguments.hidden_dims}
-    of_flow = {name: value for name, value in named.items() if value is not None}
-    try:
+    options = {name: value for name, value in named.items() if value is not None}
+    custom = load_custom(arguments.custom)
+    if arguments.coupling is not None:
+        options["coupling"] = _coupling(arguments.coupling, custom)
+    return options
+
+
+def _coupling(words: list[str], custom: Mapping[str, type]) -> Any:
+    """The name of a map of ours, or an object of the user's class."""
+    from pyro_pcflow.transforms.stack import COUPLINGS
+
+    name, *rest = words
+    options = assignments(rest)
+    if name in custom:
+        with _told("--coupling"):
+            return custom[name](**options)
+    if name not in COUPLINGS:
+        raise ValueError(f"--coupling must be one of {', '.join([*COUPLINGS, *custom])}, got {name!r}")
+    if options:
+        raise ValueError(f"--coupling {name}: {rest[0]} is for a class of --custom; give it by --set")
+    return name
+
+
+def _make_module(
+    preset: str, options: dict[str, Any], of_flow: dict[str, Any], point_dim: int, of_many: bool
+) -> nn.Module:
+    from pyro_pcflow import models
+    from pyro_pcflow.distributions import PointCloudFlow
+
+    if preset != "default" and not of_many:
+        raise ValueError(f"--preset {preset} is a shape of a vae, but the data is one shape: --model vae")
+    with _told("--set"):
         if of_many:
             decoder = {**options.pop("decoder", {}), **of_flow}
-            return preset(arguments.preset, point_dim, **options, **({"decoder": decoder} if decoder else {}))
+            return models.preset(preset, point_dim, **options, **({"decoder": decoder} if decoder else {}))
         return PointCloudFlow(point_dim, **{"num_couplings": 12, "hidden_dims": [64, 64], **options, **of_flow})
+
+
+@contextmanager
+def _told(option: str) -> Iterator[None]:
+    """Make an option of the user's that a constructor does not take an error that is told in one line."""
+    try:
+        yield
     except TypeError as error:
-        raise ValueError(f"--set: {error}" if arguments.set else str(error)) from error
+        raise ValueError(f"{option}: {error}") from error

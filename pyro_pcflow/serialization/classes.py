@@ -92,7 +92,7 @@ class Classes:
             return self._custom[name]
         raise UnknownClassError(
             f"holds an object of the class {shortened(name)}, which this library does not have: if it is one of "
-            "yours, pass the class, as in pcf.load(path, custom=[MyClass])"
+            "yours, give the class: pcf.load(path, custom=[MyClass]), or on the command line --custom FILE.py:MyClass"
         )
 
     def make(self, name: Any, config: Any, most: int) -> Any:
