@@ -21,7 +21,7 @@ def current_options(config: Any) -> Any:
 
     Examples:
         >>> current_options({"decoder": {"affine": False, "mixing": True}})
-        {'decoder': {'coupling': 'additive', 'lu_linear': True}}
+        {'decoder': {'lu_linear': True, 'coupling': 'additive'}}
     """
     if isinstance(config, list):
         return [current_options(value) for value in config]
