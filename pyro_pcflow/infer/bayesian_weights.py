@@ -1,4 +1,4 @@
-"""Weights of a flow as latents."""
+"""Bayesian neural networks: the weights of a flow as latents."""
 
 from __future__ import annotations
 
@@ -18,13 +18,16 @@ Prior = Callable[[str, Tensor], Distribution]
 
 
 def fan_in_normal(name: str, parameter: Tensor) -> Distribution:
-    """The usual prior over weights: normal, with the variance of a weight one over the number of its inputs.
+    """The fan-in normal prior over weights: variance one over the number of inputs; biases are standard normal.
 
-    Source: Neal, Bayesian Learning for Neural Networks, 1996, section 2.1. Biases are standard normal.
+    Source: Neal, Bayesian Learning for Neural Networks, 1996, section 2.1.
 
     Args:
-        name: the parameter's name, which this prior does not look at.
+        name: name of the parameter, which this prior ignores.
         parameter: of any shape.
+
+    Returns:
+        A distribution whose event has the shape of the parameter.
 
     Examples:
         >>> fan_in_normal("hidden.weight", torch.zeros(16, 4)).event_shape
@@ -36,17 +39,17 @@ def fan_in_normal(name: str, parameter: Tensor) -> Distribution:
 
 
 class BayesianWeights(PyroModule):
-    """A module whose parameters are latents with `PyroSample` priors: a Bayesian coupling layer, or a whole flow.
+    """A Bayesian neural network: a module whose parameters are latents with `PyroSample` priors.
 
     Pyro evaluates densities after the model has returned, when a `PyroSample` that is read inside a flow's `log_prob`
-    can no longer become a sample site. Calling this module within a model samples every weight, in sites under the
-    parameters' own names, and returns a copy of the module that holds the sampled values for good. A prior is
-    replaced by `setattr(weights, name, PyroSample(prior))`.
+    can no longer become a sample site. Calling this module within a model samples every weight, at sites with the names
+    of the parameters, and returns a copy of the module that holds the sampled values. To replace a prior:
+    `setattr(weights, name, PyroSample(prior))`.
 
     Args:
-        module: a flow, a transform, or any other module. It keeps its parameters, which are used for their shapes
-            and by priors only.
-        prior: from a parameter's name and the parameter to a distribution of the parameter's whole shape as event.
+        module: a flow, a transform, or any other module. Its parameters do not change; they give shapes, and priors may
+            use them.
+        prior: from a parameter's name and the parameter to a distribution whose event has the shape of the parameter.
         name: prefix of the sites.
 
     Raises:
@@ -81,7 +84,7 @@ class BayesianWeights(PyroModule):
             setattr(self, key, PyroSample(distribution))
 
     def forward(self) -> nn.Module:
-        """Sample the weights and return the module with them.
+        """Sample the weights and return a copy of the module with them.
 
         Raises:
             ValueError: if a weight comes with a batch shape, as from vectorized particles.
@@ -98,13 +101,14 @@ class BayesianWeights(PyroModule):
 
 
 def functional_copy(module: nn.Module, weights: dict[str, Tensor]) -> nn.Module:
-    """Copy a module, with tensors in the places of parameters, through which gradients flow.
+    """Copy a module with tensors in place of parameters, through which gradients flow.
 
-    Buffers and whatever is not replaced are shared with the original.
+    As `torch.func.functional_call`, which evaluates a module once, but for as many calls as you like and for every
+    method. Buffers, and parameters that are not replaced, are shared with the original.
 
     Args:
         module: any module.
-        weights: by the names of `module.named_parameters()`.
+        weights: tensors by the names of `module.named_parameters()`.
 
     Raises:
         ValueError: if there is no parameter of such a name.

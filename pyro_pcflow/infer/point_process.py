@@ -1,4 +1,4 @@
-"""Clouds whose number of points is random."""
+"""Finite point processes: clouds whose number of points is random."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ def sample_point_process(
 ) -> tuple[Tensor, Tensor]:
     """Sample or observe a finite point process: a random number of points, independent and identically distributed.
 
-    The size is a site of its own, so that it carries evidence and can be conditioned on, predicted or enumerated. The
-    density of a cloud, as an ordered list, is
+    The number of points is a site of its own: it carries evidence, and can be conditioned on, predicted or enumerated.
+    The density of a cloud, as an ordered list, is
 
         p(x_1, ..., x_n) = p(n) p(x_1) ... p(x_n)
 
     and that of the set of its points is `n!` times as large (the Janossy density: Daley and Vere-Jones, An
     Introduction to the Theory of Point Processes, 2003, section 5.3), a factor that no posterior depends on. With a
-    Poisson size it is a Poisson process of intensity `rate * p(x)`.
+    Poisson size, this is a Poisson process of intensity `rate * p(x)`.
 
     | site | value |
     | --- | --- |
@@ -41,7 +41,7 @@ def sample_point_process(
         name: name of the cloud's site.
         size: distribution over numbers of points, such as `Poisson(rate)` or `Categorical(probs)`.
         point: distribution over points, `event_shape (D,)`.
-        max_points: room for points; may be left out where clouds are observed.
+        max_points: number of rows of the padded clouds; may be left out if clouds are observed.
         obs: observed clouds, shape `(*batch, max_points, D)`.
         mask: True at the points of observed clouds, shape `(*batch, max_points)`; all of them by default.
 
@@ -64,14 +64,12 @@ def sample_point_process(
     elif mask is not None:
         raise ValueError("a mask belongs to observed clouds: give obs, or leave the mask out")
     if max_points is None:
-        raise ValueError("max_points is missing: how much room for points shall a cloud have?")
+        raise ValueError("max_points is missing: give the number of rows of the padded clouds")
     observed = None if mask is None else _like(size, mask.sum(-1))
     count = pyro.sample(f"{name}_size", size, obs=observed)
     if mask is None:
         if (count > max_points).any():
-            raise ValueError(
-                f"drew a cloud of {int(count.max())} points, which do not fit into max_points={max_points}: raise it"
-            )
+            raise ValueError(f"drew a cloud of {int(count.max())} points, more than max_points={max_points}: raise it")
         mask = torch.arange(max_points, device=count.device) < count.unsqueeze(-1)
     cloud = pyro.sample(name, PointCloud(point, mask=mask), obs=obs)
     return cloud, mask

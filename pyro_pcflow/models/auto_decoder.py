@@ -1,4 +1,4 @@
-"""A generative model of many clouds without an encoder."""
+"""An auto-decoder of point clouds: an embedding per training cloud instead of an encoder."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from pyro_pcflow.ops.tracing import is_traced
 
 __all__ = ["AutoDecoder"]
 
-# softplus of it is 0.1: a new embedding is known to a tenth of the prior's scale.
+# Its softplus is 0.1: a new embedding has a tenth of the prior's scale.
 RAW_SCALE = -2.25
 
 
 class AutoDecoder(LatentCloudModel):
-    """An embedding for each cloud, learned with the flow that decodes it, and no encoder.
+    """A variational auto-decoder: an embedding per training cloud, learned with the flow that decodes it.
 
-    Park et al., DeepSDF, CVPR 2019, learn embeddings as points; here each is a normal distribution with a mean and a
-    scale of its own, so that the evidence lower bound is one, and a learned prior cannot shrink to the embeddings
-    (Zadeh et al., Variational auto-decoder, 2019). New clouds are embedded by optimisation, `encode`, or one by one by
-    `complete(model, cloud, ...)`, which knows NUTS too.
+    Park et al., DeepSDF, CVPR 2019, learn embeddings as points. Here each is a normal distribution with its own mean
+    and scale, so that the evidence lower bound is a bound, and a learned prior cannot shrink to the embeddings (Zadeh et
+    al., Variational auto-decoder, 2019). New clouds are embedded by optimization, see `encode`, or by NUTS, see
+    `complete`.
 
     Args:
         num_clouds: number of training clouds.
@@ -121,20 +121,20 @@ class AutoDecoder(LatentCloudModel):
         num_steps: int = 300,
         lr: float = 0.05,
     ) -> Distribution:
-        """The posterior over the latents of new clouds, by optimisation of the bound over independent normals.
+        """The approximate posterior over the latents of new clouds, by optimizing the bound over independent normals.
 
         Args:
             clouds: shape `(*batch, N, D)`, in the data's units.
             mask: True at the points of a cloud, shape `(*batch, N)`; all of them by default.
             labels: class numbers, shape `(*batch,)`; needed if the model has classes.
-            num_steps: steps of Adam, whose rate falls to zero along a line.
-            lr: the highest rate.
+            num_steps: steps of Adam, whose learning rate decays linearly to zero.
+            lr: the initial learning rate.
 
         Returns:
             A distribution with `batch_shape (*batch,)` and `event_shape (latent_dim,)`, without gradients.
         """
         clouds, mask = self._check_clouds(clouds, mask)
-        # Gradients are needed whatever the caller's own mode is.
+        # Gradients are needed in any mode of the caller's.
         with torch.inference_mode(False), torch.enable_grad():
             clouds = clouds.detach().clone()
             loc = clouds.new_zeros(*clouds.shape[:-2], self.latent_dim).requires_grad_()
@@ -145,7 +145,7 @@ class AutoDecoder(LatentCloudModel):
                 z = posterior.rsample()
                 log_prob = self.decode(z, clouds.shape[-2], mask=mask, labels=labels).log_prob(clouds)
                 bound = log_prob + self.latent_prior(labels).log_prob(z) - posterior.log_prob(z)
-                # For these two alone, so that no gradient gathers in the flow.
+                # For these two alone: the flow accumulates no gradient.
                 loc.grad, raw_scale.grad = torch.autograd.grad(-bound.sum(), [loc, raw_scale])
                 optimizer.param_groups[0]["lr"] = lr * (1 - step / num_steps)
                 optimizer.step()

@@ -1,4 +1,4 @@
-"""Published flows over point clouds, as options of one model."""
+"""Presets: published flows over point clouds, as options of `PointCloudVAE`."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class Preset:
     Attributes:
         options: what differs from the defaults of `PointCloudVAE`.
         source: the paper.
-        differs: what is not as in the paper.
-        published_parameters: number of parameters of the published flow over points, without its base; None if there
-            is no such flow.
+        differs: what differs from the paper.
+        published_parameters: number of parameters of the published flow over points, without its base; None if none was
+            published.
     """
 
     options: Mapping[str, Any]
@@ -48,7 +48,7 @@ _DPF_DECODER = {
     "num_frequencies": 0,
     "act_norm": True,
 }
-# The published encoders, but for their batch statistics.
+# The published encoders, except for their batch statistics.
 _POINT_NET = {"activation": "relu", "num_frequencies": 0}
 _DPF = {
     "latent_dim": 128,
@@ -160,14 +160,14 @@ PRESETS: dict[str, Preset] = {
 
 
 def preset(name: str, point_dim: int = 3, **overrides: Any) -> PointCloudVAE:
-    """Make a `PointCloudVAE` whose flow over points has the published shape of a named one.
+    """Make a `PointCloudVAE` whose flow over points has the architecture of a published model.
 
-    Couplings, widths, masks, conditioning and latent are the published ones. Batch statistics, with which the density
-    of a point depends on other points, are replaced by `ActNorm`, and the sum of the log-scales of a stack is bounded
-    as in `coupling_stack`. `PRESETS[name]` says what else differs, and names the paper. Parameters are those of the
-    flow over points, without its base, ours beside the published. "2nd" is a hidden layer, "by" gives the layers
-    between the latent and what it does, "two networks" are one for the shift and one for the log-scale, and "base" is
-    one that depends on the latent, too:
+    Couplings, widths, masks, conditioning and latent are the published ones. `ActNorm` replaces batch statistics, with
+    which the density of a point would depend on other points, and the sum of the log-scales of a stack is bounded as in
+    `coupling_stack`. `PRESETS[name]` states what else differs, and the paper. In the table, parameters are those of the
+    flow over points without its base, ours and the published number. "2nd" is the hidden layer that the context acts
+    on, "by" gives the layers between the latent and that, "two networks" are one for the shift and one for the
+    log-scale, and "base" means that the base depends on the latent, too:
 
     | preset | couplings | hidden widths | context | latent | parameters | published |
     | --- | --- | --- | --- | --- | --- | --- |
@@ -178,17 +178,17 @@ def preset(name: str, point_dim: int = 3, **overrides: Any) -> PointCloudVAE:
     | `softflow` | 18, as 9 steps | 3 x 256 | concat-squash | 128 and noise | 5,972,112 | 5,956,047 |
     | `mixture` | 4 x 33, two networks | 2 x 37 | FiLM of the 2nd, by 37; base | 128 | 3,664,176 | 3,692,688 |
 
-    Nobody published a flow over points for `nice` and `realnvp`: their sizes are ours. `default` is `PointCloudVAE()`.
+    For `nice` and `realnvp` no flow over points was published: their sizes are ours. `default` is `PointCloudVAE()`.
 
     Args:
         name: one of `PRESETS`.
         point_dim: number of coordinates `D` of a point; `dpf`, `softflow` and `mixture` have masks for 3.
-        **overrides: any other option of `PointCloudVAE`; of `decoder`, `prior_options` and `encoder`, what is named is
-            replaced and the rest stays.
+        **overrides: any other option of `PointCloudVAE`; of options in `decoder`, `prior_options` and `encoder`, those
+            that you name are replaced and the others kept.
 
     Raises:
         TypeError: if an option is unknown.
-        ValueError: if the name is not known, or the masks are for points of another size.
+        ValueError: if the name is unknown, or the masks are for points of another size.
 
     Examples:
         >>> vae = preset("dpf", decoder={"num_couplings": 6})

@@ -1,4 +1,4 @@
-"""Trained models that travel with the package."""
+"""Pretrained models that come with the package."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from pyro_pcflow.serialization import load
 
 __all__ = ["PRETRAINED", "load_pretrained"]
 
-# Names to what the models were trained on.
+# What each model was trained on, by name.
 PRETRAINED = {"body": "human bodies in varied poses, scaled to [-1, 1], z up"}
 
 
 def load_pretrained(name: str, device: str | torch.device = "cpu") -> PointCloudVAE:
-    """Load a model of many shapes that was trained before.
+    """Load a pretrained model of many shapes.
 
-    `"body"` is the default preset, trained on the 800 training bodies that `pyro_pcflow.data.load_example("body")` has
-    some of, thickened by Gaussian noise of 0.01. Its figures, and the command that trained it, are on the page about
-    many shapes. The weights are free of rights, as the bodies are (CC0 1.0).
+    `"body"` is the default preset, trained on 800 bodies, of which `pyro_pcflow.data.load_example("body")` has some,
+    thickened by Gaussian noise of 0.01. Its figures, and the command that trained it, are on the page about many
+    shapes. The weights are free of rights, as the bodies are (CC0 1.0).
 
     Args:
         name: one of `PRETRAINED`.
@@ -30,7 +30,7 @@ def load_pretrained(name: str, device: str | torch.device = "cpu") -> PointCloud
         A model whose densities are in the units of its data.
 
     Raises:
-        ValueError: if the name is not known.
+        ValueError: if the name is unknown.
 
     Examples:
         >>> vae = load_pretrained("body")

@@ -160,6 +160,41 @@ def test_a_seed_makes_it_repeat(known):
     assert torch.equal(*runs)
 
 
+class Points:
+    """Any class with a `point_model` is a model: here, of clouds that are normal around a latent."""
+
+    def __init__(self, flow):
+        self.flow = flow
+        self.asked = set()
+
+    def point_model(self, num_clouds=None):
+        self.asked.add(num_clouds)
+        shape = (2,) if num_clouds is None else (num_clouds, 2)
+        return self.flow.condition(pyro.sample("c", dist.Normal(0.0, 1.0).expand(shape).to_event(len(shape))).double())
+
+
+@pytest.mark.parametrize("batch_shape", [(), (1,), (3,)])
+def test_a_model_is_asked_for_as_many_clouds_as_there_are(known, batch_shape):
+    model = Points(known.flow)
+    partial = known.flow.cloud(torch.zeros(*batch_shape, 2).double(), num_points=5).sample()
+    result = complete(model, partial, 8, num_steps=3, num_samples=2)
+    assert result.latents["c"].shape == (2, *batch_shape, 2)
+    assert result.clouds.shape == (2, *batch_shape, 8, 3)
+    assert model.asked == {batch_shape[0] if batch_shape else None}
+
+
+def test_mixtures_of_flows_are_flows():
+    flow = pcf.MixtureOfFlows(2, 3, 2, num_couplings=2, hidden_dims=[8])
+    assert complete(flow, torch.randn(5, 3), 8, num_steps=3, num_samples=2).latents["context"].shape == (2, 2)
+
+
+def test_what_is_no_model(known):
+    with pytest.raises(TypeError, match=r"expected a model with point_model, a conditional flow, or a function .* int"):
+        complete(3, torch.randn(5, 3), 8)
+    with pytest.raises(ValueError, match=r"\(N, D\) or \(B, N, D\), got \(2, 2, 5, 3\)"):
+        complete(Points(known.flow), torch.randn(2, 2, 5, 3), 8)
+
+
 def test_wrong_use(known):
     cloud = torch.zeros(10, 3).double()
     with pytest.raises(ValueError, match="no room for 10 observed points"):

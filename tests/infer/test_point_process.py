@@ -105,7 +105,7 @@ def test_an_observed_cloud_without_a_mask_has_all_its_points():
 def test_wrong_use():
     with pytest.raises(ValueError, match="max_points is missing"):
         sample_point_process("x", dist.Poisson(3.0), POINT)
-    with pytest.raises(ValueError, match="do not fit into max_points=2"):
+    with pytest.raises(ValueError, match="more than max_points=2"):
         sample_point_process("x", dist.Delta(torch.tensor(3.0)), POINT, max_points=2)
     with pytest.raises(ValueError, match="belongs to observed clouds"):
         sample_point_process("x", dist.Poisson(3.0), POINT, max_points=6, mask=MASK[0])

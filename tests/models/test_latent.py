@@ -174,7 +174,7 @@ class TestOneParticle:
 
 
 class TestScales:
-    """Every term of the bound by hand, with the weight that it shall have."""
+    """Every term of the bound by hand, with its weight."""
 
     @pytest.fixture
     def parts(self):
