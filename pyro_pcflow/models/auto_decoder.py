@@ -24,9 +24,9 @@ class AutoDecoder(LatentCloudModel):
     """A variational auto-decoder: an embedding per training cloud, learned with the flow that decodes it.
 
     Park et al., DeepSDF, CVPR 2019, learn embeddings as points. Here each is a normal distribution with its own mean
-    and scale, so that the evidence lower bound is a bound, and a learned prior cannot shrink to the embeddings (Zadeh et
-    al., Variational auto-decoder, 2019). New clouds are embedded by optimization, see `encode`, or by NUTS, see
-    `complete`.
+    and scale, so that the evidence lower bound is a bound, and a learned prior cannot shrink to the embeddings
+    (Zadeh et al., Variational auto-decoder, 2019). New clouds are embedded by optimization, see `encode`, or by NUTS,
+    see `complete`.
 
     Args:
         num_clouds: number of training clouds.
