@@ -21,7 +21,7 @@ from pyro_pcflow import cli
         ("docs/index.md", 1),
         ("docs/inference.md", 2),
         ("docs/many-shapes.md", 4),
-        ("docs/reference/metrics.md", 1),
+        ("docs/reference/metrics.md", 2),
     ],
 )
 def test_code_blocks_run(name, count, tmp_path, monkeypatch):

@@ -50,9 +50,9 @@ class Judge:
             draws,
             self.references.to(draws.device),
             name=name,
-            data=self.category.name,
-            split=self.split,
-            units="standard deviation of the train split",
+            data=pcf.metrics.DataDescription(
+                self.category.name, self.split, units="standard deviation of the train split"
+            ),
             likelihood=likelihood,
             path=self.folder,
         )

@@ -96,7 +96,7 @@ def run(arguments: argparse.Namespace) -> None:
     """Write a report with its picture, and print its metrics."""
     from pyro_pcflow.cli.sheet import neighbour_sheet
     from pyro_pcflow.data.reading import find_splits
-    from pyro_pcflow.metrics import evaluate
+    from pyro_pcflow.metrics import DataDescription, evaluate
     from pyro_pcflow.ops.files import check_new, new_file, new_folder
     from pyro_pcflow.ops.reading import printable
     from pyro_pcflow.plotting import save_figure
@@ -135,12 +135,10 @@ def run(arguments: argparse.Namespace) -> None:
         num_clouds=arguments.num_clouds,
         num_points=arguments.num_points,
         normalization=arguments.normalization,
-        resolution=arguments.resolution,
+        grid=arguments.resolution,
         seed=arguments.seed,
         name=given(arguments.name, stem),
-        data=printable(Path(arguments.reference).stem),
-        split=given(split, ""),
-        units=arguments.units,
+        data=DataDescription(printable(Path(arguments.reference).stem), given(split, ""), arguments.units),
         likelihood=likelihood,
         progress=None,
         path=arguments.cache,
@@ -157,12 +155,12 @@ def run(arguments: argparse.Namespace) -> None:
 
 def _check_choices(arguments: argparse.Namespace) -> None:
     """Tell a name that is not known before anything is loaded."""
-    from pyro_pcflow.metrics.evaluation import SUFFIXES
+    from pyro_pcflow.metrics.distances import DISTANCES
     from pyro_pcflow.metrics.pairs import check_choice
     from pyro_pcflow.metrics.samples import Normalization
 
     for distance in arguments.distance:
-        check_choice(distance, tuple(SUFFIXES), "distances")
+        check_choice(distance, tuple(DISTANCES), "distances")
     check_choice(arguments.normalization, get_args(Normalization), "normalization")
 
 
@@ -208,7 +206,7 @@ def _read_samples(path: Path) -> np.ndarray:
 
 def _show(report: Report) -> None:
     """Print the table of metrics, in columns."""
-    from pyro_pcflow.metrics.tables import metric_rows
+    from pyro_pcflow.metrics.comparison import metric_rows
 
     rows = metric_rows(report)
     used = [column for column in range(len(rows[0])) if any(row[column] for row in rows[1:])]

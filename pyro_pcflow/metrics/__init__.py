@@ -1,9 +1,10 @@
-"""Distances between clouds, set metrics and likelihoods made into reports: torch in, torch out, without a compiler."""
+"""Distances between clouds, metrics between sets of clouds, held-out likelihood, and reports of them."""
 
-from pyro_pcflow.metrics.approximate import approximate_emd
-from pyro_pcflow.metrics.evaluation import evaluate
+from pyro_pcflow.metrics.comparison import compare
+from pyro_pcflow.metrics.distances import Distance
+from pyro_pcflow.metrics.evaluation import DataDescription, evaluate
 from pyro_pcflow.metrics.likelihood import LogLikelihood, importance_weighted_bound, log_likelihood
-from pyro_pcflow.metrics.matching import emd
+from pyro_pcflow.metrics.matching import approximate_emd, emd
 from pyro_pcflow.metrics.matrices import pairwise
 from pyro_pcflow.metrics.nearest_neighbours import FScore, chamfer, f_score, hausdorff
 from pyro_pcflow.metrics.occupancy import Grid, grid_around, jensen_shannon
@@ -17,26 +18,29 @@ from pyro_pcflow.metrics.outliers import (
 from pyro_pcflow.metrics.protocol import Protocol
 from pyro_pcflow.metrics.report import Report
 from pyro_pcflow.metrics.set_metrics import (
-    NullBand,
     OneNearestNeighbour,
+    PermutationInterval,
     coverage,
     minimum_matching_distance,
-    null_band,
     one_nearest_neighbour,
+    permutation_interval,
     spread,
 )
-from pyro_pcflow.metrics.tables import compare
+from pyro_pcflow.metrics.tables import Table
 from pyro_pcflow.metrics.transport import sinkhorn
 
 __all__ = [
+    "DataDescription",
+    "Distance",
     "FScore",
     "Grid",
     "LogLikelihood",
-    "NullBand",
     "OneNearestNeighbour",
     "OutOfDistribution",
+    "PermutationInterval",
     "Protocol",
     "Report",
+    "Table",
     "approximate_emd",
     "auroc",
     "chamfer",
@@ -52,11 +56,11 @@ __all__ = [
     "jensen_shannon",
     "log_likelihood",
     "minimum_matching_distance",
-    "null_band",
     "one_nearest_neighbour",
     "out_of_distribution_auroc",
     "outlier_auroc",
     "pairwise",
+    "permutation_interval",
     "sinkhorn",
     "spread",
 ]

@@ -1,4 +1,4 @@
-"""Matrices of distances between clouds, checked once, and the clouds that failed among them."""
+"""Checks of distance matrices, and which samples failed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["CrossDistances", "check_matrix", "cross_distances", "failed_clouds"]
+__all__ = ["CrossDistances", "check_matrix", "cross_distances"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,25 +25,7 @@ class CrossDistances:
 
 
 def check_matrix(matrix: Tensor | np.ndarray, name: str) -> Tensor:
-    """Check that an argument is a matrix of real numbers.
-
-    Args:
-        matrix: (rows, columns), a tensor or an array.
-        name: what to call it in an error.
-
-    Returns:
-        The same numbers, float64 on the CPU.
-
-    Raises:
-        TypeError: not numbers.
-        ValueError: another rank, or an empty matrix.
-
-    Examples:
-        >>> check_matrix(torch.zeros(3), "samples_references")
-        Traceback (most recent call last):
-            ...
-        ValueError: samples_references: expected a matrix of distances, one row and column a cloud, got shape (3,)
-    """
+    """The numbers of a matrix of distances, in float64 on the CPU; a TypeError or ValueError names a wrong argument."""
     if not isinstance(matrix, (Tensor, np.ndarray)):
         raise TypeError(f"{name}: expected a tensor or an array of distances, got {type(matrix).__name__}")
     tensor = torch.as_tensor(matrix).detach()
@@ -51,7 +33,7 @@ def check_matrix(matrix: Tensor | np.ndarray, name: str) -> Tensor:
         raise TypeError(f"{name}: expected real distances, got {tensor.dtype}")
     if tensor.dim() != 2:
         shape = tuple(tensor.shape)
-        raise ValueError(f"{name}: expected a matrix of distances, one row and column a cloud, got shape {shape}")
+        raise ValueError(f"{name}: expected a matrix of distances, one row and column per cloud, got shape {shape}")
     if 0 in tensor.shape:
         raise ValueError(f"{name}: there are no distances in it, its shape is {tuple(tensor.shape)}")
     return tensor.to("cpu", torch.float64)
@@ -88,22 +70,6 @@ def cross_distances(samples_references: Tensor | np.ndarray) -> CrossDistances:
             "(are rows and columns swapped?)"
         )
     return CrossDistances(matrix.masked_fill(failed.unsqueeze(1), torch.inf), failed)
-
-
-def failed_clouds(clouds: Tensor) -> Tensor:
-    """Which clouds have a coordinate that is not finite.
-
-    Args:
-        clouds: (*batch, N, D).
-
-    Returns:
-        (*batch,) boolean.
-
-    Examples:
-        >>> failed_clouds(torch.tensor([[[0.0, 1.0]], [[0.0, torch.nan]]]))
-        tensor([False,  True])
-    """
-    return ~clouds.isfinite().flatten(-2).all(-1)
 
 
 def _shortened(numbers: list[int]) -> str:

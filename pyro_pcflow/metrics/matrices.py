@@ -2,70 +2,24 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from pyro_pcflow.metrics.approximate import approximate_emd
+from pyro_pcflow.metrics.distances import Distance, DistanceLike, as_distance
 from pyro_pcflow.metrics.matching import emd, matched_emd
 from pyro_pcflow.metrics.nearest_neighbours import CHAMFER_CONVENTIONS, HAUSDORFF, chamfer, hausdorff
-from pyro_pcflow.metrics.nearest_rows import NearestRows, find_invalid
-from pyro_pcflow.metrics.pairs import check_choice, check_cloud, check_mask, pair_clouds
-from pyro_pcflow.metrics.row_store import MatrixStore, fingerprint
-from pyro_pcflow.metrics.transport import sinkhorn
+from pyro_pcflow.metrics.neighbour_search import NearestRows
+from pyro_pcflow.metrics.pairs import check_cloud, check_mask, nonfinite_clouds, pair_clouds
+from pyro_pcflow.metrics.row_store import RowStore, fingerprint
 from pyro_pcflow.ops.progress import progress_bar
 
-__all__ = ["DISTANCES", "pairwise"]
+__all__ = ["pairwise"]
 
-
-@dataclass(frozen=True)
-class Distance:
-    """A distance that `pairwise` knows.
-
-    Args:
-        function: takes two clouds, its options and two masks.
-        symmetric: exactly, and zero between a cloud and itself, so that half of the work is enough.
-        matrices: matrices of N x M in the dtype of the clouds that one pair needs at a time.
-        matching: needs clouds of one number of points.
-    """
-
-    function: Callable[..., Tensor]
-    symmetric: bool
-    matrices: int
-    matching: bool = False
-
-    def options(self, given: Mapping[str, Any], name: str) -> dict[str, Any]:
-        """The options with their defaults.
-
-        Raises:
-            ValueError: an option that the distance does not have, or one that it needs and that is missing.
-        """
-        known = {
-            key: parameter.default
-            for key, parameter in inspect.signature(self.function).parameters.items()
-            if key not in ("x", "y", "x_mask", "y_mask")
-        }
-        if unknown := sorted(set(given) - set(known)):
-            raise ValueError(f"options: {name!r} has no option {unknown[0]!r}, its options are {sorted(known)}")
-        options = known | dict(given)
-        if missing := [key for key, value in options.items() if value is inspect.Parameter.empty]:
-            raise ValueError(f"options: {name!r} needs a value for {missing[0]!r}")
-        return options
-
-
-DISTANCES = {
-    "chamfer": Distance(chamfer, symmetric=True, matrices=6),
-    "hausdorff": Distance(hausdorff, symmetric=True, matrices=6),
-    "emd": Distance(emd, symmetric=True, matrices=2, matching=True),
-    "approximate_emd": Distance(approximate_emd, symmetric=False, matrices=6, matching=True),
-    "sinkhorn": Distance(sinkhorn, symmetric=False, matrices=6),
-}
 # Rows between two writes: trees are built anew for each block, and a row of an exact matching may take minutes.
 _ROWS_OF_TREES = 32
 
@@ -73,7 +27,7 @@ _ROWS_OF_TREES = 32
 def pairwise(
     x: Tensor,
     y: Tensor | None = None,
-    distance: str = "chamfer",
+    distance: DistanceLike = "chamfer",
     *,
     options: Mapping[str, Any] | None = None,
     x_mask: Tensor | None = None,
@@ -83,41 +37,49 @@ def pairwise(
     progress: bool | None = False,
     path: str | os.PathLike[str] | None = None,
 ) -> Tensor:
-    """The distances between all clouds of two sets, or between all clouds of one set.
+    """The matrix of distances between all clouds of two sets, or between all clouds of one set.
 
-    With y, row i and column j hold `distance(x[i], y[j])`. Without y they hold `distance(x[i], x[j])`; Chamfer,
-    Hausdorff and exact EMD are symmetric, so that only half is computed and the diagonal is zero; of the others, which
-    are not symmetric, every entry is computed, the diagonal too.
+    With y, row i and column j hold `distance(x[i], y[j])`. Without y they hold `distance(x[i], x[j])`. Of a symmetric
+    distance (Chamfer, Hausdorff, exact EMD) only half is then computed, and the diagonal is zero; of the others every
+    entry is computed, the diagonal too.
 
     Chamfer and Hausdorff distances on a CPU come from k-d trees in float64, whatever the dtype of the clouds. No
     gradients are recorded.
 
-    Memory: what is needed beside the clouds and the matrix stays below `max_memory_mb`.
+    A distance may be any function of pairs of clouds: `Distance` says how it is called and what it must return, and
+    gives it a name or marks it as symmetric.
+
+    Memory: beside the clouds and the matrix, at most `max_memory_mb`; with a function of yours, if it needs no more
+    than its `Distance` says.
 
     Resuming: with `path`, rows are kept as they are finished, in a folder of their own under `path`, which is named
     after the distance and a hash of clouds, masks, distance and options. The same call continues from there, or reads
     the whole matrix if it was finished; a call with anything else has another folder, and never finds these rows.
     Several matrices may share one `path`. Files are written under another name and then renamed: none is half-written.
+    The hash of a function of yours covers its name, its bytecode, its defaults, and the values that it captures or that
+    a `functools.partial` binds, but neither global variables nor other functions that it calls by name: if those
+    change, give another path.
 
     Args:
         x: (S, N, D) of float32 or float64.
         y: (R, M, D), or None for the distances within x.
-        distance: `"chamfer"`, `"hausdorff"`, `"emd"`, `"approximate_emd"` or `"sinkhorn"`.
+        distance: `"chamfer"`, `"hausdorff"`, `"emd"`, `"approximate_emd"`, `"sinkhorn"`, a function, or a `Distance`.
         options: arguments of that distance by name, such as `{"convention": "distance_mean"}` or `{"epsilon": 0.01}`.
         x_mask: (S, N) boolean, true where a point is there; by default all are.
         y_mask: (R, M) boolean.
         max_memory_mb: the bound, in MiB.
         num_threads: threads for trees and matchings, by default as many as torch uses.
-        progress: show a bar; None shows one where it is seen, and a line every half a minute in a log.
+        progress: show a bar; None shows one on a terminal, and a line every half a minute in a log.
         path: a folder to keep finished rows in; it is made if need be.
 
     Returns:
         (S, R) of float64, on the device of x. Rows and columns of clouds with a NaN or an infinity are NaN.
 
     Raises:
-        TypeError: not tensors of one dtype, float32 or float64.
+        TypeError: not tensors of one dtype, float32 or float64; a distance that is neither a name nor a function.
         ValueError: an unknown distance or option, another shape, an empty cloud, a wrong mask, a memory bound in which
-            not even one pair has room, or rows under `path` that cannot be read.
+            not even one pair has room, rows under `path` that cannot be read, or a function that returns another shape,
+            NaN for finite clouds, or is called symmetric and is not.
 
     Examples:
         >>> _ = torch.manual_seed(0)
@@ -127,42 +89,51 @@ def pairwise(
         >>> within = pairwise(samples, distance="emd")
         >>> bool((within == within.mT).all()), within.diagonal().tolist()
         (True, [0.0, 0.0, 0.0, 0.0])
+        >>> def between_means(x, y):
+        ...     return torch.linalg.vector_norm(x.mean(-2) - y.mean(-2), dim=-1)
+        >>> pairwise(samples, references, between_means).shape
+        torch.Size([4, 6])
     """
-    check_choice(distance, tuple(DISTANCES), "distance")
-    kind = DISTANCES[distance]
-    arguments = kind.options(options or {}, distance)
+    kind = as_distance(distance, "distance")
+    arguments = kind.options(options or {})
     x, x_mask = _check_set(x, x_mask, "x")
     if y is None and y_mask is not None:
         raise ValueError("y_mask: expected none without y, the mask of x is used for both")
     mirrored = y is None and kind.symmetric
     columns, columns_mask = (x, x_mask) if y is None else _check_set(y, y_mask, "y")
-    # A pair of points meets the checks that compare two clouds, and those of the options, before hours of work.
-    kind.function(x[:1, :1], columns[:1, :1], **arguments)
-    if kind.matching:
-        _check_counts(x_mask, columns_mask, distance)
+    # The checks that compare two clouds, and those of the options, come before hours of work.
+    pair_clouds(x[:1], columns[:1])
+    if not kind.is_users:
+        kind.bind(arguments)(x[:1, :1], columns[:1, :1])
+    if kind.equal_sizes:
+        _check_counts(x_mask, columns_mask, kind.name)
+    if mirrored:
+        kind.check_symmetry(x, x_mask, arguments)
     threads = torch.get_num_threads() if num_threads is None else num_threads
     if not isinstance(threads, int) or threads < 1:
         raise ValueError(f"num_threads: expected a whole number of at least 1, got {num_threads!r}")
-    count_rows = _row_counter(kind, arguments, (x, x_mask), (columns, columns_mask), max_memory_mb, threads)
-    step = _ROWS_OF_TREES if isinstance(count_rows, NearestRows) else 1
+    compute_rows = _row_computer(kind, arguments, (x, x_mask), (columns, columns_mask), max_memory_mb, threads)
+    step = _ROWS_OF_TREES if isinstance(compute_rows, NearestRows) else 1
 
-    key = fingerprint(distance, arguments, x, x_mask, columns, columns_mask, mirrored)
-    store = None if path is None else MatrixStore(path, key, distance, (len(x), len(columns)))
+    store = None
+    if path is not None:
+        key = fingerprint(kind.identity(arguments), x, x_mask, columns, columns_mask, mirrored)
+        store = RowStore(path, key, kind.name, (len(x), len(columns)))
     matrix = torch.zeros(len(x), len(columns), dtype=torch.float64)
     done = set() if store is None else store.read_into(matrix)
     widths = [len(columns) - row if mirrored else len(columns) for row in range(len(x))]
-    with progress_bar(progress, distance, unit="pair", total=sum(widths)) as bar, torch.no_grad():
+    with progress_bar(progress, kind.name, unit="pair", total=sum(widths)) as bar, torch.no_grad():
         bar.update(sum(widths[row] for row in done))
         for rows in _blocks([row for row in range(len(x)) if row not in done], step):
             first = rows.start if mirrored else 0
-            matrix[rows, first:] = count_rows(rows, first)
+            matrix[rows, first:] = compute_rows(rows, first)
             if store is not None:
                 store.write(rows, matrix[rows])
             bar.update(sum(widths[rows]))
     if mirrored:
         matrix = matrix.triu(1)
         matrix = matrix + matrix.mT
-        matrix.diagonal()[find_invalid(x, x_mask)] = torch.nan
+        matrix.diagonal()[nonfinite_clouds(x, x_mask).cpu()] = torch.nan
     return matrix.to(x.device)
 
 
@@ -196,7 +167,7 @@ def _blocks(rows: list[int], step: int) -> list[slice]:
     return blocks
 
 
-def _row_counter(
+def _row_computer(
     kind: Distance,
     arguments: dict[str, Any],
     rows: tuple[Tensor, Tensor],
@@ -204,7 +175,7 @@ def _row_counter(
     max_memory_mb: float,
     threads: int,
 ) -> Callable[[slice, int], Tensor]:
-    """What computes some rows, from a first column on."""
+    """A function that computes some rows, from a first column on."""
     x, y = rows[0], columns[0]
     budget = max_memory_mb * 2**20
     if kind.function in (chamfer, hausdorff) and x.device.type == "cpu":
@@ -223,8 +194,8 @@ def _row_counter(
             f"points, give {one / 2**20:.3g} or more"
         )
     if kind.function is emd:
-        return partial(_row_by_pairs, _exact(arguments, min(threads, room)), room, rows, columns)
-    return partial(_row_by_pairs, partial(kind.function, **arguments), room, rows, columns)
+        return partial(_rows_by_pairs, _exact(arguments, min(threads, room)), room, rows, columns)
+    return partial(_rows_by_pairs, kind.bind(arguments), room, rows, columns)
 
 
 def _exact(arguments: dict[str, Any], threads: int) -> Callable[..., Tensor]:
@@ -234,7 +205,7 @@ def _exact(arguments: dict[str, Any], threads: int) -> Callable[..., Tensor]:
     return function
 
 
-def _row_by_pairs(
+def _rows_by_pairs(
     function: Callable[..., Tensor],
     room: int,
     rows: tuple[Tensor, Tensor],

@@ -1,33 +1,17 @@
-"""Distances by nearest neighbours: Chamfer in several conventions, Hausdorff, and the F-score."""
+"""Distances by nearest neighbours: Chamfer distance in seven conventions, Hausdorff distance, F-score."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from pyro_pcflow.metrics.neighbour_search import nearest_index
+from pyro_pcflow.metrics.neighbour_search import Convention, nearest_index
 from pyro_pcflow.metrics.pairs import CloudPairs, check_choice, pair_clouds
 
 __all__ = ["CHAMFER_CONVENTIONS", "FScore", "chamfer", "f_score", "hausdorff"]
-
-
-@dataclass(frozen=True)
-class Convention:
-    """What is made of the distances to the nearest point, of one way and then of both ways.
-
-    Args:
-        power: 1 for distances, 2 for their squares.
-        one_way: how the points of a cloud are reduced to a number.
-        join: how the numbers of both ways are.
-    """
-
-    power: Literal[1, 2]
-    one_way: Literal["mean", "total", "max"]
-    join: Literal["sum", "mean", "max"]
 
 
 CHAMFER_CONVENTIONS = {
@@ -92,7 +76,7 @@ def chamfer(
     """
     check_choice(convention, tuple(CHAMFER_CONVENTIONS), "convention")
     pairs = pair_clouds(x, y, x_mask, y_mask)
-    return pairs.finish(combine(pairs, *both_ways(pairs), CHAMFER_CONVENTIONS[convention]))
+    return pairs.finish(combine_ways(pairs, *both_ways(pairs), CHAMFER_CONVENTIONS[convention]))
 
 
 def hausdorff(x: Tensor, y: Tensor, *, x_mask: Tensor | None = None, y_mask: Tensor | None = None) -> Tensor:
@@ -118,7 +102,7 @@ def hausdorff(x: Tensor, y: Tensor, *, x_mask: Tensor | None = None, y_mask: Ten
         tensor(5.)
     """
     pairs = pair_clouds(x, y, x_mask, y_mask)
-    return pairs.finish(combine(pairs, *both_ways(pairs), HAUSDORFF))
+    return pairs.finish(combine_ways(pairs, *both_ways(pairs), HAUSDORFF))
 
 
 class FScore(NamedTuple):
@@ -174,7 +158,7 @@ def f_score(
     with torch.no_grad():
         near_x, near_y = ((distances < threshold).to(x.dtype) for distances in both_ways(pairs))
         share = CHAMFER_CONVENTIONS["distance_mean"]
-        precision, recall = _one_way(near_x, pairs.x_mask, share), _one_way(near_y, pairs.y_mask, share)
+        precision, recall = _reduce(near_x, pairs.x_mask, share), _reduce(near_y, pairs.y_mask, share)
         both = precision + recall
         harmonic = torch.where(both > 0, 2 * precision * recall / torch.where(both > 0, both, 1.0), 0.0)
         return FScore(pairs.finish(precision), pairs.finish(recall), pairs.finish(harmonic))
@@ -188,19 +172,16 @@ def both_ways(pairs: CloudPairs) -> tuple[Tensor, Tensor]:
     )
 
 
-def combine(pairs: CloudPairs, there: Tensor, back: Tensor, convention: Convention) -> Tensor:
-    """Reduce distances of both ways to one number a pair, (B,)."""
-    x, y = _one_way(there, pairs.x_mask, convention), _one_way(back, pairs.y_mask, convention)
-    if convention.join == "max":
-        return torch.maximum(x, y)
-    return x + y if convention.join == "sum" else (x + y) / 2
+def combine_ways(pairs: CloudPairs, there: Tensor, back: Tensor, convention: Convention) -> Tensor:
+    """Reduce distances of both directions to one number per pair, (B,)."""
+    return convention.join_ways(_reduce(there, pairs.x_mask, convention), _reduce(back, pairs.y_mask, convention))
 
 
-def _one_way(distances: Tensor, mask: Tensor, convention: Convention) -> Tensor:
+def _reduce(distances: Tensor, mask: Tensor, convention: Convention) -> Tensor:
     values = torch.where(mask, distances**convention.power, 0.0)
-    if convention.one_way == "max":
+    if convention.reduction == "max":
         return values.amax(-1)
-    return values.sum(-1) if convention.one_way == "total" else values.sum(-1) / mask.sum(-1)
+    return values.sum(-1) if convention.reduction == "total" else values.sum(-1) / mask.sum(-1)
 
 
 def _distances(points: Tensor, others: Tensor, others_mask: Tensor) -> Tensor:

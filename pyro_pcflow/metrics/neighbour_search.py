@@ -1,37 +1,29 @@
-"""The nearest point of another cloud, exactly: trees on a CPU, blocks of differences elsewhere."""
+"""Exact nearest-neighbour search between clouds: k-d trees on a CPU, blocks of differences elsewhere."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
 from scipy.spatial import cKDTree
 from torch import Tensor
 
-from pyro_pcflow.metrics.pairs import cost_matrix
+from pyro_pcflow.metrics.pairs import cost_matrix, nonfinite_clouds
 
-__all__ = ["nearest_by_blocks", "nearest_by_trees", "nearest_index"]
+__all__ = ["Convention", "NearestRows", "nearest_by_blocks", "nearest_by_trees", "nearest_index"]
 
-# Entries of a block of differences, so that a block and what is made of it take some 128 MiB of float32.
+# Entries of a block of differences, so that a block and its temporaries take some 128 MiB of float32.
 BLOCK = 1 << 23
+# To start threads takes as long as about a thousand queries.
 THREADED = 4096
+
+Clouds = tuple[np.ndarray, np.ndarray]
 
 
 def nearest_index(x: Tensor, y: Tensor, y_mask: Tensor) -> Tensor:
-    """For each point of x, where in y the nearest point is.
-
-    Args:
-        x: (B, N, D), finite.
-        y: (B, M, D), finite.
-        y_mask: (B, M) boolean, with a point in each cloud.
-
-    Returns:
-        (B, N) of int64. Of several nearest points it is any one.
-
-    Examples:
-        >>> x, y = torch.tensor([[[0.0], [5.0]]]), torch.tensor([[[4.0], [1.0], [0.1]]])
-        >>> nearest_index(x, y, torch.ones(1, 3, dtype=torch.bool))
-        tensor([[2, 0]])
-    """
+    """Index (B, N) into y (B, M, D) of the nearest point to each point of x (B, N, D); of equal ones, any one."""
     x, y = x.detach(), y.detach()
     return nearest_by_trees(x, y, y_mask) if x.device.type == "cpu" else nearest_by_blocks(x, y, y_mask)
 
@@ -39,7 +31,6 @@ def nearest_index(x: Tensor, y: Tensor, y_mask: Tensor) -> Tensor:
 def nearest_by_trees(x: Tensor, y: Tensor, y_mask: Tensor) -> Tensor:
     """`nearest_index` by a k-d tree of each cloud, in float64 (Maneewongvatana and Mount, 1999)."""
     index = torch.empty(x.shape[:2], dtype=torch.int64)
-    # To start threads takes as long as some thousand queries.
     threads = torch.get_num_threads() if x.shape[1] >= THREADED else 1
     queries, clouds, masks = (tensor.cpu().numpy() for tensor in (x, y, y_mask))
     for pair, (query, cloud, mask) in enumerate(zip(queries, clouds, masks, strict=True)):
@@ -63,3 +54,91 @@ def nearest_by_blocks(x: Tensor, y: Tensor, y_mask: Tensor, block: int = BLOCK) 
             distances = cost_matrix(x[some, part], y[some], "squared").masked_fill_(absent, torch.inf)
             index[some, part] = distances.argmin(-1)
     return index
+
+
+@dataclass(frozen=True)
+class Convention:
+    """How distances to nearest neighbours are reduced to one number per pair of clouds.
+
+    Args:
+        power: 1 for distances, 2 for their squares.
+        reduction: from the points of a cloud to one number.
+        join: from the numbers of both directions to one.
+    """
+
+    power: Literal[1, 2]
+    reduction: Literal["mean", "total", "max"]
+    join: Literal["sum", "mean", "max"]
+
+    def join_ways(self, there: Tensor, back: Tensor) -> Tensor:
+        """One number from those of both directions, elementwise."""
+        if self.join == "max":
+            return torch.maximum(there, back)
+        return there + back if self.join == "sum" else (there + back) / 2
+
+
+class NearestRows:
+    """Computes rows of a matrix of Chamfer or Hausdorff distances, exactly, on the CPU: one k-d tree per cloud.
+
+    Args:
+        rows: clouds (S, N, D) and mask (S, N).
+        columns: clouds (R, M, D) and mask (R, M).
+        convention: how distances to nearest neighbours are reduced.
+        budget: bytes for queries and their answers.
+        threads: threads of a query.
+
+    Raises:
+        ValueError: the budget is too small for one cloud.
+    """
+
+    def __init__(
+        self,
+        rows: tuple[Tensor, Tensor],
+        columns: tuple[Tensor, Tensor],
+        convention: Convention,
+        budget: float,
+        threads: int,
+    ) -> None:
+        # NumPy throughout: on arrays as small as these, torch's threads cost more than the trees where cores are busy.
+        self.rows, self.columns = ((clouds.numpy(), mask.numpy()) for clouds, mask in (rows, columns))
+        self.convention = convention
+        self.threads = threads
+        # A tree refuses a NaN.
+        self.valid_rows, self.valid_columns = (~nonfinite_clouds(*both).numpy() for both in (rows, columns))
+        points, dim = max(rows[0].shape[1], columns[0].shape[1]), rows[0].shape[2]
+        # A query's copies of the points and its mask, distances and indices, squares of them, and a tree.
+        one = points * (4 * 8 * dim + 64)
+        self.room = int(budget // one) - 1
+        if self.room < 1:
+            raise ValueError(f"max_memory_mb: not enough for one pair of clouds, give {2 * one / 2**20:.3g} or more")
+
+    def __call__(self, some: slice, first: int) -> Tensor:
+        """Distances of some rows from column `first` on, (rows, R - first); NaN where a cloud is not finite."""
+        rows = some.start + np.flatnonzero(self.valid_rows[some])
+        columns = first + np.flatnonzero(self.valid_columns[first:])
+        result = np.full((some.stop - some.start, len(self.valid_columns) - first), np.nan)
+        if len(rows) and len(columns):
+            back = [self._all_to_one(self.columns, columns, self.rows, row) for row in rows.tolist()]
+            there = [self._all_to_one(self.rows, rows, self.columns, column) for column in columns.tolist()]
+            ways = torch.from_numpy(np.stack(there, 1)), torch.from_numpy(np.stack(back))
+            result[np.ix_(rows - some.start, columns - first)] = self.convention.join_ways(*ways).numpy()
+        return torch.from_numpy(result)
+
+    def _all_to_one(self, clouds: Clouds, chosen: np.ndarray, others: Clouds, other: int) -> np.ndarray:
+        """Reduced distances of the points of the chosen clouds to one other cloud, (len(chosen),)."""
+        tree = cKDTree(others[0][other][others[1][other]].astype(np.float64))
+        values = []
+        for start in range(0, len(chosen), self.room):
+            part = chosen[start : start + self.room]
+            mask = clouds[1][part]
+            found, _ = tree.query(clouds[0][part][mask].astype(np.float64), workers=self.threads)
+            values.append(self._reduce(found, mask.sum(1)))
+        return np.concatenate(values)
+
+    def _reduce(self, distances: np.ndarray, counts: np.ndarray) -> np.ndarray:
+        """Reduce the distances of several clouds, one after another in a row, to one number each."""
+        starts = np.cumsum(counts) - counts
+        if self.convention.reduction == "max":
+            return np.maximum.reduceat(distances**self.convention.power, starts)
+        sums = np.add.reduceat(distances**self.convention.power, starts)
+        return sums if self.convention.reduction == "total" else sums / counts

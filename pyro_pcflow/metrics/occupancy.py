@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pyro_pcflow.metrics.cross_distances import failed_clouds
+from pyro_pcflow.metrics.pairs import nonfinite_clouds
 
 __all__ = ["Grid", "grid_around", "jensen_shannon"]
 
@@ -110,27 +110,20 @@ def grid_around(
     return Grid(resolution, *ends)
 
 
-def jensen_shannon(
-    samples: Tensor,
-    references: Tensor,
-    *,
-    resolution: int = 28,
-    bounds: tuple[float | Sequence[float], float | Sequence[float]] | None = None,
-) -> float:
+def jensen_shannon(samples: Tensor, references: Tensor, *, grid: int | Grid = 28) -> float:
     """The Jensen-Shannon divergence between where the points of two sets of clouds are (JSD), in bits.
 
     Achlioptas et al., ICML 2018. The points of all clouds of a set are counted in the cells of a grid, and
-    `H((p + q) / 2) - (H(p) + H(q)) / 2` is taken with logarithms to base 2. It sees where points are on average, and
-    nothing of the single clouds. Its value depends on the grid and on the number of points: state both. Points outside
-    of the grid are counted in the nearest cell, as Achlioptas et al. do; their grid is a sphere of 28^3 cells of the
-    unit cube, and this one is the whole cube.
+    `H((p + q) / 2) - (H(p) + H(q)) / 2` is taken with logarithms to base 2. It measures where points are on
+    average, and nothing of single clouds. Its value depends on the grid and on the number of points: state both. Points
+    outside the grid are counted in the nearest cell, as Achlioptas et al. do; their grid is a sphere of 28^3 cells of
+    the unit cube, and this one is the whole cube.
 
     Args:
         samples: (S, N, D). The share of failed clouds (with coordinates that are not finite) is counted in a cell of
             its own, which no reference is in.
         references: (R, M, D), finite.
-        resolution: cells along each axis.
-        bounds: see `grid_around`.
+        grid: cells along each axis of the cube around the references, see `grid_around`; or a `Grid`.
 
     Returns:
         In [0, 1] bits: 0 for equal occupancies, 1 for ones that share no cell.
@@ -139,8 +132,8 @@ def jensen_shannon(
         ValueError: different dimensions, empty sets, references that are not finite, or a wrong grid.
 
     Examples:
-        >>> clouds = torch.rand(10, 100, 2)
-        >>> jensen_shannon(clouds, clouds), round(jensen_shannon(clouds + 5, clouds, bounds=(0.0, 6.0)), 6)
+        >>> clouds, grid = torch.rand(10, 100, 2), Grid(28, (0.0, 0.0), (6.0, 6.0))
+        >>> jensen_shannon(clouds, clouds), round(jensen_shannon(clouds + 5, clouds, grid=grid), 6)
         (0.0, 1.0)
     """
     for name, clouds in [("samples", samples), ("references", references)]:
@@ -149,11 +142,12 @@ def jensen_shannon(
     if samples.shape[-1] != references.shape[-1]:
         found = f"{samples.shape[-1]} and {references.shape[-1]}"
         raise ValueError(f"samples and references: expected points of one dimension, got {found}")
-    if failed_clouds(references).any():
-        number = int(failed_clouds(references).sum())
+    if nonfinite_clouds(references).any():
+        number = int(nonfinite_clouds(references).sum())
         raise ValueError(f"references: {number} of {len(references)} clouds have coordinates that are not finite")
-    grid = grid_around(references, resolution, bounds)
-    failed = failed_clouds(samples)
+    if not isinstance(grid, Grid):
+        grid = grid_around(references, grid)
+    failed = nonfinite_clouds(samples)
     ours, theirs = grid.cells(samples[~failed]).flatten().cpu(), grid.cells(references).flatten().cpu()
     numbers, positions = torch.cat([ours, theirs]).unique(return_inverse=True)
     cells = [

@@ -1,4 +1,4 @@
-"""What callers hand over as two clouds, checked once at the border and made ready for arithmetic."""
+"""Pairs of clouds: checks of shapes, dtypes and masks, and broadcasting to a flat batch."""
 
 from __future__ import annotations
 
@@ -10,20 +10,24 @@ from torch import Tensor
 
 __all__ = [
     "LEAST_EXPONENT",
+    "MATRIX_ENTRIES",
     "CloudPairs",
     "Cost",
     "check_choice",
     "check_cloud",
     "check_mask",
     "cost_matrix",
+    "nonfinite_clouds",
     "pair_clouds",
 ]
 
 Cost = Literal["euclidean", "squared"]
 
-# In sums of terms near 1, or with 1e-9 added, a weight of exp(-60) counts for nothing; where exp underflows, a CPU
-# takes some 40 times as long.
+# In sums of terms near 1, or with 1e-9 added, a weight of exp(-60) is lost in rounding; where exp underflows, a CPU
+# takes about 40 times as long.
 LEAST_EXPONENT = -60.0
+# Of a block of N x M matrices, so that six take some 48 MiB of float32: larger ones leave a CPU's caches.
+MATRIX_ENTRIES = 1 << 21
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +35,7 @@ class CloudPairs:
     """Pairs of clouds of one batch shape, flattened to `B` pairs.
 
     Points that a mask leaves out, and coordinates that are not finite, are zeros here, so that neither they nor their
-    gradients can reach a result by way of `0 * NaN`; `finish` gives the pairs with such coordinates their NaN.
+    gradients reach a result as `0 * NaN`; `finish` sets the result of a pair with such coordinates to NaN.
 
     Args:
         x: (B, N, D).
@@ -55,19 +59,12 @@ class CloudPairs:
     batch_shape: torch.Size
 
     def finish(self, values: Tensor) -> Tensor:
-        """Give results of shape (B,) their NaNs and their batch shape.
-
-        The NaN is a factor, so that the gradients of such a pair are NaN, too.
-        """
+        """Reshape results (B,) to the batch shape, with NaN for invalid pairs; their gradients are NaN, too."""
         factor = torch.ones_like(values).masked_fill(self.invalid, torch.nan)
         return (values * factor).reshape(self.batch_shape)
 
     def require_equal_counts(self, name: str) -> None:
-        """See that both clouds of each pair have the same number of points.
-
-        Raises:
-            ValueError: they do not.
-        """
+        """Raise a ValueError unless both clouds of each pair have the same number of points."""
         ours, theirs = self.x_mask.sum(-1), self.y_mask.sum(-1)
         if not torch.equal(ours, theirs):
             pair = int((ours != theirs).nonzero()[0, 0])
@@ -78,22 +75,7 @@ class CloudPairs:
 
 
 def check_cloud(cloud: Tensor, name: str) -> None:
-    """Check that a tensor can hold clouds.
-
-    Args:
-        cloud: (*batch, N, D).
-        name: what to call it in an error.
-
-    Raises:
-        TypeError: not a tensor of float32 or float64.
-        ValueError: no points, or another rank.
-
-    Examples:
-        >>> check_cloud(torch.zeros(3, 0, 3), "x")
-        Traceback (most recent call last):
-            ...
-        ValueError: x: there is no point in it, its shape is (3, 0, 3)
-    """
+    """Raise unless a tensor holds clouds, (*batch, N, D) of float32 or float64; `name` is for the message."""
     if not isinstance(cloud, Tensor) or cloud.dtype not in (torch.float32, torch.float64):
         found = f"a {cloud.dtype} tensor" if isinstance(cloud, Tensor) else type(cloud).__name__
         raise TypeError(f"{name}: expected a tensor of float32 or float64, got {found}")
@@ -104,23 +86,7 @@ def check_cloud(cloud: Tensor, name: str) -> None:
 
 
 def check_mask(mask: Tensor | None, cloud: Tensor, name: str) -> Tensor:
-    """Check a mask of the points of a cloud, or make one that leaves nothing out.
-
-    Args:
-        mask: (*batch, N) boolean, true where a point is there; the batch shape broadcasts with the cloud's.
-        cloud: (*batch, N, D).
-        name: what to call the mask in an error.
-
-    Returns:
-        Boolean, of a shape that ends in N, on the device of the cloud.
-
-    Raises:
-        ValueError: not boolean, another shape, or a cloud without a point.
-
-    Examples:
-        >>> check_mask(torch.tensor([True, False]), torch.zeros(5, 2, 3), "x_mask").shape
-        torch.Size([2])
-    """
+    """A checked mask of the points of clouds, (*batch, N), on their device; all true for None."""
     if mask is None:
         return torch.ones(cloud.shape[:-1], dtype=torch.bool, device=cloud.device)
     if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
@@ -136,45 +102,23 @@ def check_mask(mask: Tensor | None, cloud: Tensor, name: str) -> Tensor:
 
 
 def check_choice(value: str, choices: tuple[str, ...], name: str) -> None:
-    """Check a name against the ones that there are.
-
-    Args:
-        value: what was given.
-        choices: what is welcome.
-        name: the argument.
-
-    Raises:
-        ValueError: it is none of them.
-
-    Examples:
-        >>> check_choice("l1", ("euclidean", "squared"), "cost")
-        Traceback (most recent call last):
-            ...
-        ValueError: cost: expected one of 'euclidean', 'squared', got 'l1'
-    """
+    """Raise a ValueError unless a value is one of the choices; `name` is the argument's."""
     if value not in choices:
         raise ValueError(f"{name}: expected one of {', '.join(map(repr, choices))}, got {value!r}")
 
 
+def nonfinite_clouds(clouds: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Which clouds (*batch, N, D) have a coordinate that is not finite, of a point that the mask does not leave out."""
+    bad = ~clouds.isfinite().all(-1)
+    return (bad if mask is None else bad & mask).any(-1)
+
+
 def pair_clouds(x: Tensor, y: Tensor, x_mask: Tensor | None = None, y_mask: Tensor | None = None) -> CloudPairs:
-    """Check two clouds, or two batches of them, and broadcast them to pairs.
-
-    Args:
-        x: (*batch, N, D).
-        y: (*batch, M, D), of the same D, dtype and device; batch shapes broadcast.
-        x_mask: (*batch, N) boolean, true where a point is there; by default all are.
-        y_mask: (*batch, M) boolean.
-
-    Returns:
-        The pairs.
+    """Check two clouds, or two batches of clouds, and broadcast them to pairs.
 
     Raises:
         TypeError: not tensors of float32 or float64, or of different dtypes.
         ValueError: different numbers of coordinates, devices or batch shapes; an empty cloud; a wrong mask.
-
-    Examples:
-        >>> pair_clouds(torch.zeros(9, 3), torch.zeros(5, 9, 3)).batch_shape
-        torch.Size([5])
     """
     check_cloud(x, "x")
     check_cloud(y, "y")
@@ -195,9 +139,8 @@ def pair_clouds(x: Tensor, y: Tensor, x_mask: Tensor | None = None, y_mask: Tens
     def prepare(cloud: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         cloud = cloud.expand(*batch_shape, *cloud.shape[-2:]).reshape(-1, *cloud.shape[-2:])
         mask = mask.expand(*batch_shape, mask.shape[-1]).reshape(-1, mask.shape[-1])
-        finite = cloud.isfinite()
-        invalid = (mask & ~finite.all(-1)).any(-1)
-        return torch.where(mask.unsqueeze(-1) & finite, cloud, 0.0), mask, invalid
+        there = mask.unsqueeze(-1) & cloud.isfinite()
+        return torch.where(there, cloud, 0.0), mask, nonfinite_clouds(cloud, mask)
 
     x, x_mask, x_invalid = prepare(x, x_mask)
     y, y_mask, y_invalid = prepare(y, y_mask)
@@ -205,23 +148,8 @@ def pair_clouds(x: Tensor, y: Tensor, x_mask: Tensor | None = None, y_mask: Tens
 
 
 def cost_matrix(x: Tensor, y: Tensor, cost: Cost) -> Tensor:
-    """Distances between all points, from differences of coordinates.
-
-    `|x|^2 + |y|^2 - 2 x.y` would be faster and loses all digits of points that are near to each other and far from the
-    origin.
-
-    Args:
-        x: (*batch, N, D).
-        y: (*batch, M, D).
-        cost: `"euclidean"`, in the data's units, or `"squared"`.
-
-    Returns:
-        (*batch, N, M). The gradient of a Euclidean distance of zero is zero.
-
-    Examples:
-        >>> cost_matrix(torch.tensor([[0.0, 0.0]]), torch.tensor([[3.0, 4.0], [0.0, 1.0]]), "euclidean")
-        tensor([[5., 1.]])
-    """
+    """Distances between all points, (*batch, N, M); the gradient of a Euclidean distance of zero is zero."""
+    # `|x|^2 + |y|^2 - 2 x.y` would be faster, and cancels between near points that are far from the origin.
     check_choice(cost, get_args(Cost), "cost")
     squared: Tensor | float = 0.0
     for coordinate in range(x.shape[-1]):

@@ -1,4 +1,4 @@
-"""Everything that the numbers of an evaluation depend on, beside the samples themselves."""
+"""The protocol of an evaluation: everything that its numbers depend on, beside the samples."""
 
 from __future__ import annotations
 
@@ -27,9 +27,10 @@ class Protocol:
         point_dim: coordinates of each point.
         normalization: what was done to coordinates before they were compared, see `evaluate`.
         units: the unit of coordinates before that.
-        distances: for each suffix of a key the distance and all its options.
+        distances: for each suffix of a key the distance and all its options; of a function of the user, its qualified
+            name and a hash of its code, too.
         grid: resolution and bounds of the grid of the occupancies.
-        permutations: of the null band.
+        permutations: of the permutation intervals.
         seeds: one for each draw.
         versions: of the libraries that computed it.
 

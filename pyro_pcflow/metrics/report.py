@@ -1,4 +1,4 @@
-"""What an evaluation found, with its protocol: to look up, to keep as JSON, and to read as Markdown."""
+"""The report of an evaluation: metrics with their protocol, as a mapping, JSON, Markdown, LaTeX, CSV and HTML."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any
 
 from torch import Tensor
 
+from pyro_pcflow.metrics.comparison import compare, deviation, report_html, report_page
 from pyro_pcflow.metrics.likelihood import LogLikelihood
 from pyro_pcflow.metrics.protocol import Protocol
-from pyro_pcflow.metrics.set_metrics import NullBand
-from pyro_pcflow.ops.files import new_file
+from pyro_pcflow.metrics.set_metrics import PermutationInterval
+from pyro_pcflow.metrics.tables import write_text
 from pyro_pcflow.ops.reading import phrase, printable, read_small_text, shortened
 
 __all__ = ["SCHEMA_VERSION", "Likelihood", "Neighbours", "Report"]
@@ -67,7 +68,7 @@ class Neighbours:
 
 @dataclass(frozen=True)
 class Report(Mapping[str, float]):
-    """Metrics by name, each a mean over draws, with everything that they depend on.
+    """Metrics by name, each a mean over draws, with the protocol that they depend on. A notebook shows it as a table.
 
     Keys end in the suffix of a distance, such as `cd`: `"1-nna-cd"`, with its halves `"1-nna-cd-ref"` and
     `"1-nna-cd-smp"`, `"cov-cd"`, `"mmd-cd"`, `"spread-cd"`; and `"jsd"` in bits. Rates are in [0, 1].
@@ -79,7 +80,7 @@ class Report(Mapping[str, float]):
         failed: for each draw, the number of failed samples: with coordinates that are not finite, or too large.
         train: the same with clouds of the training set in place of the samples; empty if there is none.
         train_sha256: of the training set.
-        null: for the keys of 1-NNA, the band if both sets were of one distribution, from the first draw.
+        null: for the keys of 1-NNA, the interval if both sets are of one distribution, from the first draw.
         likelihood: of the model on held-out clouds, if it has one.
         neighbours: clouds and distances of the first draw; neither saved nor compared.
 
@@ -99,7 +100,7 @@ class Report(Mapping[str, float]):
     failed: tuple[int, ...]
     train: dict[str, tuple[float, ...]] = field(default_factory=dict)
     train_sha256: str | None = None
-    null: dict[str, NullBand] = field(default_factory=dict)
+    null: dict[str, PermutationInterval] = field(default_factory=dict)
     likelihood: Likelihood | None = None
     neighbours: Neighbours | None = field(default=None, repr=False, compare=False)
 
@@ -141,14 +142,10 @@ class Report(Mapping[str, float]):
             "failed": self.failed,
             "train": self.train,
             "train_sha256": self.train_sha256,
-            "null": {key: band._asdict() for key, band in self.null.items()},
+            "null": {key: interval._asdict() for key, interval in self.null.items()},
             "likelihood": None if self.likelihood is None else vars(self.likelihood),
         }
-        text = json.dumps(_as_words(content), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-        if path is not None:
-            with new_file(path) as file:
-                file.write(text.encode())
-        return text
+        return write_text(json.dumps(_as_words(content), indent=1, ensure_ascii=False, allow_nan=False) + "\n", path)
 
     @classmethod
     def from_json(cls, source: str | os.PathLike[str]) -> Report:
@@ -184,7 +181,7 @@ class Report(Mapping[str, float]):
                 {key: _floats(draws) for key, draws in content["train"].items()},
                 content["train_sha256"],
                 {
-                    key: NullBand(**{end: float(value) for end, value in ends.items()})
+                    key: PermutationInterval(**{end: float(value) for end, value in ends.items()})
                     for key, ends in content["null"].items()
                 },
                 None
@@ -194,16 +191,50 @@ class Report(Mapping[str, float]):
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{name}: a field is missing or of another type: {phrase(error)}") from error
 
-    def to_markdown(self) -> str:
-        """The report as a page: a table of metrics, failures, and the protocol."""
-        from pyro_pcflow.metrics.tables import report_page
+    def to_markdown(self, path: str | os.PathLike[str] | None = None) -> str:
+        """The report as a page: a table of metrics, failures, and the protocol.
 
-        return report_page(self)
+        Args:
+            path: a new file to write to as well.
 
+        Returns:
+            The text.
 
-def deviation(values: tuple[float, ...]) -> float:
-    """Standard deviation of some values; NaN for one, or where one is not finite."""
-    return stdev(values) if len(values) > 1 and all(map(math.isfinite, values)) else math.nan
+        Raises:
+            FileExistsError: the file is there already; nothing is overwritten.
+        """
+        return write_text(report_page(self), path)
+
+    def to_latex(self, path: str | os.PathLike[str] | None = None) -> str:
+        """The report as a LaTeX `tabular` for booktabs, with one row; `compare` makes one of several reports.
+
+        Args:
+            path: a new file to write to as well.
+
+        Returns:
+            The text.
+
+        Raises:
+            FileExistsError: the file is there already; nothing is overwritten.
+        """
+        return compare([self]).to_latex(path)
+
+    def to_csv(self, path: str | os.PathLike[str] | None = None) -> str:
+        """The report as CSV, a header and one row, rates in percent; `compare` makes one of several reports.
+
+        Args:
+            path: a new file to write to as well.
+
+        Returns:
+            The text.
+
+        Raises:
+            FileExistsError: the file is there already; nothing is overwritten.
+        """
+        return compare([self]).to_csv(path)
+
+    def _repr_html_(self) -> str:
+        return report_html(self)
 
 
 def _as_words(value: Any) -> Any:

@@ -1,10 +1,10 @@
-"""Finished rows of a matrix, kept on disk under a hash of what they were computed from."""
+"""Finished rows of a distance matrix on disk, under a hash of what they depend on."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,47 +17,29 @@ from pyro_pcflow.ops.files import atomic_file, write_npy
 from pyro_pcflow.ops.hashing import array_sha256, sha256_of
 from pyro_pcflow.ops.reading import phrase, printable, read_small_text
 
-__all__ = ["MatrixStore", "fingerprint"]
+__all__ = ["RowStore", "fingerprint"]
 
-# Raised whenever a distance comes out otherwise than before, so that old rows are not mixed with new ones.
+# Raised whenever a distance is computed differently, so that old rows are not mixed with new ones.
 VERSION = 2
 MOST_BYTES = 1 << 16
 
 
-def fingerprint(
-    distance: str,
-    options: Mapping[str, Any],
-    x: Tensor,
-    x_mask: Tensor,
-    y: Tensor,
-    y_mask: Tensor,
-    mirrored: bool,
-) -> str:
-    """A hash of everything that a matrix of distances depends on.
+def fingerprint(identity: Sequence[Any], x: Tensor, x_mask: Tensor, y: Tensor, y_mask: Tensor, mirrored: bool) -> str:
+    """A hash of everything that a matrix of distances depends on, 64 hexadecimal digits.
 
     Args:
-        distance: its name.
-        options: its arguments by name, plain values.
+        identity: of the distance and its options, plain values.
         x: (S, N, D).
         x_mask: (S, N) boolean.
         y: (R, M, D).
         y_mask: (R, M) boolean.
         mirrored: whether only the upper half is computed.
-
-    Returns:
-        64 hexadecimal digits.
-
-    Examples:
-        >>> x, there = torch.zeros(1, 2, 3), torch.ones(1, 2, dtype=torch.bool)
-        >>> one = fingerprint("emd", {"cost": "squared"}, x, there, x, there, False)
-        >>> len(one), one == fingerprint("emd", {"cost": "euclidean"}, x, there, x, there, False)
-        (64, False)
     """
-    head = [VERSION, distance, dict(sorted(options.items())), mirrored, x.device.type]
+    head = [VERSION, *identity, mirrored, x.device.type]
     return sha256_of(json.dumps([*head, *map(array_sha256, (x, x_mask, y, y_mask))]))
 
 
-class MatrixStore:
+class RowStore:
     """A folder for the rows of one matrix.
 
     ==========================  ====================================================
@@ -77,9 +59,9 @@ class MatrixStore:
     Examples:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     MatrixStore(folder, "0" * 64, "emd", (3, 2)).write(slice(1, 2), torch.ones(1, 2))
+        ...     RowStore(folder, "0" * 64, "emd", (3, 2)).write(slice(1, 2), torch.ones(1, 2))
         ...     matrix = torch.zeros(3, 2, dtype=torch.float64)
-        ...     MatrixStore(folder, "0" * 64, "emd", (3, 2)).read_into(matrix), matrix[1].tolist()
+        ...     RowStore(folder, "0" * 64, "emd", (3, 2)).read_into(matrix), matrix[1].tolist()
         ({1}, [1.0, 1.0])
     """
 

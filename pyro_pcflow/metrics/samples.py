@@ -1,4 +1,4 @@
-"""Samples and references, checked and made comparable: their numbers, their points, and their units."""
+"""Sets of samples and references, made comparable: numbers of clouds, numbers of points, normalisation."""
 
 from __future__ import annotations
 
@@ -10,36 +10,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_pcflow.metrics.cross_distances import failed_clouds
-from pyro_pcflow.metrics.pairs import check_choice
+from pyro_pcflow.metrics.pairs import check_choice, nonfinite_clouds
 from pyro_pcflow.ops.random import seeded, seeded_generator
 
-__all__ = ["Normalization", "Samples", "Scale", "as_clouds", "choose_clouds", "choose_points", "draw_samples"]
+__all__ = ["Normalization", "Normalizer", "Samples", "as_clouds", "choose_clouds", "choose_points", "draw_samples"]
 
 Normalization = Literal["none", "references", "per_cloud", "per_cloud_box"]
 Samples = Tensor | np.ndarray | Callable[[int, int], Tensor]
 
 
 def as_clouds(clouds: Tensor | np.ndarray, name: str, ranks: tuple[int, ...] = (3,)) -> Tensor:
-    """Check that an argument is a set of clouds.
-
-    Args:
-        clouds: (S, N, D), or (draws, S, N, D) where `ranks` has 4.
-        name: what to call it in an error.
-        ranks: the ranks that are welcome.
-
-    Returns:
-        The same numbers, float32 or float64.
+    """A tensor of a checked set of clouds, (S, N, D), or (draws, S, N, D) where `ranks` has 4.
 
     Raises:
         TypeError: not an array of float32 or float64.
-        ValueError: another rank, or nothing in it.
-
-    Examples:
-        >>> as_clouds(torch.zeros(0, 5, 3), "samples")
-        Traceback (most recent call last):
-            ...
-        ValueError: samples: there is no point in it, its shape is (0, 5, 3)
+        ValueError: another rank, or no points.
     """
     if (
         not isinstance(clouds, (Tensor, np.ndarray))
@@ -57,24 +42,17 @@ def as_clouds(clouds: Tensor | np.ndarray, name: str, ranks: tuple[int, ...] = (
 
 
 def choose_clouds(clouds: Tensor, count: int, name: str, seed: int, purpose: str) -> Tensor:
-    """Take some clouds of a set at random, without repeats; all of them in their order if they are as many.
+    """Random clouds of a set, without repeats; all in their order if there are as many.
 
     Args:
         clouds: (S, N, D).
         count: how many.
         name: of the argument, for an error.
         seed: of the choice.
-        purpose: what the choice is for, so that choices of one seed have nothing to do with each other.
-
-    Returns:
-        (count, N, D).
+        purpose: what the choice is for; choices of one seed and different purposes are independent.
 
     Raises:
         ValueError: there are fewer.
-
-    Examples:
-        >>> choose_clouds(torch.arange(4.0).reshape(4, 1, 1), 4, "samples", 0, "draw 0").flatten().tolist()
-        [0.0, 1.0, 2.0, 3.0]
     """
     if len(clouds) < count:
         raise ValueError(
@@ -87,25 +65,7 @@ def choose_clouds(clouds: Tensor, count: int, name: str, seed: int, purpose: str
 
 
 def choose_points(clouds: Tensor, count: int, name: str, seed: int, purpose: str) -> Tensor:
-    """Take some points of each cloud at random, without repeats; all of them if they are as many.
-
-    Args:
-        clouds: (S, N, D).
-        count: how many.
-        name: of the argument, for an error.
-        seed: of the choice.
-        purpose: what the choice is for.
-
-    Returns:
-        (S, count, D).
-
-    Raises:
-        ValueError: there are fewer.
-
-    Examples:
-        >>> choose_points(torch.randn(5, 100, 3), 10, "samples", 0, "draw 0").shape
-        torch.Size([5, 10, 3])
-    """
+    """Random points of each cloud, without repeats, (S, count, D); all if there are as many. Arguments as above."""
     if clouds.shape[1] < count:
         raise ValueError(
             f"{name}: expected at least {count} points in each cloud, got {clouds.shape[1]}; points are not repeated, "
@@ -120,11 +80,11 @@ def choose_points(clouds: Tensor, count: int, name: str, seed: int, purpose: str
 def draw_samples(
     samples: Samples, draws: int | None, num_clouds: int, num_points: int | None, expected_points: int, seed: int
 ) -> list[Tensor]:
-    """Sets of samples of one size, from whatever the caller has.
+    """Sets of samples of one size, from samples or a function that draws them.
 
     Args:
-        samples: (S, N, D), parted at random into disjoint sets, one a draw; (draws, S, N, D); or a function of the
-            number of clouds and of points, called once a draw with the draw's own seed.
+        samples: (S, N, D), split at random into disjoint sets, one per draw; (draws, S, N, D); or a function of the
+            number of clouds and of points, called once per draw with the draw's own seed.
         draws: how many sets; by default one, or as many as `samples` has.
         num_clouds: samples in each set.
         num_points: points to choose of each; None if they must have `expected_points`.
@@ -175,11 +135,11 @@ def draw_samples(
 
 
 @dataclass(frozen=True, eq=False)
-class Scale:
-    """What is done to coordinates before clouds are compared.
+class Normalizer:
+    """The normalisation of coordinates before clouds are compared.
 
     Args:
-        normalization: `"none"`; `"references"`, one mean a coordinate and one standard deviation of all references;
+        normalization: `"none"`; `"references"`, one mean per coordinate and one standard deviation of all references;
             `"per_cloud"`, those of each cloud; `"per_cloud_box"`, centre and half of the longest side of each cloud's
             bounding box.
         references: (R, N, D), as they are compared.
@@ -188,8 +148,8 @@ class Scale:
         ValueError: an unknown name, or references that all lie in one point.
 
     Examples:
-        >>> scale = Scale("per_cloud_box", torch.randn(5, 20, 3))
-        >>> scale(torch.tensor([[[0.0, 0.0], [4.0, 2.0]]])).tolist()
+        >>> normalize = Normalizer("per_cloud_box", torch.randn(5, 20, 3))
+        >>> normalize(torch.tensor([[[0.0, 0.0], [4.0, 2.0]]])).tolist()
         [[[-1.0, -0.5], [1.0, 0.5]]]
     """
 
@@ -198,7 +158,7 @@ class Scale:
 
     def __post_init__(self) -> None:
         check_choice(self.normalization, get_args(Normalization), "normalization")
-        failed = failed_clouds(self(self.references)).sum()
+        failed = nonfinite_clouds(self(self.references)).sum()
         if failed:
             raise ValueError(f"references: all points are the same in {int(failed)} clouds, which have no scale")
 

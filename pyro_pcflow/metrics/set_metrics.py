@@ -11,12 +11,12 @@ from torch import Tensor
 from pyro_pcflow.metrics.cross_distances import check_matrix, cross_distances
 
 __all__ = [
-    "NullBand",
     "OneNearestNeighbour",
+    "PermutationInterval",
     "coverage",
     "minimum_matching_distance",
-    "null_band",
     "one_nearest_neighbour",
+    "permutation_interval",
     "spread",
 ]
 
@@ -25,8 +25,7 @@ def minimum_matching_distance(samples_references: Tensor | np.ndarray) -> float:
     """Mean over the references of the distance to the nearest sample (MMD).
 
     Achlioptas, Diamanti, Mitliagkas and Guibas, Learning representations and generative models for 3D point clouds,
-    ICML 2018. It asks whether every reference has a good likeness among the samples; bad samples that stand beside good
-    ones cost nothing.
+    ICML 2018. It asks whether every reference has a similar sample; bad samples beside good ones cost nothing.
 
     Args:
         samples_references: (S, R), distances from each sample to each reference.
@@ -48,8 +47,8 @@ def minimum_matching_distance(samples_references: Tensor | np.ndarray) -> float:
 def coverage(samples_references: Tensor | np.ndarray) -> float:
     """Share of the references that are the nearest one of at least one sample (COV).
 
-    Achlioptas et al., ICML 2018. It tells how much of the variety is there, and not how good the samples are. Where
-    several references are equally near to a sample, it covers them all, so that the order of the clouds plays no part.
+    Achlioptas et al., ICML 2018. It measures variety, not the quality of samples. A sample covers all references that
+    are equally near to it, so that the order of the clouds does not matter.
 
     Args:
         samples_references: (S, R), distances from each sample to each reference.
@@ -129,7 +128,7 @@ def one_nearest_neighbour(
     references_references: Tensor | np.ndarray,
     samples_references: Tensor | np.ndarray,
 ) -> OneNearestNeighbour:
-    """Tell samples from references by their nearest neighbours (1-NNA), both halves of it.
+    """1-nearest-neighbour accuracy (1-NNA) with both of its halves: a two-sample test.
 
     Lopez-Paz and Oquab, Revisiting classifier two-sample tests, ICLR 2017; Yang et al., PointFlow, ICCV 2019. Every
     cloud is classified by its nearest neighbour among all others. If both sets come from one distribution and are of
@@ -137,8 +136,8 @@ def one_nearest_neighbour(
     like other samples, as copies are. Always look at both halves: samples that cluster around few references give a
     high half and a low one, with a mean near 0.5.
 
-    Where the nearest sample and the nearest reference are equally near, the cloud counts one half: order plays no part.
-    A failed sample (NaN distances) is told apart, and is nobody's neighbour.
+    Where the nearest sample and the nearest reference are equally near, the cloud counts one half, so that order does
+    not matter. A failed sample (NaN distances) counts as told apart, and is no cloud's neighbour.
 
     Args:
         samples_samples: (S, S); the diagonal is not looked at.
@@ -169,13 +168,13 @@ def one_nearest_neighbour(
     )
 
 
-class NullBand(NamedTuple):
-    """What a metric would be if samples and references were of one distribution.
+class PermutationInterval(NamedTuple):
+    """The interval of a metric if samples and references are of one distribution.
 
     Attributes:
         mean: mean over permutations.
-        low: lower end of the band.
-        high: upper end of the band.
+        low: lower end.
+        high: upper end.
     """
 
     mean: float
@@ -183,7 +182,7 @@ class NullBand(NamedTuple):
     high: float
 
 
-def null_band(
+def permutation_interval(
     samples_samples: Tensor | np.ndarray,
     references_references: Tensor | np.ndarray,
     samples_references: Tensor | np.ndarray,
@@ -191,24 +190,24 @@ def null_band(
     permutations: int = 1000,
     level: float = 0.95,
     seed: int = 0,
-) -> tuple[NullBand, NullBand, NullBand]:
-    """The band of `one_nearest_neighbour` under the hypothesis that samples and references are of one distribution.
+) -> tuple[PermutationInterval, PermutationInterval, PermutationInterval]:
+    """Intervals of `one_nearest_neighbour` under the null hypothesis, by a permutation test.
 
-    The labels of all clouds are permuted, which leaves the distances as they are: a permutation test (Lopez-Paz and
-    Oquab, ICLR 2017, with labels permuted instead of their normal approximation). Failed samples are left out of the
-    permutations, as no reference can be one.
+    The null hypothesis is that samples and references are of one distribution. The labels of all clouds are permuted,
+    which leaves the distances as they are (Lopez-Paz and Oquab, ICLR 2017, with permuted labels instead of their normal
+    approximation). Failed samples are left out of the permutations, since no reference fails.
 
     Args:
         samples_samples: (S, S).
         references_references: (R, R).
         samples_references: (S, R), a row for each sample.
         permutations: how many, at least 1.
-        level: share of the permutations inside of the band.
+        level: share of the permutations inside the interval.
         seed: of the permutations.
 
     Returns:
-        Bands of the accuracy, of the references' half and of the samples' half. All NaN if fewer than two samples did
-        not fail.
+        Intervals of the accuracy, of the references' half and of the samples' half. All NaN if fewer than two samples
+        did not fail.
 
     Raises:
         TypeError: not numbers.
@@ -216,7 +215,7 @@ def null_band(
 
     Examples:
         >>> distances = torch.cdist(torch.randn(80, 3), torch.randn(80, 3))
-        >>> accuracy, *_ = null_band(distances[:40, :40], distances[40:, 40:], distances[:40, 40:])
+        >>> accuracy, *_ = permutation_interval(distances[:40, :40], distances[40:, 40:], distances[:40, 40:])
         >>> 0.35 < accuracy.low < accuracy.mean < accuracy.high < 0.65
         True
     """
@@ -228,7 +227,7 @@ def null_band(
     num_samples = int((~failed).sum())
     num_references = len(nearest) - num_samples
     if num_samples < 2:
-        nothing = NullBand(torch.nan, torch.nan, torch.nan)
+        nothing = PermutationInterval(torch.nan, torch.nan, torch.nan)
         return nothing, nothing, nothing
     generator = torch.Generator().manual_seed(seed)
     ranks = torch.rand(len(nearest), permutations, generator=generator, dtype=torch.float64).argsort(0)
@@ -237,7 +236,8 @@ def null_band(
     halves = [(correct * is_reference).sum(0) / num_references, (correct * ~is_reference).sum(0) / num_samples]
     tails = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
     accuracy, references, samples = (
-        NullBand(float(values.mean()), *values.quantile(tails).tolist()) for values in [correct.mean(0), *halves]
+        PermutationInterval(float(values.mean()), *values.quantile(tails).tolist())
+        for values in [correct.mean(0), *halves]
     )
     return accuracy, references, samples
 

@@ -1,202 +1,274 @@
-"""Reports as Markdown: one as a page, several as a table."""
+"""Tables of results as Markdown, HTML, LaTeX and CSV."""
 
 from __future__ import annotations
 
+import csv
+import html
+import io
 import math
+import os
 from collections.abc import Sequence
-from statistics import fmean
-from typing import Any
+from dataclasses import dataclass
+from typing import TypeAlias
 
-from pyro_pcflow.metrics.report import Report, deviation
-from pyro_pcflow.metrics.set_metrics import NullBand
+from pyro_pcflow.ops.files import new_file
 
-__all__ = ["compare", "metric_rows", "report_page"]
+__all__ = ["Cell", "Interval", "Measure", "Number", "Table", "cell_text", "html_table", "markdown_table", "write_text"]
+
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "±": r"$\pm$",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    **{character: f"\\{character}" for character in "&%$#_{}"},
+}
 
 
-def compare(reports: Sequence[Report], *, allow_different: bool = False) -> str:
-    """Put reports of one protocol into one table.
+@dataclass(frozen=True)
+class Measure:
+    """A mean over draws, and the standard deviation between them.
 
     Args:
-        reports: of the same references, compared in the same way.
-        allow_different: make a table of reports with different protocols all the same; a line above it says in what
-            they differ.
+        mean: of the draws.
+        deviation: NaN for one draw.
+        percent: whether it is a rate, which is shown in percent.
+    """
 
-    Returns:
-        Markdown: a row for each report, one for the training set where there is one, and one for the null band.
+    mean: float
+    deviation: float = math.nan
+    percent: bool = False
 
-    Raises:
-        ValueError: no reports, or protocols that differ; the message names the fields.
+
+@dataclass(frozen=True)
+class Number:
+    """A number with the text that is shown for it.
+
+    Args:
+        value: for CSV; NaN for none.
+        text: for all else.
+        kind: of the number, a column of its own in CSV.
+    """
+
+    value: float
+    text: str
+    kind: str = ""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An interval of a rate; NaN where there is none."""
+
+    low: float
+    high: float
+
+
+Cell: TypeAlias = str | Number | Measure | Interval
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of results: print it for Markdown, look at it in a notebook, or write it as LaTeX or CSV.
+
+    Args:
+        keys: of the columns, for CSV.
+        titles: of the columns, for all else.
+        rows: a cell for each column.
+        baselines: rows below them to compare with, such as the training set; CSV has those of numbers only.
+        headline: a line above the table, in Markdown.
+        notes: what the columns mean, in Markdown.
 
     Examples:
-        >>> import torch
-        >>> from pyro_pcflow.metrics import evaluate
-        >>> references = torch.randn(8, 50, 3)
-        >>> report = evaluate(torch.randn(8, 50, 3), references, data="noise")
-        >>> print(compare([report]).splitlines()[0])
-        8 clouds of 50 points of noise; normalization none; seed 0.
-        >>> compare([report, evaluate(torch.randn(8, 50, 3), references, data="snow")])
-        Traceback (most recent call last):
-            ...
-        ValueError: reports have different protocols and cannot share a table: data (noise, snow); \
-evaluate them in the same way, or pass allow_different=True
+        >>> table = Table(("name", "cov-cd"), ("samples", "COV cd"), (("a_b", Measure(0.5, 0.01, percent=True)),))
+        >>> print(table)
+        | samples | COV cd |
+        | --- | --- |
+        | a_b | 50.0% ± 1.0 |
+        >>> print(table.to_csv(), end="")
+        name,cov-cd (%),cov-cd std (%)
+        a_b,50,1
+        >>> print(table.to_latex(), end="")
+        % needs \\usepackage{booktabs}
+        \\begin{tabular}{lr}
+        \\toprule
+        samples & COV cd (\\%) \\\\
+        \\midrule
+        a\\_b & 50.0 $\\pm$ 1.0 \\\\
+        \\bottomrule
+        \\end{tabular}
     """
-    if not reports:
-        raise ValueError("reports: expected at least one")
-    different = _differences(reports)
-    if different and not allow_different:
-        raise ValueError(
-            f"reports have different protocols and cannot share a table: {_listed(different)}; evaluate them in the "
-            "same way, or pass allow_different=True"
-        )
-    keys = list(dict.fromkeys(key for report in reports for key in report))
-    head = _headline(reports[0]) if not different else f"**Not comparable: different protocols.** {_listed(different)}."
-    rows = [["samples", *map(_title, keys), "nats per point", "failed"]]
-    for report in reports:
-        cells = [_cell(key, report.draws[key]) if key in report else "" for key in keys]
-        rows.append([report.name, *cells, _nats(report), _failures(report)])
-    trained = {report.train_sha256: report for report in reports if report.train}
-    for sha256, report in trained.items():
-        cells = [_cell(key, report.train[key]) if key in report.train else "" for key in keys]
-        name = "*training set*" if len(trained) == 1 else f"*training set {str(sha256)[:8]}*"
-        rows.append([name, *cells, "", ""])
-    if any(report.null for report in reports):
-        bands = [next((report.null[key] for report in reports if key in report.null), None) for key in keys]
-        name = f"*one distribution* ({reports[0].name})"
-        rows.append([name, *["" if band is None else _band(band) for band in bands], "", ""])
-    return f"{head}\n\n{_markdown(rows)}\n\n{_legend(keys)}\n"
+
+    keys: tuple[str, ...]
+    titles: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    baselines: tuple[tuple[Cell, ...], ...] = ()
+    headline: str = ""
+    notes: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return self.to_markdown()
+
+    def _repr_html_(self) -> str:
+        rows = [list(map(cell_text, row)) for row in (*self.rows, *self.baselines)]
+        return f"<p>{_inline(self.headline)}</p>{html_table([list(self.titles), *rows])}{notes_html(self.notes)}"
+
+    def to_markdown(self, path: str | os.PathLike[str] | None = None) -> str:
+        """The table as Markdown.
+
+        Args:
+            path: a new file to write to as well.
+
+        Returns:
+            The text.
+
+        Raises:
+            FileExistsError: the file is there already; nothing is overwritten.
+        """
+        rows = [*self.rows, *((f"*{cell_text(first)}*", *rest) for first, *rest in self.baselines)]
+        body = markdown_table([self.titles, *(list(map(cell_text, row)) for row in rows)])
+        notes = "\n".join(f"- {note}" for note in self.notes)
+        parts = [part for part in (self.headline, body, notes) if part]
+        return write_text("\n\n".join(parts) + ("\n" if len(parts) > 1 else ""), path)
+
+    def to_latex(self, path: str | os.PathLike[str] | None = None) -> str:
+        r"""The table as a LaTeX `tabular` with the rules of booktabs; rates in percent, names escaped.
+
+        The rows alone are the lines between `\midrule` and `\bottomrule`.
+
+        Args:
+            path: a new file to write to as well.
+
+        Returns:
+            The text.
+
+        Raises:
+            FileExistsError: the file is there already; nothing is overwritten.
+        """
+        titles = [
+            _escaped(title) + (r" (\%)" if percent else "")
+            for title, percent in zip(self.titles, self._are_percent(), strict=True)
+        ]
+        groups = [[" & ".join(map(_latex_cell, row)) + r" \\" for row in rows] for rows in (self.rows, self.baselines)]
+        lines = [
+            r"% needs \usepackage{booktabs}",
+            rf"\begin{{tabular}}{{l{'r' * (len(titles) - 1)}}}",
+            r"\toprule",
+            " & ".join(titles) + r" \\",
+            r"\midrule",
+            *groups[0],
+            *([r"\midrule", *groups[1]] if groups[1] else []),
+            r"\bottomrule",
+            r"\end{tabular}",
+        ]
+        return write_text("\n".join(lines) + "\n", path)
+
+    def to_csv(self, path: str | os.PathLike[str] | None = None) -> str:
+        """The table as CSV: a header, a row per report and one for the training set, numbers in ten digits.
+
+        Rates are in percent. Where some report has several draws, a column of standard deviations follows each metric.
+
+        Args:
+            path: a new file to write to as well.
+
+        Returns:
+            The text.
+
+        Raises:
+            FileExistsError: the file is there already; nothing is overwritten.
+        """
+        rows = [row for row in (*self.rows, *self.baselines) if not any(isinstance(cell, Interval) for cell in row)]
+        several = any(isinstance(cell, Measure) and not math.isnan(cell.deviation) for row in rows for cell in row)
+        columns: list[list[str]] = []
+        for index, (key, percent) in enumerate(zip(self.keys, self._are_percent(), strict=True)):
+            cells, unit = [row[index] for row in rows], " (%)" if percent else ""
+            factor = 100 if percent else 1
+            columns.append([key + unit, *(_number(cell, factor) for cell in cells)])
+            measures = [cell if isinstance(cell, Measure) else None for cell in cells]
+            if several and any(measures):
+                deviations = [math.nan if cell is None else cell.deviation for cell in measures]
+                columns.append([f"{key} std{unit}", *(_digits(factor * value) for value in deviations)])
+            kinds = [cell.kind if isinstance(cell, Number) else "" for cell in cells]
+            if any(kinds):
+                columns.append([f"{key}, kind", *kinds])
+        stream = io.StringIO()
+        csv.writer(stream, lineterminator="\n").writerows(zip(*columns, strict=True))
+        return write_text(stream.getvalue(), path)
+
+    def _are_percent(self) -> list[bool]:
+        columns = zip(*self.rows, *self.baselines, strict=True)
+        return [any(isinstance(cell, Measure) and cell.percent for cell in column) for column in columns]
 
 
-def metric_rows(report: Report) -> list[list[str]]:
-    """The metrics of a report as the cells of a table, the head first.
-
-    Args:
-        report: what `evaluate` returned.
-
-    Returns:
-        Rows of four cells: the metric, its value, that of the training set, and the null band; empty where there is
-        none.
-    """
-    rows = [["metric", report.name, "training set", "one distribution, 95%"]]
-    for key in report:
-        train = _cell(key, report.train[key]) if key in report.train else ""
-        rows.append(
-            [_title(key), _cell(key, report.draws[key]), train, _band(report.null[key]) if key in report.null else ""]
-        )
-    return rows
+def write_text(text: str, path: str | os.PathLike[str] | None) -> str:
+    """The text, written to a new file as well where a path is given."""
+    if path is not None:
+        with new_file(path) as file:
+            file.write(text.encode())
+    return text
 
 
-def report_page(report: Report) -> str:
-    """One report as a page.
-
-    Args:
-        report: what `evaluate` returned.
-
-    Returns:
-        Markdown: the metrics, what they mean, failures, likelihood and protocol.
-    """
-    parts = [f"# Evaluation of {report.name}", _headline(report), _markdown(metric_rows(report)), _legend(list(report))]
-    parts.append(f"Failed samples, with coordinates that are not finite or too large: {_failures(report)}.")
-    if report.likelihood is not None:
-        likelihood = report.likelihood
-        error = (
-            f" ± {likelihood.standard_error:.3f} (standard error)" if math.isfinite(likelihood.standard_error) else ""
-        )
-        parts.append(
-            f"Held-out likelihood: {likelihood.nats_per_point:.3f}{error} nats per point ({likelihood.kind}), "
-            f"with coordinates in {likelihood.units}."
-        )
-    protocol = [["protocol", ""], *[[name, _plain(value)] for name, value in report.protocol.to_dict().items()]]
-    if report.train_sha256 is not None:
-        protocol.append(["training set, sha256", report.train_sha256])
-    return "\n\n".join([*parts, _markdown(protocol)]) + "\n"
+def cell_text(cell: Cell) -> str:
+    """What Markdown, HTML and a terminal show of a cell."""
+    if isinstance(cell, str):
+        return cell
+    if isinstance(cell, Number):
+        return cell.text
+    if isinstance(cell, Interval):
+        return "too few samples" if math.isnan(cell.low) else f"{100 * cell.low:.1f} to {100 * cell.high:.1f}%"
+    shown = f"{100 * cell.mean:.1f}%" if cell.percent else f"{cell.mean:.4g}"
+    if math.isnan(cell.deviation):
+        return shown
+    return f"{shown} ± " + (f"{100 * cell.deviation:.1f}" if cell.percent else f"{cell.deviation:.2g}")
 
 
-def _differences(reports: Sequence[Report]) -> dict[str, list[Any]]:
-    """For each field that differs, its different values, in order of appearance."""
-    names = dict.fromkeys(name for report in reports for name in reports[0].protocol.differences(report.protocol))
-    found: dict[str, list[Any]] = {name: [] for name in names}
-    for name, values in found.items():
-        for report in reports:
-            value = getattr(report.protocol, name)
-            if value not in values:
-                values.append(value)
-    return found
-
-
-def _listed(different: dict[str, list[Any]]) -> str:
-    return "; ".join(f"{name} ({', '.join(map(_plain, values))})" for name, values in different.items())
-
-
-def _headline(report: Report) -> str:
-    protocol = report.protocol
-    data = " ".join(word for word in (protocol.data or "unnamed data", protocol.split) if word)
-    seeds = ", ".join(map(str, protocol.seeds))
-    return (
-        f"{protocol.num_clouds} clouds of {protocol.num_points} points of {data}; normalization "
-        f"{protocol.normalization}; seed{'s' if len(protocol.seeds) != 1 else ''} {seeds}."
-    )
-
-
-def _title(key: str) -> str:
-    for start, title in [("1-nna-", "1-NNA"), ("cov-", "COV"), ("mmd-", "MMD"), ("spread-", "spread")]:
-        if key.startswith(start):
-            return f"{title} {key.removeprefix(start)}"
-    return "JSD, bits" if key == "jsd" else key
-
-
-def _cell(key: str, values: Sequence[float]) -> str:
-    mean, between = fmean(values), deviation(tuple(values))
-    if key.startswith(("1-nna-", "cov-")):
-        return f"{100 * mean:.1f}%" + ("" if math.isnan(between) else f" ± {100 * between:.1f}")
-    return f"{mean:.4g}" + ("" if math.isnan(between) else f" ± {between:.2g}")
-
-
-def _band(band: NullBand) -> str:
-    if math.isnan(band.mean):
-        return "too few samples"
-    return f"{100 * band.low:.1f} to {100 * band.high:.1f}%"
-
-
-def _failures(report: Report) -> str:
-    total = report.protocol.num_clouds * len(report.failed)
-    return f"{sum(report.failed)} of {total}"
-
-
-def _nats(report: Report) -> str:
-    if report.likelihood is None:
-        return "none"
-    return f"{report.likelihood.nats_per_point:.3f} ({report.likelihood.kind})"
-
-
-def _legend(keys: Sequence[str]) -> str:
-    lines = []
-    if any(key.startswith("1-nna-") for key in keys):
-        lines.append(
-            "1-NNA: clouds whose nearest neighbour is of their own set; 50% is ideal, and lower is not better. Its "
-            "halves: `ref`, references whose neighbour is a reference, and `smp`, samples whose neighbour is a sample."
-        )
-    if any(key.startswith("cov-") for key in keys):
-        lines.append("COV: references that are the nearest one of some sample; compare with the training set.")
-    if any(key.startswith("mmd-") for key in keys):
-        lines.append("MMD: mean distance from a reference to its nearest sample, in the unit of the distance.")
-    if any(key.startswith("spread-") for key in keys):
-        lines.append(
-            "Spread: mean distance of two samples over that of two references; 1 is ideal, near 0 is collapse."
-        )
-    if "jsd" in keys:
-        lines.append("JSD: divergence between the occupancies of a grid, from 0 to 1 bit.")
-    return "\n".join(f"- {line}" for line in lines)
-
-
-def _plain(value: Any) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{key} {_plain(entry)}" for key, entry in value.items())
-    if isinstance(value, (list, tuple)):
-        return " ".join(map(_plain, value))
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
-
-
-def _markdown(rows: Sequence[Sequence[str]]) -> str:
-    """A table; bars within cells would end them."""
+def markdown_table(rows: Sequence[Sequence[str]]) -> str:
+    """A table of Markdown, the head first; bars within cells would end them."""
     lines = ["| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in row) + " |" for row in rows]
     return "\n".join([lines[0], "|" + " --- |" * len(rows[0]), *lines[1:]])
+
+
+def html_table(rows: Sequence[Sequence[str]]) -> str:
+    """A table of HTML, the head first and names to the left."""
+
+    def line(row: Sequence[str], kind: str) -> str:
+        aligned = ["left", *["right"] * (len(row) - 1)]
+        cells = zip(row, aligned, strict=True)
+        return "".join(f'<{kind} style="text-align: {side}">{html.escape(cell)}</{kind}>' for cell, side in cells)
+
+    body = "".join(f"<tr>{line(row, 'td')}</tr>" for row in rows[1:])
+    return f"<table><thead><tr>{line(rows[0], 'th')}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def notes_html(notes: Sequence[str], summary: str = "What the metrics mean") -> str:
+    """Notes that open on a click."""
+    items = "".join(f"<li>{_inline(note)}</li>" for note in notes)
+    return f"<details><summary>{summary}</summary><ul>{items}</ul></details>" if notes else ""
+
+
+def _inline(text: str) -> str:
+    """Escaped text, with the code spans of Markdown."""
+    parts = html.escape(text).split("`")
+    return "".join(f"<code>{part}</code>" if index % 2 else part for index, part in enumerate(parts))
+
+
+def _escaped(text: str) -> str:
+    return "".join(_LATEX.get(character, character) for character in text.replace("\n", " "))
+
+
+def _latex_cell(cell: Cell) -> str:
+    if isinstance(cell, Interval) and not math.isnan(cell.low):
+        return f"{100 * cell.low:.1f}--{100 * cell.high:.1f}"
+    # The percent sign is in the title of the column.
+    text = cell_text(cell).replace("%", "", 1) if isinstance(cell, Measure) else cell_text(cell)
+    return _escaped(text)
+
+
+def _number(cell: Cell, factor: float) -> str:
+    if isinstance(cell, Measure):
+        return _digits(factor * cell.mean)
+    return _digits(cell.value) if isinstance(cell, Number) else cell_text(cell)
+
+
+def _digits(value: float) -> str:
+    return "" if math.isnan(value) else f"{value:.10g}"

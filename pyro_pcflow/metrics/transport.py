@@ -8,12 +8,17 @@ from typing import get_args
 import torch
 from torch import Tensor
 
-from pyro_pcflow.metrics.pairs import LEAST_EXPONENT, CloudPairs, Cost, check_choice, cost_matrix, pair_clouds
+from pyro_pcflow.metrics.pairs import (
+    LEAST_EXPONENT,
+    MATRIX_ENTRIES,
+    CloudPairs,
+    Cost,
+    check_choice,
+    cost_matrix,
+    pair_clouds,
+)
 
 __all__ = ["log_sum_exp", "sinkhorn"]
-
-# Entries of one matrix, so that the six of a block take some 48 MiB of float32: larger ones leave a CPU's caches.
-_BLOCK = 1 << 21
 
 
 def sinkhorn(
@@ -80,7 +85,7 @@ def sinkhorn(
         raise ValueError(f"iterations: expected a whole number of at least 1, got {iterations!r}")
     pairs = pair_clouds(x, y, x_mask, y_mask)
     largest = max(pairs.x.shape[1], pairs.y.shape[1]) ** 2 if debiased else pairs.x.shape[1] * pairs.y.shape[1]
-    block = max(1, _BLOCK // largest)
+    block = max(1, MATRIX_ENTRIES // largest)
     values = [
         _transport(pairs, slice(first, first + block), epsilon, iterations, cost, debiased)
         for first in range(0, len(pairs.x), block)

@@ -11,12 +11,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from helpers.loop_metrics import knn_accuracies
+from helpers.brute_force import knn_accuracies
 from pyro_pcflow.metrics import (
     coverage,
     minimum_matching_distance,
-    null_band,
     one_nearest_neighbour,
+    permutation_interval,
     spread,
 )
 
@@ -96,7 +96,7 @@ def test_failed_samples_count_against_the_model():
     assert told.references == without.references
     assert told.samples == pytest.approx((10 + 30 * without.samples) / 40)
     # The band is that of the clouds that are there.
-    assert null_band(own, theirs, cross, permutations=50) == null_band(*kept, permutations=50)
+    assert permutation_interval(own, theirs, cross, permutations=50) == permutation_interval(*kept, permutations=50)
 
 
 def test_spread_is_a_ratio_of_means_over_pairs_without_failures():
@@ -123,7 +123,9 @@ def test_all_failed(value):
     assert coverage(cross) == 0
     accuracies = one_nearest_neighbour(own, theirs, cross)
     assert accuracies == (1, 1, 1)
-    assert all(math.isnan(number) for band in null_band(own, theirs, cross, permutations=5) for number in band)
+    assert all(
+        math.isnan(number) for band in permutation_interval(own, theirs, cross, permutations=5) for number in band
+    )
 
 
 def test_band_of_the_null_hypothesis_by_brute_force():
@@ -136,7 +138,7 @@ def test_band_of_the_null_hypothesis_by_brute_force():
         of = pooled[order][:, order]
         results.append(knn_accuracies(of[3:, 3:], of[:3, :3], of[3:, :3]))
     exact = np.array(results).mean(0)
-    bands = null_band(own, theirs, cross, permutations=20_000, level=0.9, seed=5)
+    bands = permutation_interval(own, theirs, cross, permutations=20_000, level=0.9, seed=5)
     for band, mean, values in zip(bands, exact, np.array(results).T, strict=True):
         assert band.mean == pytest.approx(mean, abs=0.01)
         assert band.low == pytest.approx(np.quantile(values, 0.05, method="inverted_cdf"), abs=1e-9)
@@ -149,7 +151,7 @@ def test_band_holds_its_level():
     inside = 0
     for seed in range(60):
         distances = matrices(torch.randn(40, 2), torch.randn(40, 2))
-        band, *_ = null_band(*distances, permutations=200, seed=seed)
+        band, *_ = permutation_interval(*distances, permutations=200, seed=seed)
         inside += band.low <= one_nearest_neighbour(*distances).accuracy <= band.high
     assert 52 <= inside <= 60
 
@@ -157,9 +159,9 @@ def test_band_holds_its_level():
 def test_seeds_repeat_and_leave_the_caller_alone():
     distances = matrices(torch.randn(9, 2), torch.randn(9, 2))
     state = torch.get_rng_state()
-    first = null_band(*distances, permutations=30, seed=1)
-    assert null_band(*distances, permutations=30, seed=1) == first
-    assert null_band(*distances, permutations=30, seed=2) != first
+    first = permutation_interval(*distances, permutations=30, seed=1)
+    assert permutation_interval(*distances, permutations=30, seed=1) == first
+    assert permutation_interval(*distances, permutations=30, seed=2) != first
     assert torch.equal(torch.get_rng_state(), state)
 
 
@@ -182,8 +184,8 @@ def test_seeds_repeat_and_leave_the_caller_alone():
             ValueError,
             "samples_samples: some distances are not finite",
         ),
-        (lambda: null_band(*[torch.zeros(2, 2)] * 3, permutations=0), ValueError, "permutations"),
-        (lambda: null_band(*[torch.zeros(2, 2)] * 3, level=1.0), ValueError, "level"),
+        (lambda: permutation_interval(*[torch.zeros(2, 2)] * 3, permutations=0), ValueError, "permutations"),
+        (lambda: permutation_interval(*[torch.zeros(2, 2)] * 3, level=1.0), ValueError, "level"),
         (lambda: spread(torch.ones(2, 3), torch.ones(2, 2)), ValueError, "samples_samples: expected a square"),
         (lambda: spread(torch.ones(2, 2), torch.ones(1, 1)), ValueError, "between at least two references"),
     ],

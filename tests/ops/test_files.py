@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 import pyro_pcflow as pcf
 from pyro_pcflow.metrics import Report
 from pyro_pcflow.metrics.protocol import Protocol
-from pyro_pcflow.metrics.row_store import MatrixStore
+from pyro_pcflow.metrics.row_store import RowStore
 from pyro_pcflow.ops.files import atomic_file, new_file, new_folder, remove_leftovers
 from pyro_pcflow.plotting import animate, save_figure, view_clouds
 from pyro_pcflow.training.run_folder import RunFolder
@@ -197,7 +197,7 @@ WRITERS = {
     "checkpoint": write_checkpoint,
     "weights": lambda folder: RunFolder(folder, {}, resume=True, compared=()).write_model(torch.nn.Linear(99, 99)),
     "config": write_config,
-    "rows": lambda folder: MatrixStore(folder, "0" * 64, "emd", (1, 999)).write(slice(0, 1), torch.zeros(1, 999)),
+    "rows": lambda folder: RowStore(folder, "0" * 64, "emd", (1, 999)).write(slice(0, 1), torch.zeros(1, 999)),
     "npy": lambda folder: pcf.data.save_clouds(CLOUDS, folder / "new.npy"),
     "npz": lambda folder: pcf.data.save_clouds(CLOUDS, folder / "new.npz"),
     "ply": lambda folder: pcf.data.save_clouds(CLOUDS, folder / "new.ply"),

@@ -10,15 +10,16 @@ import torch
 
 import pyro_pcflow as pcf
 from pyro_pcflow.metrics import (
+    Grid,
     coverage,
     emd,
     evaluate,
     jensen_shannon,
     log_likelihood,
     minimum_matching_distance,
-    null_band,
     one_nearest_neighbour,
     pairwise,
+    permutation_interval,
     spread,
 )
 
@@ -92,65 +93,20 @@ def test_draws_of_a_function_have_seeds_of_their_own():
     assert evaluate(draw, references, seed=8).draws["mmd-cd"] == report.draws["mmd-cd"][1:2]
 
 
-def test_draws_of_tensors():
-    references = clouds(5)
-    sets = torch.stack([clouds(5, seed=k) for k in (1, 2)])
-    report = evaluate(sets, references)
-    alone = [evaluate(some, references)["mmd-cd"] for some in sets]
-    assert list(report.draws["mmd-cd"]) == alone
-    # Disjoint sets of one large set: each sample is in one of them.
-    marks = torch.arange(10.0).reshape(10, 1, 1).expand(10, 30, 3)
-    report = evaluate(marks, references, draws=2)
-    first = report.neighbours.samples[:, 0, 0].tolist()
-    assert len(set(first)) == 5
-    assert report.protocol.num_clouds == 5
-
-
-def test_numbers_of_clouds_and_points():
-    samples, references = clouds(20, 50, seed=1), clouds(8, 40, seed=2)
-    report = evaluate(samples, references, num_points=25, num_clouds=6, seed=3)
-    assert report.neighbours.samples.shape == report.neighbours.references.shape == (6, 25, 3)
-    assert (report.protocol.num_clouds, report.protocol.num_points) == (6, 25)
-    for chosen, whole in [(report.neighbours.samples, samples), (report.neighbours.references, references)]:
-        points = {tuple(point) for point in whole.reshape(-1, 3).tolist()}
-        found = [tuple(point) for point in chosen.reshape(-1, 3).tolist()]
-        assert set(found) <= points
-        assert len(set(found)) == len(found)
-    assert evaluate(samples, references, num_points=25, num_clouds=6, seed=3) == report
-    assert evaluate(samples, references, num_points=25, num_clouds=6, seed=4)["mmd-cd"] != report["mmd-cd"]
-
-
-def test_grid_and_null_band_have_the_options_that_were_given():
+def test_grid_and_permutations_are_as_given():
     samples, references = clouds(8, seed=1), clouds(8, seed=2)
     matrices = pairwise(samples), pairwise(references), pairwise(samples, references)
-    report = evaluate(samples, references, resolution=5, bounds=(-2.0, 3.0), permutations=40, seed=3)
-    assert report["jsd"] == jensen_shannon(samples, references, resolution=5, bounds=(-2.0, 3.0))
+    grid = Grid(5, (-2.0,) * 3, (3.0,) * 3)
+    report = evaluate(samples, references, grid=grid, permutations=40, seed=3)
+    assert report["jsd"] == jensen_shannon(samples, references, grid=grid)
     assert report.protocol.grid == {"resolution": 5, "low": [-2.0] * 3, "high": [3.0] * 3}
-    assert tuple(report.null.values()) == null_band(*matrices, permutations=40, seed=3)
+    assert tuple(report.null.values()) == permutation_interval(*matrices, permutations=40, seed=3)
     assert report.protocol.permutations == 40
     # Each option by itself makes a difference here.
-    for other in ({"resolution": 5}, {"bounds": (-2.0, 3.0)}):
-        assert evaluate(samples, references, **other)["jsd"] != report["jsd"]
+    for other in (5, Grid(28, (-2.0,) * 3, (3.0,) * 3)):
+        assert evaluate(samples, references, grid=other)["jsd"] != report["jsd"]
     for other in ({"permutations": 40}, {"seed": 3}):
         assert evaluate(samples, references, **other).null != report.null
-
-
-def test_a_seed_chooses_clouds_and_points_of_both_sets():
-    samples, references = torch.stack([clouds(9, 20, seed=k) for k in (1, 2)]), clouds(9, 20, seed=3)
-
-    def chosen(**options):
-        neighbours = evaluate(samples, references, **options).neighbours
-        return neighbours.samples, neighbours.references
-
-    for count in ({"num_points": 15}, {"num_clouds": 6}):
-        first, again, other = (chosen(seed=seed, **count) for seed in (3, 3, 4))
-        for one, same, another in zip(first, again, other, strict=True):
-            assert torch.equal(one, same)
-            assert not torch.equal(one, another)
-    # Points of a cloud are chosen for it alone: of equal clouds, different ones remain.
-    samples = samples[:, :1].expand(2, 9, 20, 3)
-    one, two = chosen(num_points=15)[0][:2]
-    assert not torch.equal(one, two)
 
 
 def test_training_set_in_place_of_the_samples():
@@ -163,41 +119,6 @@ def test_training_set_in_place_of_the_samples():
     assert len(several.train["jsd"]) == 2
     assert several.train["mmd-cd"][0] != several.train["mmd-cd"][1]
     assert several.train_sha256 != report.train_sha256
-
-
-def test_normalizations():
-    samples, references = clouds(9, seed=1), clouds(9, seed=2)
-    moved = 3 * samples + 5
-    plain = evaluate(samples, references)
-    assert evaluate(moved, references)["1-nna-cd"] > 0.9
-    scaled = evaluate(samples, references, normalization="references")
-    factor = (references - references.mean((0, 1))).square().mean()
-    assert scaled["mmd-cd"] == pytest.approx(plain["mmd-cd"] / factor.item(), rel=1e-5)
-    assert scaled["1-nna-cd"] == plain["1-nna-cd"]
-    for kind in ("per_cloud", "per_cloud_box"):
-        same = evaluate(samples, references, normalization=kind)
-        assert evaluate(moved, references, normalization=kind)["mmd-cd"] == pytest.approx(same["mmd-cd"], rel=1e-4)
-        assert same["mmd-cd"] != plain["mmd-cd"]
-    boxes = evaluate(samples, references, normalization="per_cloud_box").neighbours.samples
-    torch.testing.assert_close(boxes.abs().amax((1, 2)), torch.ones(9))
-    # The longest side alone is scaled to one: sides keep their ratios.
-    sides, scaled = (some.amax(1) - some.amin(1) for some in (samples, boxes))
-    torch.testing.assert_close(scaled / scaled[:, :1], sides / sides[:, :1])
-    assert scaled.amin() < 1.5
-
-
-@pytest.mark.parametrize("kind", ["references", "per_cloud", "per_cloud_box"])
-def test_the_training_set_is_normalised_as_samples_are(kind):
-    samples, references, train = clouds(6, seed=1), clouds(6, seed=2), 3 * clouds(6, seed=3) + 5
-    report = evaluate(samples, references, train=train, normalization=kind)
-    assert report.train == evaluate(train, references, normalization=kind).draws
-
-
-def test_a_collapsed_sample_has_no_scale_of_its_own_and_fails():
-    samples = clouds(6, seed=1)
-    samples[2] = 4.0
-    assert evaluate(samples, clouds(6)).failed == (0,)
-    assert evaluate(samples, clouds(6), normalization="per_cloud").failed == (1,)
 
 
 def test_samples_whose_distances_overflow_fail():
@@ -250,7 +171,7 @@ def test_interrupted_evaluations_continue(tmp_path, monkeypatch):
     samples, references = clouds(6, seed=1), clouds(6, seed=2)
     expected = evaluate(samples, references)
     assert evaluate(samples, references, path=tmp_path) == expected
-    from pyro_pcflow.metrics.nearest_rows import NearestRows
+    from pyro_pcflow.metrics.neighbour_search import NearestRows
 
     # All rows are on disk: nothing is computed anew.
     monkeypatch.setattr(NearestRows, "__call__", None)

@@ -11,9 +11,6 @@ from scipy.spatial.distance import directed_hausdorff
 
 from helpers.brute_force import chamfer_ways, degenerate_pairs, padded, real_clouds
 from pyro_pcflow.metrics import chamfer, f_score, hausdorff
-from pyro_pcflow.metrics import neighbour_search as nearest_module
-from pyro_pcflow.metrics.neighbour_search import nearest_by_blocks, nearest_by_trees
-from pyro_pcflow.metrics.pairs import cost_matrix
 
 PAIRS = degenerate_pairs()
 FORMULAS = {
@@ -80,18 +77,6 @@ def test_f_score_tells_precision_from_recall():
     assert [value.item() for value in f_score(y, x, 0.5)] == pytest.approx([1.0, 0.5, 2 / 3])
     # A point at exactly the threshold is not nearer than it.
     assert f_score(torch.zeros(1, 1), torch.ones(1, 1), 1.0).f_score.item() == 0
-
-
-def test_trees_and_blocks_find_the_same(monkeypatch):
-    generator = torch.Generator().manual_seed(1)
-    x, y = (torch.randn(5, n, 3, generator=generator, dtype=torch.float64) for n in (40, 70))
-    mask = torch.rand(5, 70, generator=generator) < 0.5
-    expected = cost_matrix(x, y, "squared").masked_fill(~mask.unsqueeze(1), torch.inf).argmin(-1)
-    assert torch.equal(nearest_by_trees(x, y, mask), expected)
-    monkeypatch.setattr(nearest_module, "THREADED", 1)
-    assert torch.equal(nearest_by_trees(x, y, mask), expected)
-    for block in (1, 100, 2000, 6000, 1 << 20):
-        assert torch.equal(nearest_by_blocks(x, y, mask, block), expected)
 
 
 @settings(max_examples=40)

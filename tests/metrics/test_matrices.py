@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 import torch
 
-from helpers.brute_force import padded, real_clouds
-from pyro_pcflow.metrics import approximate_emd, chamfer, emd, hausdorff, matrices, nearest_rows, pairwise, sinkhorn
+from helpers.brute_force import padded
+from pyro_pcflow.metrics import approximate_emd, chamfer, emd, hausdorff, matrices, pairwise, sinkhorn
+from pyro_pcflow.metrics.distances import DISTANCES
 
 CASES = {
     "chamfer": (chamfer, {}),
@@ -23,29 +22,24 @@ CASES = {
 }
 
 
-@pytest.fixture
-def clouds(device):
-    return real_clouds(11, 40).double().to(device)
-
-
 @pytest.mark.parametrize("case", CASES)
-def test_every_entry(case, clouds):
+def test_every_entry(case, bodies):
     function, options = CASES[case]
-    x, y = clouds.split([4, 7])
+    x, y = bodies.split([4, 7])
     matrix = pairwise(x, y, function.__name__, options=options)
     assert matrix.dtype == torch.float64
     torch.testing.assert_close(matrix, function(x[:, None], y, **options), rtol=1e-10, atol=1e-14)
     within = pairwise(x, None, function.__name__, options=options)
     torch.testing.assert_close(within, function(x[:, None], x, **options), rtol=1e-10, atol=1e-14)
-    if matrices.DISTANCES[function.__name__].symmetric:
+    if DISTANCES[function.__name__].symmetric:
         assert torch.equal(within, within.mT)
         assert (within.diagonal() == 0).all()
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_memory_and_threads_change_nothing(case, clouds, monkeypatch):
+def test_memory_and_threads_change_nothing(case, bodies, monkeypatch):
     function, options = CASES[case]
-    x = clouds.float()
+    x = bodies.float()
     whole = pairwise(x, distance=function.__name__, options=options)
     monkeypatch.setattr(matrices, "_ROWS_OF_TREES", 3)
     for megabytes, threads in [(0.15, 1), (0.25, 2), (0.4, 1)]:
@@ -53,23 +47,6 @@ def test_memory_and_threads_change_nothing(case, clouds, monkeypatch):
         torch.testing.assert_close(matrix, whole, rtol=1e-5, atol=1e-9)
     with pytest.raises(ValueError, match=r"max_memory_mb: .*give .* or more"):
         pairwise(x, distance=function.__name__, options=options, max_memory_mb=0.001)
-
-
-def test_trees_ask_for_no_more_points_than_have_room(clouds, monkeypatch):
-    asked = []
-
-    class Tree(nearest_rows.cKDTree):
-        def query(self, points, **options):
-            asked.append(points.nbytes)
-            return super().query(points, **options)
-
-    monkeypatch.setattr(nearest_rows, "cKDTree", Tree)
-    pairwise(clouds, clouds[:5], max_memory_mb=0.05)
-    few, count = max(asked), len(asked)
-    asked.clear()
-    pairwise(clouds, clouds[:5])
-    assert few < 0.05 * 2**20 < max(asked) * 10
-    assert count > len(asked)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -106,12 +83,12 @@ class Interrupted(Exception):
 
 @pytest.mark.parametrize("case", ["chamfer", "emd", "approximate_emd"])
 @pytest.mark.parametrize("both", [True, False])
-def test_resume_after_an_interruption(case, both, clouds, tmp_path, monkeypatch):
+def test_resume_after_an_interruption(case, both, bodies, tmp_path, monkeypatch):
     function, options = CASES[case]
-    x, y = clouds, clouds.flip(0)[:6] if both else None
+    x, y = bodies, bodies.flip(0)[:6] if both else None
     monkeypatch.setattr(matrices, "_ROWS_OF_TREES", 2)
     expected = pairwise(x, y, function.__name__, options=options)
-    write, written = matrices.MatrixStore.write, []
+    write, written = matrices.RowStore.write, []
 
     def fail_later(store, rows, values):
         if len(written) == 3:
@@ -119,12 +96,12 @@ def test_resume_after_an_interruption(case, both, clouds, tmp_path, monkeypatch)
         write(store, rows, values)
         written.append(rows)
 
-    monkeypatch.setattr(matrices.MatrixStore, "write", fail_later)
+    monkeypatch.setattr(matrices.RowStore, "write", fail_later)
     with pytest.raises(Interrupted):
         pairwise(x, y, function.__name__, options=options, path=tmp_path)
     finished = sum(rows.stop - rows.start for rows in written)
     computed = []
-    monkeypatch.setattr(matrices.MatrixStore, "write", lambda *args: (computed.append(args[1]), write(*args))[1])
+    monkeypatch.setattr(matrices.RowStore, "write", lambda *args: (computed.append(args[1]), write(*args))[1])
     # Another size of blocks goes on from the same rows.
     monkeypatch.setattr(matrices, "_ROWS_OF_TREES", 3)
     resumed = pairwise(x, y, function.__name__, options=options, path=tmp_path)
@@ -135,72 +112,18 @@ def test_resume_after_an_interruption(case, both, clouds, tmp_path, monkeypatch)
     assert not computed
 
 
-def test_nothing_else_finds_the_rows(clouds, tmp_path):
-    other = clouds.clone()
-    other[3, 5, 1] += 1e-9
-    mask = torch.ones(clouds.shape[:-1], dtype=torch.bool)
-    mask[0, 0] = False
-    calls = [
-        {},
-        {"x": other},
-        {"x": clouds.float()},
-        {"y": clouds},
-        {"y": other},
-        {"x_mask": mask},
-        {"y": clouds, "x_mask": mask},
-        {"y": clouds, "y_mask": mask},
-        {"distance": "hausdorff"},
-        {"options": {"convention": "squared_mean"}},
-    ]
-    for number, call in enumerate(calls, 1):
-        arguments = {"x": clouds} | call
-        assert torch.equal(pairwise(**arguments, path=tmp_path), pairwise(**arguments))
-        assert len(list(tmp_path.iterdir())) == number
-    # Naming a default changes nothing.
-    pairwise(clouds, options={"convention": "squared_sum"}, path=tmp_path)
-    assert len(list(tmp_path.iterdir())) == len(calls)
-    assert not list(tmp_path.rglob("*.tmp"))
-
-
-def test_a_damaged_folder_is_refused(clouds, tmp_path):
-    pairwise(clouds, path=tmp_path)
-    (folder,) = tmp_path.iterdir()
-    (rows,) = folder.glob("rows-*.npy")
-    good = rows.read_bytes()
-    for bad in (b"", good[:100], b"nonsense"):
-        rows.write_bytes(bad)
-        with pytest.raises(ValueError, match=r"not readable as rows; delete it"):
-            pairwise(clouds, path=tmp_path)
-    np.save(rows, np.zeros((2, 3)))
-    with pytest.raises(ValueError, match=r"holds float64 of shape \(2, 3\)"):
-        pairwise(clouds, path=tmp_path)
-    np.save(rows, np.zeros((11, 11), dtype=np.float32))
-    with pytest.raises(ValueError, match=r"holds float32 of shape \(11, 11\)"):
-        pairwise(clouds, path=tmp_path)
-    rows.write_bytes(good)
-    head = folder / "matrix.json"
-    head.write_text(json.dumps(json.loads(head.read_text()) | {"sha256": "0" * 64}))
-    with pytest.raises(ValueError, match="describes another matrix"):
-        pairwise(clouds, path=tmp_path)
-    head.write_text("{")
-    with pytest.raises(ValueError, match="not readable as JSON"):
-        pairwise(clouds, path=tmp_path)
-    with pytest.raises(ValueError, match="is a file"):
-        pairwise(clouds, path=rows)
-
-
-def test_progress_counts_pairs(clouds, capsys):
-    pairwise(clouds, clouds[:3], progress=True)
+def test_progress_counts_pairs(bodies, capsys):
+    pairwise(bodies, bodies[:3], progress=True)
     shown = capsys.readouterr().err
     assert "33/33" in shown
-    pairwise(clouds, progress=True)
+    pairwise(bodies, progress=True)
     assert "66/66" in capsys.readouterr().err
-    pairwise(clouds)
+    pairwise(bodies)
     assert capsys.readouterr().err == ""
 
 
-def test_gradients_are_not_recorded(clouds):
-    assert not pairwise(clouds.clone().requires_grad_(), distance="approximate_emd").requires_grad
+def test_gradients_are_not_recorded(bodies):
+    assert not pairwise(bodies.clone().requires_grad_(), distance="approximate_emd").requires_grad
 
 
 def test_wrong_input_is_explained():
