@@ -1,4 +1,4 @@
-"""A word that nobody knows is a TypeError, wherever it is given."""
+"""Every public callable refuses an unknown keyword, with a TypeError that names it and what is near."""
 
 from __future__ import annotations
 
