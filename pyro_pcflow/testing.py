@@ -98,7 +98,7 @@ def check_transform(
 
     Its inverse, its log-determinant against the Jacobian that autograd computes, its shapes, the gradient of every
     parameter, its independence of other points of the batch and of the mode, copies and pickles after use, and that
-    nothing which it remembers outlives its parameters or the tensors that it handed out.
+    nothing which it caches outlives its parameters or the tensors that it handed out.
 
     Args:
         make: returns a new transform; called more than once.
@@ -128,7 +128,7 @@ def check_transform(
         _check_shapes(transform, transform.point_dim)
         _check_modes(transform, lambda: transform, points)
         _check_gradients(transform, lambda: transform, points)
-        _check_memory(transform, lambda: transform, points)
+        _check_cache(transform, lambda: transform, points)
         _check_copies(transform, lambda module: module, points)
         _check_in_distribution(transform, torch.Size(), points)
         _check_state(make, transform, lambda module: module, points)
@@ -182,7 +182,7 @@ def check_conditional_transform(
         view = transform.condition(contexts)
         _check_modes(transform, lambda: view, points)
         _check_gradients(transform, lambda: view, points, contexts)
-        _check_memory(transform, lambda: view, points)
+        _check_cache(transform, lambda: view, points)
         _check_copies(transform, lambda module: module.condition(contexts.detach()), points)
         _check_in_distribution(view, torch.Size((4, 1)), points)
         _check_state(make, transform, lambda module: module.condition(contexts), points)
@@ -337,8 +337,8 @@ def _check_gradients(module: nn.Module, view: Callable[[], Transform], points: T
         _require(gradient.abs().max() > 0, f"the gradient of {name} must not vanish")
 
 
-def _check_memory(module: nn.Module, view: Callable[[], Transform], points: Tensor) -> None:
-    """Nothing that a transform remembers may survive a change of what it depends on, however it was made."""
+def _check_cache(module: nn.Module, view: Callable[[], Transform], points: Tensor) -> None:
+    """Nothing that a transform caches may survive a change of what it depends on, however it was made."""
 
     def in_place(tensor: Tensor) -> None:
         tensor[(0,) * tensor.dim()].add_(0.1)
@@ -383,10 +383,10 @@ def _check_memory(module: nn.Module, view: Callable[[], Transform], points: Tens
     if list(module.parameters()):
         transform = view()
         with torch.no_grad():
-            product = transform(points)
+            output = transform(points)
         _require(
-            transform.inv(product).requires_grad,
-            "a product of no_grad mode must not be believed in grad mode",
+            transform.inv(output).requires_grad,
+            "an output of no_grad mode must not be believed in grad mode",
         )
 
 

@@ -1,4 +1,4 @@
-"""What all point transforms share: value and log-determinant in one pass, and a memory that cannot go stale."""
+"""Base classes of all point transforms: value and log-determinant in one pass, and a cache that cannot go stale."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.distributions import constraints
 from torch.distributions.transforms import Transform, _InverseTransform
 
-from pyro_pcflow.transforms.cache import Product
+from pyro_pcflow.transforms.cache import CacheEntry
 
 __all__ = ["ConditionalPointTransform", "ConditionedPointTransform", "PointTransform"]
 
@@ -24,9 +24,9 @@ class Bijection(Transform):
     Subclasses define `transform_and_log_det` and `inverse_and_log_det`; everything that torch and
     Pyro ask of a `Transform` follows from these two.
 
-    torch's own cache is not used, since it outlives the parameters that filled it. Instead, a transform
-    remembers what it *produced*, for as long as that tensor lives, and only believes its memory while every
-    parameter is unchanged. So `log_prob` costs one network pass, and none for a fresh sample.
+    torch's own cache is not used, since it outlives the parameters that filled it. Instead, a transform caches its
+    last *output*, for as long as that tensor lives, and believes the cache only while every parameter is unchanged.
+    So `log_prob` costs one network pass, and none for a fresh sample.
     """
 
     domain = POINT
@@ -35,8 +35,8 @@ class Bijection(Transform):
 
     def __init__(self) -> None:
         super().__init__(cache_size=0)
-        self._called: Product | None = None
-        self._inverted: Product | None = None
+        self._called: CacheEntry | None = None
+        self._inverted: CacheEntry | None = None
 
     def transform_and_log_det(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Carry noise to data.
@@ -68,23 +68,23 @@ class Bijection(Transform):
         if self._inverted is not None and (y := self._inverted.source_of(x, self._dependencies)) is not None:
             return y
         y, log_det = self.transform_and_log_det(x)
-        self._called = Product.remember(y, x, log_det, self._dependencies)
+        self._called = CacheEntry.make(y, x, log_det, self._dependencies)
         return y
 
     def _inverse(self, y: Tensor) -> Tensor:
         if self._called is not None and (x := self._called.source_of(y, self._dependencies)) is not None:
             return x
         x, log_det = self.inverse_and_log_det(y)
-        self._inverted = Product.remember(x, y, log_det, self._dependencies)
+        self._inverted = CacheEntry.make(x, y, log_det, self._dependencies)
         return x
 
     def cached_inverse(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        """As `inverse_and_log_det`, without a network if `y` is the last product.
+        """As `inverse_and_log_det`, without a network if `y` is the last output.
 
         Args:
             y: points, shape `(*batch, D)`.
         """
-        # Where nothing may be remembered, as in torch.compile, `_inverse` and then `log_abs_det_jacobian` would
+        # Where nothing may be cached, as in torch.compile, `_inverse` and then `log_abs_det_jacobian` would
         # evaluate every network twice.
         if self._called is not None and (origin := self._called.origin_of(y, self._dependencies)) is not None:
             x, log_det = origin
@@ -116,11 +116,11 @@ class Bijection(Transform):
         return _InverseTransform(self)
 
     def with_cache(self, cache_size: int = 1) -> Bijection:
-        """Return the transform itself, which needs no other cache than its memory."""
+        """Return the transform itself, which has a cache of its own."""
         return self
 
     def clear_cache(self) -> None:
-        """Forget the last products."""
+        """Forget the last outputs."""
         self._called = self._inverted = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -230,7 +230,7 @@ class ConditionalPointTransform(ConditionalTransformModule):
         return ConditionedPointTransform(self, check_context(context, self.context_dim))
 
     def clear_cache(self) -> None:
-        """Do nothing: only conditioned views remember."""
+        """Do nothing: only conditioned views have a cache."""
 
 
 class ConditionedPointTransform(Bijection):

@@ -1,4 +1,4 @@
-"""What a transform remembers of the last tensor that it produced, and when it may believe it."""
+"""The cache of a transform: its last output, and when the cached inverse and log-determinant may be believed."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ from torch import Tensor
 
 from pyro_pcflow.ops.tracing import is_traced
 
-__all__ = ["Product"]
+__all__ = ["CacheEntry"]
 
 Dependencies = Callable[[], list[Tensor]]
 
 
 @dataclass(eq=False)
-class Product:
-    """A tensor that a transform produced, with all that is needed to know that it would produce it again.
+class CacheEntry:
+    """An output of a transform, with all that is needed to know that it would be the output again.
 
-    The product is held weakly, and everything else is dropped at the moment when it dies.
+    The output is held weakly, and everything else is dropped at the moment when it dies.
     """
 
-    product: weakref.ref[Tensor]
+    output: weakref.ref[Tensor]
     origin: _Origin | None
 
     @classmethod
-    def remember(cls, product: Tensor, source: Tensor, log_det: Tensor, dependencies: Dependencies) -> Product | None:
-        """Keep where a product came from; None where nothing may be remembered."""
+    def make(cls, output: Tensor, source: Tensor, log_det: Tensor, dependencies: Dependencies) -> CacheEntry | None:
+        """Keep where an output came from; None where nothing may be cached."""
         # A tensor that stands for another one must not leak out, and no values could be compared. One that is its own
         # source would keep itself alive.
-        if is_traced(product) or product is source:
+        if is_traced(output) or output is source:
             return None
-        made, parameters = [product, source, log_det], dependencies()
+        made, parameters = [output, source, log_det], dependencies()
         if not _can_be_compared([*made, *parameters]):
             return None
         origin = _Origin(
@@ -45,28 +45,28 @@ class Product:
             parameters=_joined(parameters),
             grad_enabled=torch.is_grad_enabled(),
         )
-        memory = cls(weakref.ref(product), origin)
-        # The callback must not keep the memory alive, which it would in a circle.
-        memory.product = weakref.ref(product, partial(_forget, weakref.ref(memory)))
-        return memory
+        entry = cls(weakref.ref(output), origin)
+        # The callback must not keep the entry alive, which it would in a circle.
+        entry.output = weakref.ref(output, partial(_forget, weakref.ref(entry)))
+        return entry
 
-    def source_of(self, product: Tensor, dependencies: Dependencies) -> Tensor | None:
-        """The source of `product`, if it is the remembered one and would be produced again to the last bit."""
-        origin = self.origin_of(product, dependencies)
+    def source_of(self, output: Tensor, dependencies: Dependencies) -> Tensor | None:
+        """The source of `output`, if it is the cached one and would come out again to the last bit."""
+        origin = self.origin_of(output, dependencies)
         return None if origin is None else origin[0]
 
-    def origin_of(self, product: Tensor, dependencies: Dependencies) -> tuple[Tensor, Tensor] | None:
-        """The source of `product` and the log-determinant from it, under the same condition as `source_of`."""
+    def origin_of(self, output: Tensor, dependencies: Dependencies) -> tuple[Tensor, Tensor] | None:
+        """The source of `output` and the log-determinant from it, under the same condition as `source_of`."""
         origin = self.origin
         if (
-            is_traced(product)
+            is_traced(output)
             or origin is None
-            or self.product() is not product
+            or self.output() is not output
             or torch.is_grad_enabled() != origin.grad_enabled
         ):
             return None
         # Listing and comparing takes a while, so that strangers are turned away first.
-        made, parameters = [product, origin.source, origin.log_det], dependencies()
+        made, parameters = [output, origin.source, origin.log_det], dependencies()
         unchanged = (
             _can_be_compared([*made, *parameters])
             and _marks([*made, *parameters]) == origin.marks
@@ -75,17 +75,17 @@ class Product:
         )
         return (origin.source, origin.log_det) if unchanged else None
 
-    def log_det_between(self, source: Tensor, product: Tensor, dependencies: Dependencies) -> Tensor | None:
-        """The log-determinant from `source` to `product`, if they are the remembered pair."""
+    def log_det_between(self, source: Tensor, output: Tensor, dependencies: Dependencies) -> Tensor | None:
+        """The log-determinant from `source` to `output`, if they are the cached pair."""
         if self.origin is None or self.origin.source is not source:
             return None
-        origin = self.origin_of(product, dependencies)
+        origin = self.origin_of(output, dependencies)
         return None if origin is None else origin[1]
 
 
 @dataclass(frozen=True, eq=False)
 class _Origin:
-    """Where a product came from, and all that the answer depends on as it was then.
+    """Where an output came from, and all that the answer depends on as it was then.
 
     Marks and versions alone would miss what is written through NumPy or through `.data`, as Pyro's own ClippedAdam
     does, and values alone what is written in place as a part of a graph.
@@ -99,10 +99,10 @@ class _Origin:
     grad_enabled: bool
 
 
-def _forget(memory: weakref.ref[Product], _: object) -> None:
-    product = memory()
-    if product is not None:
-        product.origin = None
+def _forget(reference: weakref.ref[CacheEntry], _: object) -> None:
+    entry = reference()
+    if entry is not None:
+        entry.origin = None
 
 
 def _can_be_compared(tensors: Sequence[Tensor]) -> bool:

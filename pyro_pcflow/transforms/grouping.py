@@ -45,6 +45,6 @@ class Groups:
 
     def scatter(self, values: Tensor) -> Tensor:
         """What belongs to points, of shape `(G, N, *rest)`, back to `(*batch, *rest)`."""
-        values = values.reshape(*self._shape, *values.shape[2:])
+        values = values.reshape([*self._shape, *values.shape[2:]])
         back = [self._order.index(i) for i in range(len(self._order))]
-        return values.permute(*back, *range(len(back), values.dim()))
+        return values.permute([*back, *range(len(back), values.dim())])

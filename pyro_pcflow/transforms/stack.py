@@ -115,7 +115,7 @@ class _Stack(HasBackend, nn.Module):
 
 
 class CouplingStack(_Stack, PointTransform):
-    """A sequence of plain transforms as one transform: one pass, one memory.
+    """A sequence of plain transforms as one transform: one pass, one cache.
 
     Args:
         parts: transforms from the noise to the data, all of the same `point_dim`.

@@ -10,36 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import pyro_pcflow as pcf
+from helpers.bend import Bend, ForgottenOption
 from pyro_pcflow.testing import randomize_parameters
 from pyro_pcflow.transforms.lowering import can_lower
 
 T = pcf.transforms
 SMALL = {"num_couplings": 3, "hidden_dims": [6]}
-
-
-class Bend(T.Elementwise):
-    """Scale, then bend, `y = sinh(asinh(exp(s) x) + b)`: a map with two parameters and an option."""
-
-    num_parameters = 2
-
-    def __init__(self, limit=1.0):
-        self.limit = limit
-        self.config = {"limit": limit}
-
-    def bounded(self, parameters):
-        return (self.limit * torch.tanh(parameters / self.limit)).unbind(-1)
-
-    def forward_and_log_det(self, x, parameters):
-        log_scale, bend = self.bounded(parameters)
-        scaled = x * log_scale.exp()
-        angle = torch.asinh(scaled) + bend
-        return torch.sinh(angle), torch.log(torch.cosh(angle)) - 0.5 * torch.log1p(scaled.square()) + log_scale
-
-    def inverse_and_log_det(self, y, parameters):
-        log_scale, bend = self.bounded(parameters)
-        angle = torch.asinh(y) - bend
-        log_slope = torch.log(torch.cosh(angle)) - 0.5 * torch.log1p(y.square()) - log_scale
-        return torch.sinh(angle) * torch.exp(-log_scale), log_slope
 
 
 MAPS = {"affine": T.Affine(0.7), "additive": T.Additive(), "of another": Bend(0.5)}
@@ -125,56 +101,6 @@ def test_a_sum_over_coordinates_is_refused():
         T.point_coupling(3, Summed(), hidden_dims=[4]).inv(torch.randn(5, 3))
 
 
-class TestTheCheckBites:
-    class WrongSlope(Bend):
-        def inverse_and_log_det(self, y, parameters):
-            x, log_det = super().inverse_and_log_det(y, parameters)
-            return x, -log_det
-
-    class WrongInverse(Bend):
-        def inverse_and_log_det(self, y, parameters):
-            return super().inverse_and_log_det(y + 1e-4, parameters)
-
-    class ForgottenOption(Bend):
-        def __init__(self, limit=1.0):
-            super().__init__(limit)
-            self.config = {}
-
-    class KnowsOtherCoordinates(Bend):
-        def bounded(self, parameters):
-            return super().bounded(parameters - parameters.mean(-2, keepdim=True))
-
-    class NotTwice(Bend):
-        def bounded(self, parameters):
-            return [OnlyOnce.apply(part) for part in super().bounded(parameters)]
-
-    @pytest.mark.parametrize(
-        ("wrong", "promise"),
-        [
-            (WrongSlope(0.5), "log_det must be the log-derivative"),
-            (WrongInverse(0.5), "forward_and_log_det must undo"),
-            (ForgottenOption(0.5), "config must make the same map"),
-            (KnowsOtherCoordinates(0.5), "no coordinate may depend on another"),
-            (NotTwice(0.5), "differentiable twice"),
-        ],
-        ids=lambda value: type(value).__name__,
-    )
-    def test_on_a_map_that_breaks_one_promise(self, wrong, promise):
-        with pytest.raises(AssertionError, match=promise):
-            pcf.testing.check_elementwise(wrong)
-
-
-class OnlyOnce(torch.autograd.Function):
-    @staticmethod
-    def forward(context, x):
-        return x.clone()
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(context, grad):
-        return grad.clone()
-
-
 # Through everything.
 
 BUILT = {
@@ -218,7 +144,7 @@ def test_a_map_of_another_is_trained_saved_and_loaded(name, tmp_path):
 
 
 def test_a_map_whose_config_forgets_an_option_is_not_saved(tmp_path):
-    flow = pcf.PointCloudFlow(3, coupling=TestTheCheckBites.ForgottenOption(0.5), **SMALL)
+    flow = pcf.PointCloudFlow(3, coupling=ForgottenOption(0.5), **SMALL)
     with pytest.raises(ValueError, match=r"has elementwise, which has limit=0\.5, where its config makes 1\.0"):
         pcf.save(flow, tmp_path / "flow.pt")
 

@@ -13,7 +13,7 @@ import pyro_pcflow as pcf
 from pyro_pcflow.distributions.bases import ConditionalNormal
 from pyro_pcflow.nn.conditioner import CONDITIONINGS
 from pyro_pcflow.ops.network import ACTIVATIONS
-from pyro_pcflow.transforms.masks import MASK_PATTERNS, coupling_masks
+from pyro_pcflow.transforms.masks import MASK_PATTERNS
 
 T = pcf.transforms
 # The drawn configurations below are of all three, too.
@@ -83,16 +83,6 @@ def test_conditional(name, dim, device, dtype):
     pcf.testing.check_conditional_transform(lambda: CONDITIONAL[name](dim), device=device, dtype=dtype)
 
 
-@pytest.mark.parametrize(("prefix", "sizes"), [("", (3,)), ("conditional_", (3, 4))])
-@pytest.mark.parametrize("kind", ["affine", "additive"])
-def test_options_reach_the_conditioner(prefix, sizes, kind):
-    options = {"residual": True, "activation": "leaky_relu", "num_frequencies": 2}
-    if prefix:
-        options |= {"conditioning": "film", "context_dims": [6], "context_layers": [1]}
-    conditioner = getattr(T, f"{prefix}{kind}_point_coupling")(*sizes, **options).conditioner
-    assert {name: getattr(conditioner, name) for name in options} == options
-
-
 def masks(dim):
     return st.lists(st.booleans(), min_size=dim, max_size=dim).filter(lambda mask: any(mask) and not all(mask))
 
@@ -152,114 +142,3 @@ def test_any_stack(dim, num_couplings, pattern, conditioning):
         **SMALL,
     )
     pcf.testing.check_conditional_transform(make, num_points=3)
-
-
-@pytest.mark.parametrize("pattern", MASK_PATTERNS)
-@pytest.mark.parametrize("dim", [2, 3, 6])
-def test_mask_patterns_move_every_coordinate(pattern, dim):
-    masks = coupling_masks(dim, 2 * dim, pattern)
-    assert all(any(mask) and not all(mask) for mask in masks)
-    assert all(not all(mask[i] for mask in masks) for i in range(dim))
-
-
-class TestTheChecksBite:
-    """A check that passes a broken layer is worth nothing."""
-
-    class Wrong(T.PointCoupling):
-        def inverse_and_log_det(self, y, context=None):
-            x, log_det = super().inverse_and_log_det(y, context)
-            return self.spoil(x, log_det, y)
-
-    @staticmethod
-    def make(spoil, base=None):
-        conditioner = pcf.nn.Conditioner(2, [2], [8], activation="tanh")
-        coupling = TestTheChecksBite.Wrong([True, True, False], T.Affine(), conditioner)
-        coupling.spoil = spoil
-        return coupling
-
-    @pytest.mark.parametrize(
-        ("spoil", "promise"),
-        [
-            (lambda x, log_det, y: (x, log_det + 0.05), "Jacobian"),
-            (lambda x, log_det, y: (x, -log_det), "Jacobian"),
-            (lambda x, log_det, y: (x * 1.001, log_det), "must be y"),
-            (
-                lambda x, log_det, y: (x + 1e-3 * (y - y.mean(0)).abs().sum(), log_det),
-                "must be y|another point",
-            ),
-            (lambda x, log_det, y: (x.detach(), log_det.detach()), "Jacobian|depend on"),
-        ],
-    )
-    def test_on_a_wrong_layer(self, spoil, promise):
-        with pytest.raises(AssertionError, match=promise):
-            pcf.testing.check_transform(lambda: self.make(spoil))
-
-    @pytest.mark.parametrize(("forgotten", "changed"), [("parameters", "parameters"), ("copies", "sample")])
-    def test_on_a_layer_with_a_stale_cache(self, monkeypatch, forgotten, changed):
-        module = pcf.transforms.cache
-        if forgotten == "parameters":
-            monkeypatch.setattr(module, "_joined", lambda tensors: torch.empty(0))
-        else:
-            monkeypatch.setattr(module, "map", lambda *_: [True], raising=False)
-        with pytest.raises(AssertionError, match=f"outlive a change of the {changed}"):
-            pcf.testing.check_transform(lambda: T.affine_point_coupling(3, **SMALL))
-
-    class KnowsItsMode(T.PointCoupling):
-        def inverse_and_log_det(self, y, context=None):
-            x, log_det = super().inverse_and_log_det(y, context)
-            return (x, log_det) if self.training else (x + 0.1, log_det)
-
-    class HasAnIdleParameter(T.PointCoupling):
-        def __init__(self, *arguments):
-            super().__init__(*arguments)
-            self.idle = torch.nn.Parameter(torch.zeros(2))
-
-    class LooksAtOtherPoints(T.PointCoupling):
-        """What a coupling keeps of all points of the batch shifts each; that can be undone."""
-
-        def shift(self, points):
-            return points[..., :1].mean() * points.new_tensor([0.0, 0.0, 1.0]) * (points.dim() > 1)
-
-        def transform_and_log_det(self, x, context=None):
-            y, log_det = super().transform_and_log_det(x, context)
-            return y + self.shift(x), log_det
-
-        def inverse_and_log_det(self, y, context=None):
-            return super().inverse_and_log_det(y - self.shift(y), context)
-
-    class KeepsWhatItSaw(T.PointCoupling):
-        def transform_and_log_det(self, x, context=None):
-            self.seen = x
-            return super().transform_and_log_det(x, context)
-
-    @pytest.mark.parametrize(
-        ("layer", "promise"),
-        [
-            (KnowsItsMode, "train and eval mode must give the same bits"),
-            (HasAnIdleParameter, "the density must depend on idle"),
-            (LooksAtOtherPoints, "no point may depend on another point"),
-            (KeepsWhatItSaw, "nothing may be kept of a sample that has died"),
-        ],
-    )
-    def test_on_a_layer_that_breaks_one_promise(self, layer, promise):
-        with pytest.raises(AssertionError, match=promise):
-            pcf.testing.check_transform(
-                lambda: layer([True, True, False], T.Affine(), pcf.nn.Conditioner(2, [2], [8], activation="tanh"))
-            )
-
-    def test_on_a_layer_that_mixes_up_contexts(self):
-        class Mixed(T.ConditionalPointCoupling):
-            def condition(self, context):
-                return super().condition(context.roll(1, 0) if context.dim() > 2 else context)
-
-        def make():
-            conditioner = pcf.nn.Conditioner(2, [2], [8], context_dim=4, activation="tanh")
-            return Mixed([True, True, False], T.Affine(), conditioner, 4)
-
-        with pytest.raises(AssertionError, match="each context must act on its own cloud alone"):
-            pcf.testing.check_conditional_transform(make)
-
-    def test_they_leave_the_random_numbers_alone(self):
-        state = torch.get_rng_state()
-        pcf.testing.check_transform(lambda: T.affine_point_coupling(3, **SMALL))
-        assert torch.equal(torch.get_rng_state(), state)
