@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
 
+from pyro_pcflow.metrics.pairs import check_choice
 from pyro_pcflow.metrics.tables import (
     Cell,
     Interval,
@@ -26,11 +27,12 @@ if TYPE_CHECKING:
 __all__ = ["compare", "deviation", "metric_rows", "report_html", "report_page"]
 
 
-def compare(reports: Sequence[Report], *, allow_different: bool = False) -> Table:
+def compare(reports: Sequence[Report], *, keys: Sequence[str] | None = None, allow_different: bool = False) -> Table:
     """Compare reports of one protocol in one table, for Markdown, a notebook, LaTeX or CSV.
 
     Args:
         reports: of the same references, compared in the same way.
+        keys: of the metrics to show, in this order, such as `["1-nna-cd", "cov-cd"]`; by default all.
         allow_different: make a table of reports with different protocols all the same; its headline says in what they
             differ.
 
@@ -39,7 +41,7 @@ def compare(reports: Sequence[Report], *, allow_different: bool = False) -> Tabl
         prints as Markdown.
 
     Raises:
-        ValueError: no reports, or protocols that differ; the message names the fields.
+        ValueError: no reports, a key that none of them has, or protocols that differ; the message names the fields.
 
     Examples:
         >>> import torch
@@ -62,7 +64,10 @@ evaluate them in the same way, or pass allow_different=True
             f"reports have different protocols and cannot share a table: {_listed(different)}; evaluate them in the "
             "same way, or pass allow_different=True"
         )
-    keys = list(dict.fromkeys(key for report in reports for key in report))
+    known = tuple(dict.fromkeys(key for report in reports for key in report))
+    keys = known if keys is None else keys
+    for key in keys:
+        check_choice(key, known, "keys")
     rows: list[tuple[Cell, ...]] = [
         (report.name, *_measures(report.draws, keys), _nats(report), _failures(report)) for report in reports
     ]
@@ -81,7 +86,7 @@ evaluate them in the same way, or pass allow_different=True
         tuple(rows),
         tuple(baselines),
         f"**Not comparable: different protocols.** {_listed(different)}." if different else _headline(reports[0]),
-        _notes(reports),
+        _notes(reports, keys),
     )
 
 
@@ -98,7 +103,7 @@ def metric_rows(report: Report) -> list[list[str]]:
 
 def report_page(report: Report) -> str:
     """One report as a page of Markdown: metrics and what they mean, failures, likelihood and protocol."""
-    notes = "\n".join(f"- {note}" for note in _notes([report]))
+    notes = "\n".join(f"- {note}" for note in _notes([report], list(report)))
     parts = [f"# Evaluation of {report.name}", _headline(report), markdown_table(metric_rows(report)), notes]
     return "\n\n".join([*parts, *_remarks(report), markdown_table(_protocol_rows(report))]) + "\n"
 
@@ -108,13 +113,13 @@ def report_html(report: Report) -> str:
     rows = metric_rows(report)
     used = [column for column in range(len(rows[0])) if any(row[column] for row in rows[1:])]
     table = html_table([[row[column] for column in used] for row in rows])
-    protocol = html_table(_protocol_rows(report))
+    protocol = html_table(_protocol_rows(report), right=False)
     return "".join(
         [
             f"<p><b>Evaluation of {html.escape(report.name)}</b>: {html.escape(_headline(report))}</p>",
             table,
             *(f"<p>{html.escape(remark)}</p>" for remark in _remarks(report)),
-            notes_html(_notes([report])),
+            notes_html(_notes([report], list(report))),
             f"<details><summary>Protocol</summary>{protocol}</details>",
         ]
     )
@@ -197,7 +202,7 @@ def _nats(report: Report) -> Number:
     return Number(value, f"{value:.3f} ({kind})", kind)
 
 
-def _notes(reports: Sequence[Report]) -> tuple[str, ...]:
+def _notes(reports: Sequence[Report], keys: Sequence[str]) -> tuple[str, ...]:
     """What the columns mean, and which distances are functions of the user."""
     meanings = {
         "1-nna-": "1-NNA: clouds whose nearest neighbour is of their own set; 50% is ideal, and lower is not better. "
@@ -207,7 +212,6 @@ def _notes(reports: Sequence[Report]) -> tuple[str, ...]:
         "spread-": "Spread: mean distance of two samples over that of two references; 1 is ideal, near 0 is collapse.",
         "jsd": "JSD: divergence between the occupancies of a grid, from 0 to 1 bit.",
     }
-    keys = [key for report in reports for key in report]
     notes = [note for start, note in meanings.items() if any(key.startswith(start) for key in keys)]
     users = {
         f"`{suffix}`: a distance that the user defined, the function `{distance['distance']}`."
@@ -220,7 +224,13 @@ def _notes(reports: Sequence[Report]) -> tuple[str, ...]:
 
 def _plain(value: Any) -> str:
     if isinstance(value, dict):
-        return ", ".join(f"{key} {_plain(entry)}" for key, entry in value.items())
+        entries = {key: entry for key, entry in value.items() if entry != {}}
+        nested = any(isinstance(entry, dict) for entry in entries.values())
+        parts = [
+            f"{key} ({_plain(entry)})" if isinstance(entry, dict) else f"{key} {_plain(entry)}"
+            for key, entry in entries.items()
+        ]
+        return ("; " if nested else ", ").join(parts)
     if isinstance(value, (list, tuple)):
         return " ".join(map(_plain, value))
     return f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -206,7 +206,9 @@ class Report(Mapping[str, float]):
         return write_text(report_page(self), path)
 
     def to_latex(self, path: str | os.PathLike[str] | None = None) -> str:
-        """The report as a LaTeX `tabular` for booktabs, with one row; `compare` makes one of several reports.
+        """The report as a LaTeX `tabular` for booktabs, with one row and what to compare it with.
+
+        `compare` makes one of several reports, or of some metrics.
 
         Args:
             path: a new file to write to as well.
@@ -220,7 +222,9 @@ class Report(Mapping[str, float]):
         return compare([self]).to_latex(path)
 
     def to_csv(self, path: str | os.PathLike[str] | None = None) -> str:
-        """The report as CSV, a header and one row, rates in percent; `compare` makes one of several reports.
+        """The report as CSV: a header, one row, and one of the training set if there is one; rates in percent.
+
+        `compare` makes one of several reports.
 
         Args:
             path: a new file to write to as well.

@@ -228,16 +228,19 @@ def markdown_table(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([lines[0], "|" + " --- |" * len(rows[0]), *lines[1:]])
 
 
-def html_table(rows: Sequence[Sequence[str]]) -> str:
-    """A table of HTML, the head first and names to the left."""
+def html_table(rows: Sequence[Sequence[str]], *, right: bool = True) -> str:
+    """A table of HTML, the head first, which scrolls where it is wide; `right` aligns all but the first column."""
 
     def line(row: Sequence[str], kind: str) -> str:
-        aligned = ["left", *["right"] * (len(row) - 1)]
-        cells = zip(row, aligned, strict=True)
-        return "".join(f'<{kind} style="text-align: {side}">{html.escape(cell)}</{kind}>' for cell, side in cells)
+        sides = ["left", *["right" if right else "left"] * (len(row) - 1)]
+        return "".join(
+            f'<{kind} style="text-align: {side}; white-space: nowrap">{html.escape(cell)}</{kind}>'
+            for cell, side in zip(row, sides, strict=True)
+        )
 
     body = "".join(f"<tr>{line(row, 'td')}</tr>" for row in rows[1:])
-    return f"<table><thead><tr>{line(rows[0], 'th')}</tr></thead><tbody>{body}</tbody></table>"
+    head = f"<thead><tr>{line(rows[0], 'th')}</tr></thead>"
+    return f'<div style="overflow-x: auto"><table>{head}<tbody>{body}</tbody></table></div>'
 
 
 def notes_html(notes: Sequence[str], summary: str = "What the metrics mean") -> str:

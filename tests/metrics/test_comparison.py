@@ -132,3 +132,14 @@ def test_a_notebook_shows_numbers_and_escapes_names(report):
         assert "&lt;script&gt;" in page
         assert f"{100 * report['cov-cd']:.1f}%" in page
     assert report.protocol.sha256 in shown._repr_html_()
+
+
+def test_keys_choose_metrics_and_their_order(report):
+    table = compare([report], keys=["mmd-cd", "1-nna-cd"])
+    assert table.keys == ("samples", "mmd-cd", "1-nna-cd", "nats per point", "failed")
+    assert [note.split(":")[0] for note in table.notes] == ["1-NNA", "MMD"]
+    full = list(csv.DictReader(compare([report]).to_csv().splitlines()))
+    for row, whole in zip(csv.DictReader(table.to_csv().splitlines()), full, strict=True):
+        assert row == {key: whole[key] for key in row}
+    with pytest.raises(ValueError, match="keys: expected one of '1-nna-cd'"):
+        compare([report], keys=["cd"])
