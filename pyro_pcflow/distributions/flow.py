@@ -33,7 +33,7 @@ from pyro_pcflow.transforms.stack import STACK_OPTIONS
 __all__ = ["PointCloudFlow"]
 
 BASES = ("normal", "conditional")
-# Mean absolute coordinate, in the flow's own units, of points that no trained flow would see.
+# Mean absolute coordinate, in the flow's own units, of points that a flow with the right units would not see.
 FAR = 100.0
 # What a flow takes beside the sizes of its points and its context, where it makes its own transform.
 FLOW_OPTIONS = ("base", *(name for name in STACK_OPTIONS if name != "context_dim"))
@@ -47,7 +47,8 @@ class PointCloudFlow(nn.Module):
     of the stack.
 
     Points and contexts of a narrower data type than the weights are converted to that of the weights, as torch promotes
-    types; those of a wider one, such as float64 points of a float32 flow, are refused.
+    types; those of a wider one, such as float64 points of a float32 flow, are refused. A flow without units warns if
+    the first points that it scores lie hundreds of standard deviations away.
 
     Args:
         point_dim: number of coordinates `D` of a point, at least 2.
@@ -117,7 +118,7 @@ class PointCloudFlow(nn.Module):
         weight = next(self.transform.parameters(), None)
         if weight is not None:
             self.to(device=weight.device, dtype=weight.dtype)
-        self._watches_units = True
+        self._has_scored_nothing = True
 
     @property
     def units(self) -> Standardize:
@@ -241,8 +242,11 @@ class PointCloudFlow(nn.Module):
     def _check_points(self, points: Tensor) -> None:
         check_points(points, self.point_dim)
         self._check_dtype(points, "points")
-        if self._watches_units:
-            self._watch_units(points)
+        # Later points need not be looked at: reading a value waits for a GPU, and a sampler that adapts goes anywhere.
+        if self._has_scored_nothing and not is_traced(points):
+            self._has_scored_nothing = False
+            if not self.normalized:
+                _warn_if_far(points)
 
     def _check_dtype(self, tensor: Tensor, name: str) -> torch.dtype:
         dtype = self.units.loc.dtype
@@ -252,24 +256,6 @@ class PointCloudFlow(nn.Module):
                 f"{name}.to({dtype}) converts them, or flow.to({tensor.dtype}) the flow"
             )
         return dtype
-
-    def _watch_units(self, points: Tensor) -> None:
-        """Warn once of points that are far from the noise of a flow without units."""
-        if is_traced(points) or points.numel() == 0:
-            return
-        # Reading a value from a GPU waits for it, so there only the first points are looked at.
-        self._watches_units = not self.normalized and points.device.type == "cpu"
-        if self.normalized:
-            return
-        distance = points.detach().abs().mean(dtype=torch.float32).item()
-        if FAR < distance < math.inf:
-            self._watches_units = False
-            warnings.warn(
-                f"the points lie {distance:.0f} standard deviations from the noise on average, since the flow's units "
-                "were never set: flow.normalize(training_points) sets them",
-                UserWarning,
-                stacklevel=2,
-            )
 
     def _check_context(self, context: Tensor | None) -> Tensor | None:
         if isinstance(self.transform, ConditionalPointTransform):
@@ -291,6 +277,17 @@ class PointCloudFlow(nn.Module):
         parameters = sum(parameter.numel() for parameter in self.parameters())
         units = "in the data's units" if self.normalized else "units not set"
         return f"point_dim={self.point_dim}, context_dim={self.context_dim}, {parameters:,} parameters, {units}"
+
+
+def _warn_if_far(points: Tensor) -> None:
+    distance = points.detach().abs().mean(dtype=torch.float32).item()
+    if FAR < distance < math.inf:
+        warnings.warn(
+            f"the points lie {distance:.4g} standard deviations from the noise on average, and the flow's units were "
+            "never set: flow.normalize(training_points) sets them",
+            UserWarning,
+            stacklevel=4,
+        )
 
 
 def _stack_of(

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.distributions import Distribution, constraints
 
-from pyro_pcflow.distributions.base import PointDistribution, check_point_distribution
+from pyro_pcflow.distributions.base import PointDistribution, check_point_distribution, describe
 from pyro_pcflow.distributions.mixture import PointMixture
 from pyro_pcflow.distributions.quasi_random import quasi_monte_carlo
 
@@ -24,7 +24,7 @@ __all__ = ["SoftHalfSpace", "ThinnedPoint", "one_sided"]
 MAX_ROUNDS = 10_000
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class SoftHalfSpace:
     """Retention probability of a sensor that sees one side of a plane with a soft edge.
 
@@ -63,6 +63,10 @@ class SoftHalfSpace:
         """The log-probability that points of shape `(*batch, D)` are recorded, shape `(*batch,)`."""
         height = torch.linalg.vecdot(points, self.direction) - self.offset
         return torch.special.log_ndtr(height / self.softness)
+
+    def __repr__(self) -> str:
+        parts = (f"{field.name}={describe(getattr(self, field.name))}" for field in fields(self))
+        return f"{type(self).__name__}({', '.join(parts)})"
 
 
 class ThinnedPoint(PointDistribution):

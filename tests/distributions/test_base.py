@@ -12,7 +12,8 @@ from pyro.infer import Trace_ELBO
 from pyro.infer.autoguide import AutoDelta, init_to_sample
 
 import pyro_pcflow as pcf
-from pyro_pcflow.distributions import MixtureOfFlows, NoisyPoint, one_sided, with_background
+from pyro_pcflow.distributions import MixtureOfFlows, NoisyPoint, PointMixture, one_sided, with_background
+from pyro_pcflow.distributions.base import CompositeDistribution, select_points
 from pyro_pcflow.transforms import similarity
 
 SMALL = {"num_couplings": 2, "hidden_dims": [8], "activation": "tanh", "num_frequencies": 0}
@@ -150,3 +151,75 @@ def test_bad_values(point):
         density.log_prob(torch.tensor([0.0, float("nan"), 0.0]).double())
     with pytest.raises(ValueError, match=r"shape|coordinates"):
         density.log_prob(torch.zeros(5, 2).double())
+
+
+def test_expansion_keeps_what_was_said_about_validation(point):
+    density, nowhere = point(torch.zeros(2).double()), torch.full((3,), float("nan")).double()
+    density._validate_args = False
+    density = density.expand((4,))
+    if isinstance(density, CompositeDistribution):
+        assert density._validate_args is False
+        assert density.expand((2, 4))._validate_args is False
+    assert "_validate_args" not in vars(pcf.PointCloud(point(torch.zeros(2).double()), 3).expand((4,)))
+    with pytest.raises(ValueError, match=r"NaN|support"):
+        point(torch.zeros(2).double()).expand((4,)).log_prob(nowhere)
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+def test_scores_under_vmap(point):
+    """Where no value can be read, none is validated."""
+    density, value = point(torch.tensor([0.3, -0.5]).double()), torch.randn(4, 3).double()
+    torch.testing.assert_close(torch.func.vmap(density.log_prob)(value), density.log_prob(value))
+
+
+def test_repr_shows_shapes_and_parts(point):
+    density = point(torch.zeros(4, 2).double())
+    if not isinstance(density, CompositeDistribution):
+        density = NoisyPoint(density, 0.1)
+    shapes = "(batch_shape=(4,), event_shape=(3,), "
+    assert repr(density).startswith(type(density).__name__ + shapes)
+    assert "Flow" in repr(density) or "CouplingStack" in repr(density) or "TransformedDistribution" in repr(density)
+    assert repr(pcf.PointCloud(density, 5)) == (
+        f"PointCloud(batch_shape=(4,), event_shape=(5, 3), point_distribution={density})"
+    )
+
+
+def test_reprs_in_full():
+    normal = dist.Normal(torch.zeros(3), 1.0).to_event(1)
+    noise = "Normal(batch_shape=({}), event_shape=(3,))"
+    plain, conditional = pcf.PointCloudFlow(3, **SMALL), pcf.PointCloudFlow(3, 2, base="conditional", **SMALL)
+    assert repr(plain.condition()) == (
+        f"Pushforward(batch_shape=(), event_shape=(3,), noise={noise.format('')}, transform=CouplingStack)"
+    )
+    context = "context=<shape (4, 2)>"
+    assert repr(conditional.condition(torch.zeros(4, 2))) == (
+        "Pushforward(batch_shape=(4,), event_shape=(3,), noise=Pushforward(batch_shape=(4,), event_shape=(3,), "
+        f"noise={noise.format('4,')}, transform=ConditionalNormal, {context}), transform=ConditionalCouplingStack, "
+        f"{context})"
+    )
+    assert repr(NoisyPoint(normal, 0.25)) == (
+        f"NoisyPoint(batch_shape=(), event_shape=(3,), point_distribution={noise.format('')}, scale=0.25, nodes=3)"
+    )
+    assert repr(PointMixture(torch.zeros(5, 2), [normal, normal])) == (
+        f"PointMixture(batch_shape=(5,), event_shape=(3,), components=[{noise.format('')}, {noise.format('')}])"
+    )
+    seen = one_sided(normal, torch.tensor([0.0, 0.0, 1.0]), softness=0.1)
+    assert repr(seen) == (
+        f"ThinnedPoint(batch_shape=(), event_shape=(3,), point_distribution={noise.format('')}, "
+        "log_retention=SoftHalfSpace(direction=<shape (3,)>, offset=0.0, softness=0.1))"
+    )
+    mask = torch.ones(4, 7, dtype=torch.bool)
+    assert repr(pcf.PointCloud(normal, mask=mask)) == (
+        f"PointCloud(batch_shape=(4,), event_shape=(7, 3), point_distribution={noise.format('')}, mask=<shape (4, 7)>)"
+    )
+
+
+def test_masks_select_points():
+    points, mask = torch.randn(4, 5, 3), torch.rand(4, 5) < 0.5
+    assert torch.equal(select_points(points, mask), points.flatten(0, 1)[mask.flatten()])
+    assert torch.equal(select_points(points, mask[0]), points[:, mask[0]].reshape(-1, 3))
+    assert torch.equal(select_points(points, None), points.reshape(-1, 3))
+    with pytest.raises(TypeError, match=r"booleans.* got torch.int64"):
+        select_points(points, mask.long())
+    with pytest.raises(ValueError, match=r"shape \(4, 5\), one entry per point, got \(4, 4\)"):
+        select_points(points, mask[:, :4])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import warnings
 
 import pyro
 import pyro.distributions as dist
@@ -268,6 +269,44 @@ def test_points_in_float32_of_a_flow_in_float64(backend):
     torch.testing.assert_close(log_prob, flow.log_prob(points.double()), rtol=1e-12, atol=1e-12)
 
 
+def test_points_and_contexts_of_any_type():
+    """Narrower ones are promoted; wider ones are refused, and both remedies that the error names work."""
+    flow, points, context = make_flow(dtype=torch.float32, context_dim=4), torch.randn(7, 3), torch.randn(4)
+    expected = flow.log_prob(points.half().float(), context.half().float())
+    torch.testing.assert_close(flow.log_prob(points.half(), context.half()), expected)
+    torch.testing.assert_close(flow.condition(context.long()).log_prob(points), flow.log_prob(points, context.trunc()))
+    density = flow.condition(context)
+    for score in (density.log_prob, flow.cloud(context, num_points=7).log_prob, lambda x: flow.log_prob(x, context)):
+        with pytest.raises(TypeError) as told:
+            score(points.double())
+        assert str(told.value) == (
+            "expected points of the flow's data type, torch.float32, or a narrower one, got torch.float64: "
+            "points.to(torch.float32) converts them, or flow.to(torch.float64) the flow"
+        )
+        score(points.double().to(torch.float32))
+    with pytest.raises(TypeError, match=r"expected contexts .*torch.float32, or a narrower one, got torch.float64"):
+        flow.condition(context.double())
+    flow.to(torch.float64)
+    torch.testing.assert_close(
+        flow.log_prob(points.double(), context), flow.log_prob(points.double(), context.double())
+    )
+
+
+def test_a_mask_keeps_padding_out_of_the_units():
+    clouds = 5 + 3 * torch.randn(6, 50, 3, dtype=torch.float64)
+    mask = torch.rand(6, 50) < 0.7
+    padded = torch.where(mask.unsqueeze(-1), clouds, torch.tensor(float("nan")).double())
+    flow, expected = make_flow(), make_flow()
+    flow.normalize(padded, mask)
+    expected.normalize(clouds[mask])
+    assert torch.equal(flow.units.loc, expected.units.loc)
+    assert torch.equal(flow.units.scale, expected.units.scale)
+    with pytest.raises(ValueError, match="0 points"):
+        flow.normalize(clouds, torch.zeros_like(mask))
+    with pytest.raises(TypeError, match=r"torch\.Tensor"):
+        flow.normalize(clouds.numpy())
+
+
 @pytest.mark.parametrize("kind", [pcf.PointCloudFlow, lambda *a, **o: pcf.distributions.MixtureOfFlows(2, *a, **o)])
 def test_sample_draws_from_the_density_of_each_cloud(kind, dtype):
     options = {"num_couplings": 2, "hidden_dims": [8]}
@@ -291,3 +330,179 @@ def test_sample_draws_from_the_density_of_each_cloud(kind, dtype):
         plain.sample(-1, 7)
     with pytest.raises(TypeError, match="needs a context"):
         flow.sample(5, 7)
+
+
+class Twist(pcf.transforms.PointTransform):
+    """A transform of a third party: a rotation by an angle that grows with the last coordinate."""
+
+    def __init__(self, point_dim):
+        super().__init__(point_dim)
+        self.rate = torch.nn.Parameter(torch.tensor(0.5))
+
+    @property
+    def config(self):
+        return {"point_dim": self.point_dim}
+
+    def transform_and_log_det(self, x):
+        return self._turn(x, self.rate), x.new_zeros(x.shape[:-1])
+
+    def inverse_and_log_det(self, y):
+        return self._turn(y, -self.rate), y.new_zeros(y.shape[:-1])
+
+    def _turn(self, x, rate):
+        cos, sin = (rate * x[..., -1]).cos(), (rate * x[..., -1]).sin()
+        return torch.stack([cos * x[..., 0] - sin * x[..., 1], sin * x[..., 0] + cos * x[..., 1], x[..., 2]], -1)
+
+
+TRANSFORMS = {
+    "stack with linear maps": lambda: pcf.transforms.CouplingStack(
+        [
+            pcf.transforms.affine_point_coupling(3, hidden_dims=[8], activation="tanh"),
+            pcf.transforms.lu_linear(3),
+            pcf.transforms.additive_point_coupling(3, hidden_dims=[8], activation="tanh", mask=[False, True, True]),
+        ]
+    ),
+    "a single coupling": lambda: pcf.transforms.affine_point_coupling(3, hidden_dims=[8], activation="tanh"),
+    "of a third party": lambda: Twist(3),
+    "conditional stack": lambda: pcf.transforms.ConditionalCouplingStack(
+        [pcf.transforms.conditional_affine_point_coupling(3, 4, hidden_dims=[8], activation="tanh"), Twist(3)], 4
+    ),
+    "conditional coupling": lambda: pcf.transforms.conditional_affine_point_coupling(3, 4, hidden_dims=[8]),
+    "plain under a conditional base": lambda: Twist(3),
+}
+
+
+@pytest.mark.parametrize("name", TRANSFORMS)
+def test_a_flow_of_any_transform(name, device):
+    transform = pcf.testing.randomize_parameters(TRANSFORMS[name](), 0.3).double().to(device)
+    conditional = "condition" in name
+    options = {"context_dim": 4 * conditional, "base": "conditional" if "base" in name else "normal"}
+    flow = pcf.PointCloudFlow(3, transform=transform, **options)
+    training = 4 + 3 * torch.randn(50, 3, dtype=torch.float64, device=device)
+    flow.normalize(training)
+    context = torch.randn(5, 4, dtype=torch.float64, device=device) if conditional else None
+    if "base" in name:
+        pcf.testing.randomize_parameters(flow.base)
+    points = 4 + 3 * torch.randn(5, 3, dtype=torch.float64, device=device)
+    x, log_det = (points - flow.units.loc) / flow.units.scale, -3 * flow.units.scale.log()
+    conditioned = transform.condition(context) if hasattr(transform, "condition") else transform
+    noise, inner = conditioned.inverse_and_log_det(x)
+    expected = noise_density(flow, context).log_prob(noise) + inner + log_det
+    torch.testing.assert_close(flow.log_prob(points, context), expected)
+    torch.testing.assert_close(flow.condition(context).log_prob(points), expected)
+    torch.testing.assert_close(flow.cloud(context, num_points=1).log_prob(points.unsqueeze(-2)), expected)
+    assert flow.sample(5, 7, context).shape == (5, 7, 3)
+    assert flow.trajectory(7, context).shape[-2:] == (7, 3)
+    assert {id(p) for p in transform.parameters()} <= {id(p) for p in flow.parameters()}
+    assert torch.equal(copy.deepcopy(flow).log_prob(points, context), flow.log_prob(points, context))
+    assert torch.equal(pickle.loads(pickle.dumps(flow)).log_prob(points, context), flow.log_prob(points, context))
+    assert flow._repr_html_()
+
+
+def test_a_given_stack_is_left_as_it_was():
+    stack = TRANSFORMS["stack with linear maps"]()
+    pcf.kernels.set_backend(stack, "plain")
+    first, second = (pcf.PointCloudFlow(3, transform=stack) for _ in range(2))
+    first.normalize(7 + torch.randn(50, 3))
+    assert len(stack.parts) == 3
+    assert first.transform.backend == "plain"
+    assert not second.normalized
+    assert first.transform.parts[0] is second.transform.parts[0]
+    # The states of every part are those of a trajectory.
+    assert len(first.trajectory(5)) == 1 + 3
+
+
+def test_a_flow_of_a_given_transform_trains():
+    flow = pcf.PointCloudFlow(3, transform=TRANSFORMS["stack with linear maps"]())
+    points = torch.randn(500, 3) * torch.tensor([3.0, 1.0, 0.3]) + 7
+    before = copy.deepcopy(flow.transform.parts[1].state_dict())
+    result = pcf.fit(flow, points, max_steps=5, seed=0, device="cpu", progress=False)
+    assert flow.normalized
+    assert result.nats_per_point > -10
+    assert any(not torch.equal(value, before[name]) for name, value in flow.transform.parts[1].state_dict().items())
+
+
+def far(flow):
+    return 1000 + torch.randn(20, 3, dtype=flow.units.loc.dtype)
+
+
+UNITS = "[0-9]+ standard deviations .* units were never set: flow.normalize"
+
+
+@pytest.mark.parametrize(
+    "score",
+    [
+        lambda flow: flow.log_prob(far(flow)),
+        lambda flow: flow.condition().log_prob(far(flow)),
+        lambda flow: flow.condition().expand((20,)).log_prob(far(flow)),
+        lambda flow: flow.cloud(num_points=20).log_prob(far(flow)),
+        lambda flow: pcf.distributions.NoisyPoint(flow.condition(), 0.1).log_prob(far(flow)),
+        lambda flow: dist.TransformedDistribution(
+            flow.condition(), [dist.transforms.AffineTransform(torch.zeros(3), 0.5, event_dim=1)]
+        ).log_prob(far(flow) / 2),
+    ],
+    ids=["log_prob", "condition", "expanded", "cloud", "noisy", "posed"],
+)
+def test_units_that_were_never_set_are_told_once(score):
+    flow = make_flow()
+    with pytest.warns(UserWarning, match=UNITS):
+        score(flow)
+    score(flow)  # warnings are errors
+    again = make_flow()
+    again.normalize(far(again))
+    score(again)
+
+
+@pytest.mark.parametrize("value", [0.0, 50.0, float("inf"), float("nan")])
+def test_near_points_and_broken_ones_are_no_case_of_units(value):
+    make_flow().log_prob(torch.full((20, 3), value).double())
+
+
+def test_later_points_are_not_looked_at():
+    """A sampler that adapts its steps tries poses under which the points lie anywhere."""
+    flow = make_flow()
+    flow.log_prob(torch.randn(20, 3).double())
+    flow.log_prob(far(flow))
+
+
+def test_units_are_not_looked_at_where_values_cannot_be_read():
+    flow = make_flow().requires_grad_(False)
+    torch.func.vmap(flow.log_prob)(far(flow))
+    torch.func.vmap(flow.condition().log_prob)(far(flow))
+    torch.func.grad(lambda x: flow.log_prob(x).sum())(far(flow))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)
+        torch.jit.trace(lambda x: flow.log_prob(x), far(flow), check_trace=False)
+    with pytest.warns(UserWarning, match=UNITS):
+        flow.log_prob(far(flow))
+
+
+@pytest.mark.parametrize(
+    ("act", "error", "words"),
+    [
+        (lambda t: pcf.PointCloudFlow(3, transform=t, num_couplings=12), TypeError, "either.*and num_couplings"),
+        (
+            lambda t: pcf.PointCloudFlow(3, transform=t, hidden_dims=[8], masks="halves"),
+            TypeError,
+            "hidden_dims, masks",
+        ),
+        (lambda t: pcf.PointCloudFlow(2, transform=t), ValueError, "point_dim=2.*point_dim=3"),
+        (lambda t: pcf.PointCloudFlow(3, 8, transform=t), ValueError, "context_dim=8.*contexts of size 0"),
+        (
+            lambda _: pcf.PointCloudFlow(3, 8, transform=TRANSFORMS["conditional coupling"]()),
+            ValueError,
+            "context_dim=8.*contexts of size 4",
+        ),
+        (
+            lambda _: pcf.PointCloudFlow(3, transform=TRANSFORMS["conditional stack"]()),
+            ValueError,
+            "contexts of size 4",
+        ),
+        (lambda _: pcf.PointCloudFlow(3, transform=dist.transforms.planar(3)), TypeError, "got Planar"),
+        (lambda t: pcf.PointCloudFlow(3, transform=t, mask="halves"), TypeError, "unknown option 'mask'"),
+        (lambda t: pcf.MixtureOfFlows(2, 3, transform=t), TypeError, "unknown option 'transform'"),
+    ],
+)
+def test_a_transform_that_does_not_fit_is_told(act, error, words):
+    with pytest.raises(error, match=words):
+        act(Twist(3))

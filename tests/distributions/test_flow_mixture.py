@@ -124,3 +124,15 @@ def test_mixture_of_flows_is_saved(tmp_path):
     again = pcf.load(tmp_path / "mixture.pt")
     assert torch.equal(again.log_prob(points, context), mixture.log_prob(points, context))
     assert torch.equal(pickle.loads(pickle.dumps(mixture)).log_prob(points, context), mixture.log_prob(points, context))
+
+
+def test_a_mask_keeps_padding_out_of_the_regions():
+    clouds = torch.randn(4, 50, 3) + torch.tensor([0.0, 9.0, 0.0, 9.0])[:, None, None]
+    mask = torch.rand(4, 50) < 0.7
+    padded = torch.where(mask.unsqueeze(-1), clouds, torch.tensor(float("nan")))
+    mixture, expected = MixtureOfFlows(2, **SMALL), MixtureOfFlows(2, **SMALL)
+    mixture.normalize(padded, mask)
+    expected.normalize(clouds[mask])
+    for flow, other in zip(mixture.flows, expected.flows, strict=True):
+        assert torch.equal(flow.units.loc, other.units.loc)
+        assert torch.equal(flow.units.scale, other.units.scale)

@@ -103,3 +103,5 @@ def test_wrong_mixtures():
         MixtureOfFlows(0)
     with pytest.raises(ValueError, match=r"NaN|support"):
         PointMixture(torch.zeros(2), normals(0, 1)).log_prob(torch.full((3,), float("nan")))
+    with pytest.raises(ValueError, match="finite points"):
+        PointMixture(torch.zeros(2), normals(0, 1)).responsibilities(torch.full((3,), torch.inf))
