@@ -155,4 +155,7 @@ def plain(value: Any, where: str, classes: Classes | None = None) -> Any:
         if classes is not None:
             classes.add(type(value))
         return {"class": type(value).__name__, "config": plain(value.config, f"{where}.config", classes)}
-    raise TypeError(f"{where} is a {type(value).__name__}, but only tensors and plain values can be saved")
+    raise TypeError(
+        f"{where} is a {type(value).__name__}, but only tensors, plain values and objects with a `config`, the keyword "
+        "arguments that make them again, can be saved"
+    )

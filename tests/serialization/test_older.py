@@ -1,0 +1,36 @@
+"""Names that options had in files of format 1."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import pyro_pcflow as pcf
+from helpers.flows import make_flow
+from pyro_pcflow.serialization import current_options
+
+
+def test_old_names_become_those_of_today_at_any_depth():
+    old = {
+        "decoder": {"total_log_scale": 6.0, "affine": False},
+        "list": [{"mixing": True}, 3],
+        "act_norm_between": True,
+    }
+    assert current_options(old) == {
+        "decoder": {"max_total_log_scale": 6.0, "coupling": "additive"},
+        "list": [{"lu_linear": True}, 3],
+        "act_norm": True,
+    }
+    assert current_options({"affine": True}) == {"coupling": "affine"}
+    new = {"coupling": "additive", "masks": [[True, False]], "lu_linear": True}
+    assert current_options(new) == new
+    assert current_options(None) is None
+
+
+def test_files_of_today_have_no_old_names(path):
+    pcf.save(make_flow(), path)
+    content = torch.load(path)
+    content["config"]["mixing"] = True
+    torch.save(content, path)
+    with pytest.raises(ValueError, match="unknown option 'mixing'"):
+        pcf.load(path)
