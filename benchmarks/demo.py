@@ -34,9 +34,9 @@ def main() -> None:
 
     clouds = pcf.data.load_example("spot", 200_000)
     points, unseen = clouds[0].split([180_000, 20_000])
-    noise = NOISE_PER_HALF_EXTENT * pcf.data.half_side(clouds)
+    noise = NOISE_PER_HALF_EXTENT * pcf.data.half_extent(clouds)
     test = unseen + noise * torch.randn(unseen.shape, generator=torch.Generator().manual_seed(1))
-    print("The cow: 180,000 points sampled from its surface, thickened by noise of 0.01 of its bounding half-side.")
+    print("The cow: 180,000 points sampled from its surface, thickened by noise of 0.01 of its half extent.")
 
     flow = pcf.PointCloudFlow(3)
     parameters = sum(parameter.numel() for parameter in flow.parameters())
@@ -69,7 +69,7 @@ def train_bodies(out: Path, seconds: float) -> None:
     vae = pcf.PointCloudVAE(3)
     parameters = sum(parameter.numel() for parameter in vae.parameters())
     print(f"Training a VAE ({parameters:,} parameters) on {len(train)} bodies for {seconds:.0f} s.")
-    noise = NOISE_PER_HALF_EXTENT * pcf.data.half_side(train)
+    noise = NOISE_PER_HALF_EXTENT * pcf.data.half_extent(train)
     camera = {"up": "z", "azim": 60.0}
     result = pcf.fit(
         vae,

@@ -4,12 +4,12 @@
     python -m benchmarks.density MESH_FOLDER --seconds 2 --seeds 1 # a smoke run
     python -m benchmarks.density MESH_FOLDER --exact               # what the true density would score
 
-Points are sampled by area and thickened by Gaussian noise of 0.01 of the bounding half-side, so that the density is
-well-posed; log-densities are in units of that half-side. Both flows have 12 couplings with two hidden layers of 64,
-and the same loop, batch and schedule. Each takes the best of three learning rates by a validation set of the first
-seed. Runs of the two alternate, so that both meet the same machine; both are scored on the same fresh points. A run
-that diverges is scored by the last averaged weights that were finite, and marked. The true density, which nothing can
-beat, is the mean of Gaussians around points of the surface, of which millions are drawn.
+Points are sampled by area and thickened by Gaussian noise of 0.01 of the half extent of the bounding box, so that the
+density is well-posed; log-densities are in units of that half extent. Both flows have 12 couplings with two hidden
+layers of 64, and the same loop, batch and schedule. Each takes the best of three learning rates by a validation set of
+the first seed. Runs of the two alternate, so that both meet the same machine; both are scored on the same fresh points.
+A run that diverges is scored by the last averaged weights that were finite, and marked. The true density, which nothing
+can beat, is the mean of Gaussians around points of the surface, of which millions are drawn.
 """
 
 from __future__ import annotations

@@ -63,7 +63,7 @@ def main() -> None:
         model,
         train,
         held_out=validation,
-        noise=NOISE_PER_HALF_EXTENT * pcf.data.half_side(train),
+        noise=NOISE_PER_HALF_EXTENT * pcf.data.half_extent(train),
         lr=arguments.lr,
         max_steps=arguments.steps,
         max_seconds=arguments.seconds,

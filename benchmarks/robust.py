@@ -3,13 +3,14 @@
     python -m benchmarks.robust MESH_FOLDER                                 # the table of docs/benchmarks.md
     python -m benchmarks.robust MESH_FOLDER --scans 2 --train-steps 100     # a smoke run
 
-Two flows are fitted to each mesh, one to points that are blurred by 0.1 of the bounding half-side, in which a pose is
-found from afar, and one to points that are blurred by 0.01, in which it is refined. A scan has 300 held-out points of
-it, moved by a pose from the prior: rotations with a spread of 0.3 radians about each axis, translations with a
-deviation of 0.3 of the bounding half-side, scales of 20%. Of a contaminated scan another 5% are planted outliers,
-uniform in a box of 1.5 half-sides about the origin. The pose is a maximum of the posterior: twelve draws of the prior
-are led uphill in the blurred density, and the best three of them in the sharp one. An outlier's score is its
-probability under the robust model, whose background fills the bounding box of the scan and whose share is a latent.
+Two flows are fitted to each mesh, one to points that are blurred by 0.1 of the half extent of the bounding box, in
+which a pose is found from afar, and one to points that are blurred by 0.01, in which it is refined. A scan has 300
+held-out points of it, moved by a pose from the prior: rotations with a spread of 0.3 radians about each axis,
+translations with a deviation of 0.3 of the half extent of the bounding box, scales of 20%. Of a contaminated scan
+another 5% are planted outliers, uniform in a box of 1.5 half extents about the origin. The pose is a maximum of the
+posterior: twelve draws of the prior are led uphill in the blurred density, and the best three of them in the sharp one.
+An outlier's score is its probability under the robust model, whose background fills the bounding box of the scan and
+whose share is a latent.
 """
 
 from __future__ import annotations
@@ -48,10 +49,10 @@ class Errors:
     """How far an estimated pose is from the true one.
 
     Attributes:
-        points: distance between the thing's points under both poses, mean, in half-sides (Hinterstoisser et al., Model
-            based training, detection and pose estimation of texture-less 3D objects, ACCV 2012).
+        points: mean distance between the object's points under both poses, in half extents (Hinterstoisser et al.,
+            Model based training, detection and pose estimation of texture-less 3D objects, ACCV 2012).
         degrees: angle of the rotation between them.
-        translation: in half-sides.
+        translation: in half extents.
         scale: of its logarithm.
     """
 

@@ -18,7 +18,7 @@ def skull():
     if not (folder / "skull.obj").exists():
         pytest.skip("skull.obj is not here: set PCFLOW_MESHES to the folder that holds it")
     points = pcf.data.load_clouds(folder / "skull.obj", 50_000)[0]
-    return points / pcf.data.half_side(points)
+    return points / pcf.data.half_extent(points)
 
 
 @pytest.mark.slow
@@ -46,7 +46,7 @@ def test_round_trip_of_64_couplings_after_training(skull, device, steps):
 def trained(device):
     """A flow trained on the cow, thickened so that a grid resolves it."""
     cow = pcf.data.load_example("spot", 20_000)[0]
-    cow = cow / pcf.data.half_side(cow)
+    cow = cow / pcf.data.half_extent(cow)
     flow = pcf.PointCloudFlow(3, num_couplings=6, hidden_dims=[32, 32])
     pcf.fit(flow, cow, max_steps=400, noise=0.08, seed=0, device=str(device), progress=False)
     return flow, cow.to(device)

@@ -131,12 +131,12 @@ assert torch.allclose(coupling.inv.log_abs_det_jacobian(x, z), over_moved, rtol=
 #
 # A surface has no volume. A density that shrinks onto it grows without bound, so that its likelihood has no maximum.
 # Hence the surface is thickened: each point gets Gaussian noise, afresh in every batch, with a standard deviation of
-# 0.01 of the half-side of the bounding box. Here the half-side is the unit of length.
+# 0.01 of the half extent of the bounding box. Here the half extent is the unit of length.
 
 # %%
 cow = pcf.data.load_example("spot", num_points=100_000)[0]
-half_side = pcf.data.half_side(cow)
-cow, noise = cow / half_side, 0.01
+half_extent = pcf.data.half_extent(cow)
+cow, noise = cow / half_extent, 0.01
 seen, unseen = cow[:90_000], cow[90_000:] + noise * torch.randn(10_000, 3)
 
 flow = pcf.PointCloudFlow(point_dim=3, num_couplings=12, hidden_dims=[64, 64])
@@ -194,8 +194,8 @@ top = max(plane.max().item() for plane in planes)
 figure, axes = plt.subplots(1, 2, figsize=(9, 4), sharey=True, layout="constrained")
 for axis, cut, plane in zip(axes, cuts, planes, strict=True):
     image = axis.pcolormesh(z, y, plane, vmin=top - 12, vmax=top, cmap="magma", shading="nearest")
-    axis.set(title=f"x = {cut} half-sides", xlabel="z, half-sides", aspect="equal")
-axes[0].set_ylabel("y, half-sides")
+    axis.set(title=f"x = {cut} half extents", xlabel="z, half extents", aspect="equal")
+axes[0].set_ylabel("y, half extents")
 figure.colorbar(image, ax=axes, label="log-density, nats")
 plt.show()
 

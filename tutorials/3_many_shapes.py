@@ -35,7 +35,7 @@ pyro.set_rng_seed(0)
 # have the same number of steps, the same batches and the same start. `fit` prints the bound of held-out bodies.
 
 # %%
-bodies = pcf.data.load_example("body", split="train")  # (240, 2048, 3), half-side 1, z up
+bodies = pcf.data.load_example("body", split="train")  # (240, 2048, 3), half extent 1, z up
 test = pcf.data.load_example("body", split="test")  # (60, 2048, 3)
 held = test[:16] if smoke else test
 num_steps = 30 if smoke else 600

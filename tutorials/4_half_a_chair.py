@@ -24,7 +24,7 @@ pyro.set_rng_seed(0)
 # ## Few chairs, stretched
 #
 # The package has 17 chairs to train on, and three to test on. Seventeen shapes are too few for a model of chairs, so we
-# stretch each of them at random along its axes, mirror it left to right, and scale it to half-side 1 again. That
+# stretch each of them at random along its axes, mirror it left to right, and scale it to half extent 1 again. That
 # teaches proportions and nothing else: the model will know 17 kinds of chair in many sizes.
 
 
@@ -119,7 +119,7 @@ for count in [16, 4]:
     above = points @ below < 0
     apart[count] = {"seen side": distance[~above].mean().item(), "hidden side": distance[above].mean().item()}
     effective = (1 / weights.square().sum(0)).median()
-    sides = ", ".join(f"{value:.4f} half-sides apart on the {side}" for side, value in apart[count].items())
+    sides = ", ".join(f"{value:.4f} half extents apart on the {side}" for side, value in apart[count].items())
     print(f"{count} points: {effective:.1f} draws share the weight; {sides}")
 
 # %% [markdown]

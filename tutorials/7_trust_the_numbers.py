@@ -155,7 +155,7 @@ for axis, chosen in zip(axes, (list(keys)[:3], ["cov-cd"], ["mmd-cd"]), strict=T
         axis.errorbar(list(reports), [r[key] for r in reports.values()], [r.std(key) for r in reports.values()],
                       color=color, capsize=2, label=keys[key])  # fmt: skip
         axis.axhline(sum(reports[1.0].train[key]) / draws, color=color, linestyle=":", linewidth=1)
-    axis.set(xlabel="temperature", ylabel="rate" if key != "mmd-cd" else "half-sides squared")
+    axis.set(xlabel="temperature", ylabel="rate" if key != "mmd-cd" else "half extents squared")
     axis.legend(frameon=False, fontsize=8)
 plt.show()
 

@@ -142,7 +142,7 @@ plt.show()
 # a CPU it may well be slower.
 
 # %%
-noise = 0.01 * pcf.data.half_side(cow)
+noise = 0.01 * pcf.data.half_extent(cow)
 flows, scores = {}, {}
 for precision in ("full", "bfloat16"):
     torch.manual_seed(0)

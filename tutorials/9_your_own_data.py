@@ -36,8 +36,8 @@ folder = Path(temporary.name)
 # was copied.
 
 # %%
-half_side = pcf.data.half_side(pcf.data.load_example("spot"))
-sensor = 0.01 * half_side
+half_extent = pcf.data.half_extent(pcf.data.load_example("spot"))
+sensor = 0.01 * half_extent
 
 
 def scan(seed):
@@ -190,14 +190,14 @@ pcflow("evaluate", "samples.npz", "--reference", "held_out.npz", "--num-points",
 #
 # A point may have any number of coordinates from two on. With its normal or its colour it has six, and the flow is
 # their joint density. All columns share one `noise`, so that each should be of the order of one: here lengths are in
-# half-sides, and normals and colours have the length or the range one. The mesh of the cow has normals. Its colour is
+# half extents, and normals and colours have the length or the range one. The mesh of the cow has normals. Its colour is
 # invented: it wears a white belt.
 
 
 # %%
 mesh = trimesh.load(pcf.data.example_path("spot"), process=False)
 points, faces = trimesh.sample.sample_surface(mesh, 50_000, seed=0)
-points = torch.as_tensor(points, dtype=torch.float32) / half_side
+points = torch.as_tensor(points, dtype=torch.float32) / half_extent
 normals = torch.as_tensor(mesh.face_normals[faces], dtype=torch.float32)
 
 

@@ -26,7 +26,7 @@ class Shape:
 
 
 def load_shape(path: Path, num_points: int = 200_000) -> Shape:
-    """Sample a mesh and bring it to the unit of its bounding half-side."""
+    """Sample a mesh and bring it to the unit of the half extent of its bounding box."""
     points = pcf.data.load_clouds(path, num_points + 40_000, seed=0)[0]
     low, high = points.amin(0), points.amax(0)
     center, unit = (low + high) / 2, (high - low).max() / 2

@@ -53,7 +53,7 @@ def main() -> None:
     parser.add_argument("--resume", action="store_true", help="go on with the run in the folder")
     arguments = parser.parse_args()
     train, validation, test = load_splits(arguments.data)
-    noise = NOISE_PER_HALF_EXTENT * pcf.data.half_side(train)
+    noise = NOISE_PER_HALF_EXTENT * pcf.data.half_extent(train)
     torch.manual_seed(0)
     vae = pcf.PointCloudVAE(3)
     result = pcf.fit(

@@ -105,7 +105,7 @@ def run(arguments: argparse.Namespace) -> None:
     import torch
 
     from pyro_pcflow import training
-    from pyro_pcflow.data import half_side
+    from pyro_pcflow.data import half_extent
     from pyro_pcflow.models import PRESETS
     from pyro_pcflow.ops.random import seeded
     from pyro_pcflow.plotting.camera import view_matrix
@@ -135,7 +135,7 @@ def run(arguments: argparse.Namespace) -> None:
             max_seconds=max_seconds,
             batch_size=arguments.batch_size,
             lr=given(arguments.lr, _learning_rate(arguments, of_many)),
-            noise=arguments.noise * half_side(some),
+            noise=arguments.noise * half_extent(some),
             seed=arguments.seed,
             out=arguments.out,
             resume=arguments.resume,

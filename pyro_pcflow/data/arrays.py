@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 
 from pyro_pcflow.data.meshes import decode
-from pyro_pcflow.data.sampling import Stack
+from pyro_pcflow.data.sampling import CloudArray
 from pyro_pcflow.ops.array_files import enumerate_words, most_unpacked, read_member, read_npy_header
 
 # Room for points of hundreds of coordinates in full digits.
 _MAX_LINE = 1 << 16
 
 
-def read_text(path: Path) -> Stack:
+def read_text(path: Path) -> CloudArray:
     """Read a table of numbers, one point a line, separated by white space or by commas.
 
     Text after `#` is a comment. A first line without any number is taken for column names.
@@ -51,7 +51,7 @@ def _is_number(word: str) -> bool:
     return True
 
 
-def read_npy(path: Path) -> Stack:
+def read_npy(path: Path) -> CloudArray:
     """Map a npy file, without reading it yet.
 
     Args:
@@ -68,7 +68,7 @@ def read_npy(path: Path) -> Stack:
     return as_stack(np.load(path, mmap_mode="r", allow_pickle=False))
 
 
-def read_npz(path: Path, split: str | None, folder_split: str | None) -> Stack:
+def read_npz(path: Path, split: str | None, folder_split: str | None) -> CloudArray:
     """Read the array `points` of a npz file.
 
     Args:
@@ -93,11 +93,11 @@ def read_npz(path: Path, split: str | None, folder_split: str | None) -> Stack:
             return stack
         raise ValueError(f"its `split` is {labels.dtype} {labels.shape}, not a word for each of its clouds")
     if split is None:
-        return Stack(stack.points, labels)
+        return CloudArray(stack.points, labels)
     chosen = labels == split
     if not chosen.any():
         raise ValueError(f"no cloud with split {split!r}, only {enumerate_words(labels)}")
-    return Stack(stack.points[chosen], labels[chosen])
+    return CloudArray(stack.points[chosen], labels[chosen])
 
 
 def read_splits(path: Path) -> np.ndarray | None:
@@ -119,7 +119,7 @@ def read_splits(path: Path) -> np.ndarray | None:
     return labels if labels.ndim == 1 and labels.dtype.kind == "U" else None
 
 
-def as_stack(array: np.ndarray) -> Stack:
+def as_stack(array: np.ndarray) -> CloudArray:
     """See that an array holds clouds.
 
     Args:
@@ -139,4 +139,4 @@ def as_stack(array: np.ndarray) -> Stack:
         raise ValueError(f"an array of {array.dtype} instead of real numbers")
     if array.ndim not in (2, 3) or array.shape[-1] < 2 or 0 in array.shape:
         raise ValueError(f"an array of shape {array.shape}")
-    return Stack(array if array.ndim == 3 else array[None])
+    return CloudArray(array if array.ndim == 3 else array[None])

@@ -11,7 +11,7 @@ import numpy as np
 from pyro_pcflow.data.arrays import read_npy, read_npz, read_splits, read_text
 from pyro_pcflow.data.errors import cloud_error
 from pyro_pcflow.data.meshes import read_mesh
-from pyro_pcflow.data.sampling import Stack, Surface, has_area
+from pyro_pcflow.data.sampling import CloudArray, Surface, has_area
 from pyro_pcflow.ops.reading import check_regular, phrase
 
 _MESH = "expected a whole {} with faces, or with points and no faces"
@@ -30,7 +30,7 @@ _EXPECTED = {
     ".npy": _ARRAY,
     ".npz": f"{_ARRAY}, named `points`",
 }
-_READERS: dict[str, Callable[[Path], Surface | Stack]] = {
+_READERS: dict[str, Callable[[Path], Surface | CloudArray]] = {
     **dict.fromkeys([".obj", ".off", ".ply", ".stl", ".glb"], read_mesh),
     **dict.fromkeys([".xyz", ".txt", ".csv"], read_text),
     ".npy": read_npy,
@@ -38,7 +38,7 @@ _READERS: dict[str, Callable[[Path], Surface | Stack]] = {
 EXTENSIONS = tuple(_EXPECTED)
 
 
-def read_file(path: Path, split: str | None = None, folder_split: str | None = None) -> Surface | Stack:
+def read_file(path: Path, split: str | None = None, folder_split: str | None = None) -> Surface | CloudArray:
     """Read one file of any known format.
 
     Args:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from pyro_pcflow.data.guards import check_glb, check_obj, check_off, check_ply, check_stl
-from pyro_pcflow.data.sampling import Stack, Surface
+from pyro_pcflow.data.sampling import CloudArray, Surface
 
 # A scene that repeats a large mesh many times can outgrow any memory from a small file.
 _MAX_FACES = 50_000_000
@@ -21,14 +21,14 @@ _MAX_FACES = 50_000_000
 _SOLIDS = re.compile(r"^[^\S\n]*endsolid.*\n(?:[^\S\n]*\n)*[^\S\n]*solid.*\n", re.MULTILINE | re.IGNORECASE)
 
 
-def read_mesh(path: Path) -> Surface | Stack:
+def read_mesh(path: Path) -> Surface | CloudArray:
     """Read an obj, off, ply, stl or glb file.
 
     Args:
         path: the file; its ending says the format.
 
     Returns:
-        The surface; or a `Stack` of one cloud (1, N, 3) where the file has points and no faces.
+        The surface; or a `CloudArray` of one cloud (1, N, 3) where the file has points and no faces.
 
     Raises:
         Exception: whatever the parser raises on a damaged file, and `ValueError` of our guards.
@@ -129,13 +129,13 @@ def _join_surfaces(scene: Any) -> Surface | None:
     return Surface(np.concatenate(vertices), np.concatenate(faces))
 
 
-def _join_points(scene: Any) -> Stack:
+def _join_points(scene: Any) -> CloudArray:
     import trimesh
 
     parts = _placed(scene, trimesh.PointCloud)
     if sum(len(part.vertices) for part, _ in parts) == 0:
         raise ValueError("no faces and no points")
-    return Stack(np.concatenate([_place(part.vertices, matrix) for part, matrix in parts])[None])
+    return CloudArray(np.concatenate([_place(part.vertices, matrix) for part, matrix in parts])[None])
 
 
 def _place(vertices: Any, matrix: np.ndarray) -> np.ndarray:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pyro_pcflow.data.errors import CloudError, cloud_error
 from pyro_pcflow.data.formats import as_points, read_file, stored_splits
 from pyro_pcflow.data.listing import SPLITS, Entry, Listing, list_entries
-from pyro_pcflow.data.sampling import Stack, Surface, choose_points, derive_seed, sample_surface
+from pyro_pcflow.data.sampling import CloudArray, Surface, choose_points, derive_seed, sample_surface
 from pyro_pcflow.ops.progress import progress_bar
 from pyro_pcflow.ops.reading import printable
 
@@ -35,7 +35,7 @@ class StoredCloud:
     """
 
     entry: Entry
-    source: Surface | Stack
+    source: Surface | CloudArray
     index: int
     split: str | None
     remaining: int
@@ -177,14 +177,14 @@ def _with_progress(entries: list[Entry], progress: bool | None) -> Iterator[Entr
             bar.update()
 
 
-def _read(entry: Entry, split: str | None) -> Surface | Stack:
+def _read(entry: Entry, split: str | None) -> Surface | CloudArray:
     kind = entry.path.suffix.lower()
     source = read_file(entry.path, split, entry.split)
     if split is None or kind == ".npz":
         return source
-    if kind == ".npy" and isinstance(source, Stack) and source.points.shape[1] == _PC15K_POINTS:
+    if kind == ".npy" and isinstance(source, CloudArray) and source.points.shape[1] == _PC15K_POINTS:
         part = slice(None, _PC15K_TRAIN) if split == "train" else slice(_PC15K_TRAIN, None)
-        return Stack(source.points[:, part])
+        return CloudArray(source.points[:, part])
     if entry.split != split:
         found = f"belongs to no split, and split={split!r} was asked for"
         raise cloud_error(entry.path, found, f"expected it below a folder {', '.join(SPLITS)}")

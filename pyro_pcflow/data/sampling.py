@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,7 @@ class Surface:
 
 
 @dataclass(frozen=True)
-class Stack:
+class CloudArray:
     """Clouds of one size, `points` (S, N, D), of any real type; perhaps still on disk.
 
     `splits` (S,), words, are their splits where the file says them.
@@ -116,3 +117,23 @@ def has_area(surface: Surface) -> bool:
     extent = np.ptp(used.reshape(-1, 3), axis=0).max()
     # Rounding alone gives collinear corners an area near 1e-16 of the squared extent.
     return bool(doubled > 1e-12 * extent**2)
+
+
+def half_extent(clouds: Tensor) -> float:
+    """Half extent of the bounding box of all points: half of its longest side, the usual unit of `noise`.
+
+    Args:
+        clouds: (*batch, D), in any units.
+
+    Raises:
+        ValueError: no points.
+
+    Examples:
+        >>> import torch
+        >>> half_extent(torch.tensor([[0.0, 0.0, 0.0], [1.0, 4.0, 2.0]]))
+        2.0
+    """
+    points = clouds.reshape(-1, clouds.shape[-1])
+    if not len(points):
+        raise ValueError("no points: the bounding box of nothing has no extent")
+    return float((points.amax(0) - points.amin(0)).max() / 2)

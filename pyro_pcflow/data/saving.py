@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pyro_pcflow.ops.files import new_file, write_npy
 
-__all__ = ["SAVED_FORMATS", "half_side", "save_clouds"]
+__all__ = ["SAVED_FORMATS", "save_clouds"]
 
 SAVED_FORMATS = (".npy", ".npz", ".ply", ".xyz")
 
@@ -65,20 +65,3 @@ def check_format(path: Path, num_clouds: int, point_dim: int) -> None:
         raise ValueError(f"{path}: {path.suffix} holds one cloud, got {num_clouds}; use .npz")
     if path.suffix == ".ply" and point_dim != 3:
         raise ValueError(f"{path}: .ply holds points of 3 coordinates, got {point_dim}; use .xyz or .npz")
-
-
-def half_side(clouds: Tensor) -> float:
-    """Half of the longest side of the bounding box of all points: the unit in which `noise` is often given.
-
-    Args:
-        clouds: (*batch, D), in any units.
-
-    Examples:
-        >>> import torch
-        >>> half_side(torch.tensor([[0.0, 0.0, 0.0], [1.0, 4.0, 2.0]]))
-        2.0
-    """
-    points = clouds.reshape(-1, clouds.shape[-1])
-    if not len(points):
-        raise ValueError("no points: the bounding box of nothing has no side")
-    return float((points.amax(0) - points.amin(0)).max() / 2)

@@ -61,7 +61,7 @@ def test_a_scan_is_trained_on_each_of_its_points_once(name, tmp_path, fitted):
     ((module, data, options),) = fitted
     assert type(module) is pcf.PointCloudFlow
     assert np.array_equal(data.numpy(), points)
-    assert options["noise"] == pytest.approx(0.01 * pcf.data.half_side(torch.from_numpy(points)))
+    assert options["noise"] == pytest.approx(0.01 * pcf.data.half_extent(torch.from_numpy(points)))
 
 
 @pytest.mark.parametrize(("asked", "taken"), [(50, 50), (200, 120)])
@@ -98,7 +98,7 @@ def test_many_clouds_of_different_sizes_keep_their_points(tmp_path, fitted, monk
     assert type(module) is pcf.PointCloudVAE
     assert [len(cloud) for cloud in data] == [min(size, 25) for size in sizes]
     assert all(len(cloud.unique(dim=0)) == len(cloud) for cloud in data)
-    assert options["noise"] == pytest.approx(0.01 * pcf.data.half_side(torch.cat(data)))
+    assert options["noise"] == pytest.approx(0.01 * pcf.data.half_extent(torch.cat(data)))
 
 
 def test_clouds_of_different_sizes_are_trained_on(tmp_path, no_pictures, capsys):
@@ -192,7 +192,7 @@ def test_a_large_file_stays_where_it_is(tmp_path, fitted, count):
     assert isinstance(data, pcf.data.MappedClouds)
     chosen = torch.linspace(0, count - 1, min(count, train.CLOUDS_FOR_UNITS)).round().long()
     some = data.read(chosen)
-    assert options["noise"] == pytest.approx(0.01 * pcf.data.half_side(some))
+    assert options["noise"] == pytest.approx(0.01 * pcf.data.half_extent(some))
 
 
 def test_points_of_two_dimensions_in_one_folder(tmp_path, fitted, capsys):
@@ -230,7 +230,7 @@ def test_each_option_reaches_the_training(options, name, value, tmp_path, fitted
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.5])
-def test_noise_is_a_share_of_the_half_side(noise, tmp_path, fitted):
+def test_noise_is_a_share_of_the_half_extent(noise, tmp_path, fitted):
     np.save(tmp_path / "a.npy", np.array([[0, 0, 0], [2, 8, 4], [1, 1, 1]]))
     assert main(["train", str(tmp_path / "a.npy"), "--out", str(tmp_path / "run"), "--noise", str(noise)]) == 2
     assert fitted[0][2]["noise"] == 4 * noise
@@ -303,7 +303,7 @@ def test_a_run_of_many_clouds(tmp_path, capsys, no_pictures):
     assert "bound on held-out clouds, after 2 steps" in capsys.readouterr().out
     # The noise is a share of the largest cloud, wherever it stands, and not of the first.
     settings = toml.loads((run / "config.toml").read_text())["settings"]
-    assert settings["noise"] == pytest.approx(0.01 * pcf.data.half_side(clouds), rel=1e-4)
+    assert settings["noise"] == pytest.approx(0.01 * pcf.data.half_extent(clouds), rel=1e-4)
     assert pcf.load(run / "model.pt").config["decoder"]["num_couplings"] == 2
     assert main(["sample", str(run), "--num-clouds", "3", "--num-points", "50", "--out", str(tmp_path / "a.npy")]) == 0
     drawn = np.load(tmp_path / "a.npy")

@@ -36,7 +36,7 @@ def test_what_a_format_cannot_hold_is_told(shape, name, words, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_half_side():
-    assert pcf.data.half_side(torch.tensor([[[-1.0, 0.0], [2.0, 0.5]], [[3.0, 0.0], [0.0, 0.0]]])) == 2.0
+def test_half_extent():
+    assert pcf.data.half_extent(torch.tensor([[[-1.0, 0.0], [2.0, 0.5]], [[3.0, 0.0], [0.0, 0.0]]])) == 2.0
     with pytest.raises(ValueError, match="no points"):
-        pcf.data.half_side(torch.zeros(0, 3))
+        pcf.data.half_extent(torch.zeros(0, 3))

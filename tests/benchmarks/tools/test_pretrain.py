@@ -20,7 +20,7 @@ def test_pretraining_leaves_a_model_and_its_curve(category_file, tmp_path, comma
     found = re.search(r"test split, 8 clouds: (-?\d+\.\d{3}) nats per point", printed)
     with np.load(category_file) as file:
         test = torch.from_numpy(file["points"][file["split"] == "test"])
-        noise = 0.01 * pcf.data.half_side(torch.from_numpy(file["points"][file["split"] == "train"]))
+        noise = 0.01 * pcf.data.half_extent(torch.from_numpy(file["points"][file["split"] == "train"]))
     again = evidence_lower_bound(pcf.load(out / "model.pt"), test, noise)["nats_per_point"]
     assert float(found[1]) == pytest.approx(again, abs=1e-3)
     assert (out / "curve.png").stat().st_size > 10_000
