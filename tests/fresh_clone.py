@@ -1,11 +1,12 @@
 """Try the README, the page about installing and the how-to pages as a new user would.
 
     python tests/fresh_clone.py                        # every command and every block of code, as written
-    python tests/fresh_clone.py --without "make test"  # for who has just run the tests
+    python tests/fresh_clone.py --without "make test"  # if you have just run the tests
 
 The last commit is cloned into an empty folder, with an empty home and only the system's programs on the path. The
 blocks of `sh` that set the project up run first, in the clone, by bash. The other blocks of a page then run in their
-order in an empty folder, in one process; what a reader brings, such as `my_scan.ply`, is made beforehand.
+order in an empty folder, in one process, or are saved, where a block has the name of a file as its title; what a reader
+brings, such as `my_scan.ply`, is made beforehand.
 """
 
 from __future__ import annotations
@@ -42,20 +43,22 @@ for index in range(20):
 
 
 def blocks(page: str) -> list[tuple[str, str]]:
-    """The blocks of code of a page that can be run, those of what it includes too: language and text."""
+    """The blocks of code of a page, those of what it includes too: sh, python or the name of a file, and the text."""
     text = (ROOT / page).read_text(encoding="utf-8")
     for include, name, section in re.findall(r'^(--8<-- "([^":]+):(\w+)")$', text, flags=re.M):
         marks = re.split(rf"<!-- --8<-- \[(?:start|end):{section}\] -->", (ROOT / name).read_text(encoding="utf-8"))
         text = text.replace(include, marks[1])
-    return re.findall(r"^```(sh|python)\n(.*?)^```", text, flags=re.M | re.S)
+    found = re.findall(r'^```(sh|python)(?: title="([^"]+)")?\n(.*?)^```', text, flags=re.M | re.S)
+    return [(title or language, code) for language, title, code in found]
 
 
 def program(parts: list[tuple[str, str]]) -> str:
-    """One program of all blocks, in their order."""
-    lines = ["import subprocess as _subprocess"]
-    for language, text in parts:
+    """One program of all blocks, in their order; one with a title is saved as that file."""
+    lines = ["import pathlib as _pathlib, subprocess as _subprocess"]
+    for kind, text in parts:
         command = ["bash", "-euxo", "pipefail", "-c", text]
-        lines.append(text if language == "python" else f"_subprocess.run({command!r}, check=True)")
+        runs = {"python": text, "sh": f"_subprocess.run({command!r}, check=True)"}
+        lines.append(runs.get(kind, f"_pathlib.Path({kind!r}).write_text({text!r})"))
     return "\n".join(lines)
 
 

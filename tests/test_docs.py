@@ -42,11 +42,15 @@ def test_how_to_pages_run(page, tmp_path, monkeypatch):
     # A module that can be imported, for a class that is pickled.
     module = types.ModuleType("page")
     monkeypatch.setitem(sys.modules, "page", module)
+    monkeypatch.syspath_prepend(tmp_path)
     found = blocks(str(page.relative_to(ROOT)))
     assert found
     for language, block in found:
         if language == "python":
             exec(compile(block.replace("max_seconds=20", "max_steps=5"), page.name, "exec"), module.__dict__)
+            continue
+        if language != "sh":
+            (tmp_path / language).write_text(block)
             continue
         for line in block.splitlines():
             program, *arguments = shlex.split(line, comments=True)
