@@ -15,19 +15,12 @@ from pyro_pcflow import cli
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "count"),
-    [
-        ("README.md", 4),
-        ("docs/index.md", 1),
-        ("docs/inference.md", 2),
-        ("docs/many-shapes.md", 4),
-        ("docs/reference/metrics.md", 2),
-    ],
+    "name", ["README.md", "docs/index.md", "docs/inference.md", "docs/many-shapes.md", "docs/reference/metrics.md"]
 )
-def test_code_blocks_run(name, count, tmp_path, monkeypatch):
+def test_code_blocks_run(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     found = [text for language, text in blocks(name) if language == "python"]
-    assert len(found) == count
+    assert found
     names = {}
     for block in found:
         # The same training, shorter.
