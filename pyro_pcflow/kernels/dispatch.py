@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from pyro_pcflow.kernels.cpu import launch as fused_cpu
 from pyro_pcflow.kernels.cpu.build import KernelUnavailableError, instruction_sets, is_kept
 from pyro_pcflow.kernels.gpu import launch as fused_gpu
+from pyro_pcflow.kernels.program import MAX_COORDINATES
 from pyro_pcflow.ops.tracing import in_function_transform
 
 __all__ = [
@@ -35,8 +36,6 @@ BACKENDS = ("auto", "plain", "tiled", "fused", "triton")
 FEW_POINTS, FEW_IN_A_GROUP = 64, 4
 # Below, tiles in torch are no faster than layers.
 FEW_IN_TILES = 1000
-# A mask is one number for the compiled kernel.
-MOST_COORDINATES = 8
 # Whether the compiled kernel has been loaded.
 _loaded = False
 # The kernel that is being compiled, while stacks run in torch.
@@ -165,7 +164,7 @@ def choose(wanted: str, points: Tensor, groups: int) -> str:
         wanted == "plain"
         or points.device.type not in ("cpu", "cuda")
         or points.dtype not in (torch.float32, torch.float64)
-        or points.shape[-1] > MOST_COORDINATES
+        or points.shape[-1] > MAX_COORDINATES
         or torch.jit.is_tracing()
         or torch.is_autocast_enabled(points.device.type)
     ):

@@ -1,4 +1,4 @@
-"""One operator of torch for a run of couplings, whichever way it is run."""
+"""The torch custom operator that runs couplings on any backend, and its gradients."""
 
 from __future__ import annotations
 
@@ -21,15 +21,17 @@ Result = tuple[Tensor, Tensor, Tensor]
 
 
 @dataclass(frozen=True)
-class Runner:
+class Backend:
+    """One way to run a program: functions of the arguments and results of the two operators below."""
+
     forward: Callable[..., Result]
     backward: Callable[..., Result]
 
 
-RUNNERS = {
-    "tiled": Runner(tiled.forward, tiled.backward),
-    "fused": Runner(fused_cpu.forward, fused_cpu.backward),
-    "triton": Runner(fused_gpu.forward, fused_gpu.backward),
+BACKENDS = {
+    "tiled": Backend(tiled.forward, tiled.backward),
+    "fused": Backend(fused_cpu.forward, fused_cpu.backward),
+    "triton": Backend(fused_gpu.forward, fused_gpu.backward),
 }
 
 
@@ -44,7 +46,7 @@ def run(
         weights: all matrices, see `Program.split`.
         offsets: shape `(G, M)`, see `Program.split`.
         inverse: from data to noise, or back.
-        backend: a name of `RUNNERS`.
+        backend: a name of `BACKENDS`.
 
     Returns:
         Points, shape `(G, N, D)`, and the log-determinant, shape `(G, N)`.
@@ -77,14 +79,14 @@ def couplings(
         limits: see `Program.limits`.
         inverse: from data to noise, or back.
         save: keep what a backward pass needs.
-        backend: a name of `RUNNERS`.
+        backend: a name of `BACKENDS`.
 
     Returns:
-        Points, log-determinants, and the coordinates that the couplings overwrote, shape `(moves, G, N)`, or nothing.
+        Points, log-determinants, and the coordinates that the couplings overwrote, shape `(moved, G, N)`, or nothing.
     """
     program = decode(tuple(code), tuple(limits))
     arguments = (points.contiguous(), weights.contiguous(), offsets.contiguous())
-    return RUNNERS[backend].forward(program, *arguments, inverse, save)
+    return BACKENDS[backend].forward(program, *arguments, inverse, save)
 
 
 @couplings.register_fake
@@ -98,11 +100,11 @@ def _(
     save: bool,
     backend: str,
 ) -> Result:
-    moves = decode(tuple(code), tuple(limits)).moves if save else 0
+    num_moved = decode(tuple(code), tuple(limits)).num_moved if save else 0
     return (
         torch.empty_like(points, memory_format=torch.contiguous_format),
         points.new_empty(points.shape[:-1]),
-        points.new_empty((moves, *points.shape[:-1])),
+        points.new_empty((num_moved, *points.shape[:-1])),
     )
 
 
@@ -123,7 +125,7 @@ def couplings_backward(
     """The gradients of points, weights and offsets; those of the weights are empty unless they are wanted."""
     program = decode(tuple(code), tuple(limits))
     arguments = [x.contiguous() for x in (out, saved, weights, offsets, grad_out, grad_log_det)]
-    return RUNNERS[backend].backward(program, *arguments, inverse, of_weights)
+    return BACKENDS[backend].backward(program, *arguments, inverse, of_weights)
 
 
 @couplings_backward.register_fake
@@ -156,8 +158,8 @@ def _backward(ctx: Any, grad_out: Tensor | None, grad_log_det: Tensor | None, _:
     wanted = ctx.needs_input_grad[:3]
     gradients: Sequence[Tensor | None]
     if torch.is_grad_enabled():
-        # Someone will differentiate these gradients again, which only the plain way can.
-        gradients = _plain_gradients(ctx, (points, weights, offsets), wanted, (grad_out, grad_log_det))
+        # These gradients may be differentiated again, which only the reference can.
+        gradients = _reference_gradients(ctx, (points, weights, offsets), wanted, (grad_out, grad_log_det))
     else:
         gradients = couplings_backward(
             out,
@@ -176,7 +178,7 @@ def _backward(ctx: Any, grad_out: Tensor | None, grad_log_det: Tensor | None, _:
     return (*gradients, None, None, None, None, None)
 
 
-def _plain_gradients(
+def _reference_gradients(
     ctx: Any, inputs: tuple[Tensor, ...], wanted: Sequence[bool], gradients: tuple[Tensor, Tensor]
 ) -> list[Tensor | None]:
     points, weights, offsets = inputs

@@ -1,18 +1,39 @@
-"""What a run of couplings does to a point, said in numbers: what every way to run it takes."""
+"""A run of couplings as data: what every backend takes."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from enum import IntEnum
 from functools import lru_cache
 from itertools import pairwise
 
 from torch import Tensor
 
-__all__ = ["ACTIVATIONS", "Coupling", "Network", "Parameters", "Program", "decode"]
+__all__ = ["MAX_COORDINATES", "Activation", "Coupling", "Network", "Parameters", "Program", "decode"]
 
-ACTIVATIONS = ("relu", "silu", "tanh", "gelu", "leaky_relu")
+MAX_COORDINATES = 8  # of a point: a kernel reads a mask as one number
+
+
+class Activation(IntEnum):
+    """Activations by number; the C++ compiler and Triton are given the same numbers."""
+
+    RELU = 0
+    SILU = 1
+    TANH = 2
+    GELU = 3
+    LEAKY_RELU = 4
+
+    @classmethod
+    def of(cls, name: str) -> Activation:
+        """The one that `pyro_pcflow.ops.network.ACTIVATIONS` has under a name."""
+        return cls[name.upper()]
+
+    @property
+    def option(self) -> str:
+        """Its name in `pyro_pcflow.ops.network.ACTIVATIONS`."""
+        return self.name.lower()
 
 
 @dataclass(frozen=True)
@@ -26,7 +47,7 @@ class Network:
     Attributes:
         hidden_dims: widths of the hidden layers.
         outputs: number of outputs.
-        activation: one of `ACTIVATIONS`.
+        activation: of every hidden layer.
         num_frequencies: Fourier features of the kept coordinates, as of `pyro_pcflow.nn.fourier_features`.
         scaled: for each hidden layer, whether there is a scale.
         skips: for each hidden layer, whether a skip connection ends there.
@@ -34,14 +55,14 @@ class Network:
 
     hidden_dims: tuple[int, ...]
     outputs: int
-    activation: str
+    activation: Activation
     num_frequencies: int
     scaled: tuple[bool, ...]
     skips: tuple[bool, ...]
 
     def code(self) -> list[int]:
         """The network as numbers."""
-        code = [self.num_frequencies, ACTIVATIONS.index(self.activation), self.outputs, len(self.hidden_dims)]
+        code = [self.num_frequencies, int(self.activation), self.outputs, len(self.hidden_dims)]
         for width, scaled, skip in zip(self.hidden_dims, self.scaled, self.skips, strict=True):
             code += [width, int(scaled), int(skip)]
         return code
@@ -84,10 +105,13 @@ class Coupling:
         """The moved coordinates."""
         return [i for i, keep in enumerate(self.mask) if not keep]
 
+    def mask_bits(self) -> int:
+        """The mask as a number that has a bit for each kept coordinate."""
+        return sum(1 << i for i in self.kept)
+
     def code(self) -> list[int]:
         """The coupling as numbers, but for the bound of its log-scale."""
-        bits = sum(1 << i for i in self.kept)
-        code = [bits, int(self.affine), len(self.networks)]
+        code = [self.mask_bits(), int(self.affine), len(self.networks)]
         for network in self.networks:
             code += network.code()
         return code
@@ -122,7 +146,7 @@ class Program:
         return [coupling.max_log_scale for coupling in self.couplings]
 
     @property
-    def moves(self) -> int:
+    def num_moved(self) -> int:
         """How many coordinates the couplings overwrite in all."""
         return sum(len(coupling.moved) for coupling in self.couplings)
 
@@ -178,7 +202,7 @@ def _network(numbers: Iterator[int]) -> Network:
     frequencies, activation, outputs, depth = (next(numbers) for _ in range(4))
     layers = [(next(numbers), bool(next(numbers)), bool(next(numbers))) for _ in range(depth)]
     widths, scaled, skips = zip(*layers, strict=True)
-    return Network(widths, outputs, ACTIVATIONS[activation], frequencies, scaled, skips)
+    return Network(widths, outputs, Activation(activation), frequencies, scaled, skips)
 
 
 def _take(network: Network, matrices: Iterator[Tensor], vectors: Iterator[Tensor]) -> Parameters:

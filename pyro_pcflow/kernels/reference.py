@@ -30,8 +30,8 @@ def evaluate(
 
 def _step(coupling: Coupling, parameters: Sequence[Parameters], points: Tensor, inverse: bool) -> tuple[Tensor, Tensor]:
     kept, moved = split(coupling.mask, points)
-    parts = zip(coupling.networks, parameters, strict=True)
-    outputs = torch.cat([_outputs(network, own, kept) for network, own in parts], -1)
+    pairs = zip(coupling.networks, parameters, strict=True)
+    outputs = torch.cat([_outputs(*pair, kept) for pair in pairs], -1)
     if coupling.affine:
         shift, log_scale = outputs.chunk(2, -1)
         log_scale = tanh_bound(log_scale, coupling.max_log_scale)
@@ -41,9 +41,9 @@ def _step(coupling: Coupling, parameters: Sequence[Parameters], points: Tensor, 
     return merge(coupling.mask, kept, moved), log_det.sum(-1)
 
 
-def _outputs(network: Network, own: Parameters, kept: Tensor) -> Tensor:
-    layers = [partial(F.linear, weight=matrix) for matrix in own.matrices]
-    modulations = list(zip(own.scales, own.offsets, strict=True))
+def _outputs(network: Network, parameters: Parameters, kept: Tensor) -> Tensor:
+    layers = [partial(F.linear, weight=matrix) for matrix in parameters.matrices]
+    modulations = list(zip(parameters.scales, parameters.offsets, strict=True))
     features = fourier_features(kept, network.num_frequencies)
-    hidden = modulated_mlp(layers[:-1], features, modulations[:-1], network.skips, network.activation)
-    return layers[-1](hidden) + own.offsets[-1]
+    hidden = modulated_mlp(layers[:-1], features, modulations[:-1], network.skips, network.activation.option)
+    return layers[-1](hidden) + parameters.offsets[-1]

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pyro_pcflow.kernels.program import Coupling, Network, Parameters, Program
+from pyro_pcflow.kernels.program import Activation, Coupling, Network, Parameters, Program
 from pyro_pcflow.ops.network import LEAKY_SLOPE, fourier_features
 
 __all__ = ["backward", "forward"]
@@ -23,7 +23,8 @@ TILE = 8192  # points: fewer cost calls, and more leave the cache
 FEW = 12  # inputs: a matrix product with so few is bound by memory
 
 aten = torch.ops.aten
-NEEDS_VALUE = ("silu", "gelu")
+FUNCTIONS = {Activation.TANH: aten.tanh, Activation.SILU: aten.silu, Activation.GELU: aten.gelu}
+NEEDS_VALUE = (Activation.SILU, Activation.GELU)
 
 
 def forward(
@@ -32,7 +33,7 @@ def forward(
     """See `pyro_pcflow.kernels.operator.couplings`."""
     out = torch.empty_like(points)
     log_det = points.new_zeros(points.shape[:-1])
-    saved = points.new_empty(program.moves if save else 0, *points.shape[:-1])
+    saved = points.new_empty(program.num_moved if save else 0, *points.shape[:-1])
     workspace = _Workspace(points)
     steps = _steps(program, weights, offsets, inverse)
     for tile in _tiles(points):
@@ -79,10 +80,10 @@ def backward(
             outputs, layers = _evaluate(coupling, networks, tile, x, workspace)
             grad_outputs = _move_back(coupling, x, outputs, g, of_log_det, inverse)
             parts = grad_outputs.split([network.outputs for network in coupling.networks])
-            for network, own, theirs, kept, part in zip(
+            for network, parameters, of_parameters, kept, part in zip(
                 coupling.networks, networks, gradients, layers, parts, strict=True
             ):
-                below = _differentiate(network, own, theirs, kept, part, tile, of_weights, workspace)
+                below = _differentiate(network, parameters, of_parameters, kept, part, tile, of_weights, workspace)
                 for row, gradient in zip(coupling.kept, below, strict=True):
                     g[row] = g[row] + gradient
         tile.write(grad_points, torch.stack(g, -1))
@@ -108,7 +109,7 @@ class _Tile:
         of_tile.copy_(values.view(of_tile.shape))
 
     def by_group(self, values: Tensor) -> Tensor:
-        """From rows of points to groups of rows, for what a group has of its own."""
+        """From rows of points to groups of rows, for the scales and offsets of each group."""
         return values.view(self.groups, self.points, values.shape[-1])
 
 
@@ -175,24 +176,25 @@ def _evaluate(
     workspace.restart()
     outputs, layers = [], []
     kept = torch.stack([x[row] for row in coupling.kept])
-    for network, own in zip(coupling.networks, networks, strict=True):
+    for network, parameters in zip(coupling.networks, networks, strict=True):
         features = fourier_features(kept, network.num_frequencies, dim=0)
-        hidden = _hidden_layers(network, own, features, tile, workspace)
+        hidden = _hidden_layers(network, parameters, features, tile, workspace)
         # Rows of points, so that a coordinate's outputs lie side by side.
-        last = workspace.product(own.matrices[-1], hidden[-1].activated.mT)
-        last.view(-1, tile.groups, tile.points).add_(own.offsets[-1][tile.slices[0]].mT.unsqueeze(-1))
+        last = workspace.product(parameters.matrices[-1], hidden[-1].activated.mT)
+        last.view(-1, tile.groups, tile.points).add_(parameters.offsets[-1][tile.slices[0]].mT.unsqueeze(-1))
         outputs.append(last)
         layers.append(hidden)
     return outputs[0] if len(outputs) == 1 else torch.cat(outputs), layers
 
 
 def _hidden_layers(
-    network: Network, own: Parameters, features: Tensor, tile: _Tile, workspace: _Workspace
+    network: Network, parameters: Parameters, features: Tensor, tile: _Tile, workspace: _Workspace
 ) -> list[_Layer]:
     """The features as the first, and all hidden layers."""
     layers = [_Layer(None, None, features.mT)]
     before = activated = features.mT
-    for matrix, scale, offset, skip in zip(own.matrices, own.scales, own.offsets, network.skips, strict=False):
+    layers_of = zip(parameters.matrices, parameters.scales, parameters.offsets, network.skips, strict=False)
+    for matrix, scale, offset, skip in layers_of:
         raw = None
         offset = offset[tile.slices[0]]
         if scale is None and activated is layers[0].activated and len(features) + tile.groups <= FEW:
@@ -217,25 +219,25 @@ def _hidden_layers(
     return layers
 
 
-def _activate(name: str, value: Tensor, out: Tensor) -> None:
-    if name == "relu":
+def _activate(activation: Activation, value: Tensor, out: Tensor) -> None:
+    if activation is Activation.RELU:
         torch.clamp_min(value, 0, out=out)
-    elif name == "leaky_relu":
+    elif activation is Activation.LEAKY_RELU:
         aten.leaky_relu.out(value, LEAKY_SLOPE, out=out)
     else:
-        {"tanh": aten.tanh, "silu": aten.silu, "gelu": aten.gelu}[name].out(value, out=out)
+        FUNCTIONS[activation].out(value, out=out)
 
 
-def _through_activation(name: str, gradient: Tensor, layer: _Layer) -> None:
+def _through_activation(activation: Activation, gradient: Tensor, layer: _Layer) -> None:
     """Turn the gradient of what an activation makes into that of what it is given."""
-    if name == "relu":
+    if activation is Activation.RELU:
         aten.threshold_backward.grad_input(gradient, layer.activated, 0, grad_input=gradient)
-    elif name == "leaky_relu":
+    elif activation is Activation.LEAKY_RELU:
         aten.leaky_relu_backward.grad_input(gradient, layer.activated, LEAKY_SLOPE, True, grad_input=gradient)
-    elif name == "tanh":
+    elif activation is Activation.TANH:
         aten.tanh_backward.grad_input(gradient, layer.activated, grad_input=gradient)
     else:
-        backward = {"silu": aten.silu_backward, "gelu": aten.gelu_backward}[name]
+        backward = aten.silu_backward if activation is Activation.SILU else aten.gelu_backward
         backward.grad_input(gradient, layer.value, grad_input=gradient)
 
 
@@ -276,7 +278,7 @@ def _move_back(
 
 def _differentiate(
     network: Network,
-    own: Parameters,
+    parameters: Parameters,
     gradients: Parameters,
     layers: list[_Layer],
     grad_outputs: Tensor,
@@ -288,8 +290,9 @@ def _differentiate(
     groups = tile.slices[0]
     gradient = grad_outputs.mT
     skipped: dict[int, Tensor] = {}
-    for i in reversed(range(len(own.matrices))):
-        raw, scale, grad_scale = layers[i + 1].raw if i + 1 < len(layers) else None, own.scales[i], gradients.scales[i]
+    for i in reversed(range(len(parameters.matrices))):
+        raw = layers[i + 1].raw if i + 1 < len(layers) else None
+        scale, grad_scale = parameters.scales[i], gradients.scales[i]
         gradients.offsets[i][groups] += tile.by_group(gradient).sum(1)
         if raw is not None and scale is not None and grad_scale is not None:
             factor = scale[groups].unsqueeze(1)
@@ -302,9 +305,9 @@ def _differentiate(
             # With few inputs this product is three times as fast as its transpose.
             gradients.matrices[0].add_((layers[0].activated.mT @ gradient).mT)
         if i == 0:
-            of_features = workspace.product(own.matrices[0].mT, gradient.mT)
+            of_features = workspace.product(parameters.matrices[0].mT, gradient.mT)
             return _through_features(layers[0].activated.mT, of_features, network.num_frequencies)
-        below = workspace.product(gradient, own.matrices[i])
+        below = workspace.product(gradient, parameters.matrices[i])
         if i in skipped:
             below += skipped[i]
         gradient = below

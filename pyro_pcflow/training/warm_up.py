@@ -8,7 +8,7 @@ from types import TracebackType
 import torch
 from torch import nn
 
-from pyro_pcflow.kernels.dispatch import MOST_COORDINATES, BackgroundCompile, is_fused_ready
+from pyro_pcflow.kernels.dispatch import MAX_COORDINATES, BackgroundCompile, is_fused_ready
 from pyro_pcflow.ops.random import seeded
 from pyro_pcflow.transforms.stack import ConditionalCouplingStack, CouplingStack, coupling_stack
 
@@ -88,7 +88,7 @@ def _kernel_choices(module: nn.Module, device: torch.device) -> set[str]:
         if isinstance(stack, CouplingStack | ConditionalCouplingStack)
         and device.type == "cpu"
         and stack.backend in ("auto", "fused")
-        and stack.point_dim <= MOST_COORDINATES
+        and stack.point_dim <= MAX_COORDINATES
         and any(parameter.dtype == torch.float32 for parameter in stack.parameters())
     }
 

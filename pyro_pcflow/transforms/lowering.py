@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pyro_pcflow.kernels.program import Coupling, Network, Parameters, Program
+from pyro_pcflow.kernels.program import Activation, Coupling, Network, Parameters, Program
 from pyro_pcflow.nn.conditioner import Conditioner, SeparateConditioners
 from pyro_pcflow.transforms.coupling import ConditionalPointCoupling, PointCoupling
 from pyro_pcflow.transforms.elementwise import Additive, Affine
@@ -78,7 +78,7 @@ def _lower_network(conditioner: Conditioner, context: Tensor | None) -> tuple[Ne
     network = Network(
         hidden_dims=tuple(conditioner.hidden_dims),
         outputs=sum(conditioner.output_dims),
-        activation=conditioner.activation,
+        activation=Activation.of(conditioner.activation),
         num_frequencies=conditioner.num_frequencies,
         scaled=tuple(scale is not None for scale, _ in modulations),
         skips=conditioner.skips,

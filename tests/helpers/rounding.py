@@ -125,7 +125,7 @@ def network_with_errors(network, own, kept):
         hidden = rounded(hidden + share(offset, count))
         if skip:
             hidden = rounded(hidden + before)
-        before, x = x, rounded(ACTIVATIONS[network.activation](hidden), OF_FUNCTION)
+        before, x = x, rounded(ACTIVATIONS[network.activation.option](hidden), OF_FUNCTION)
     return rounded(Linear.apply(x, own.matrices[-1]) + share(own.offsets[-1], count))
 
 

@@ -49,13 +49,13 @@ def count_runs(monkeypatch, name):
     from pyro_pcflow.kernels import operator
 
     calls = []
-    runner = operator.RUNNERS[name]
+    backend = operator.BACKENDS[name]
 
     def forward(*arguments):
         calls.append(arguments)
-        return runner.forward(*arguments)
+        return backend.forward(*arguments)
 
-    monkeypatch.setitem(operator.RUNNERS, name, operator.Runner(forward, runner.backward))
+    monkeypatch.setitem(operator.BACKENDS, name, operator.Backend(forward, backend.backward))
     return calls
 
 

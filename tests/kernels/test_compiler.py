@@ -17,7 +17,7 @@ from pyro_pcflow.kernels.cpu import build as compiler
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "geteuid"), reason="the kernel's compiler is one of POSIX")
 
-LOAD = "from pyro_pcflow.kernels import compiler; compiler.compiled('portable')"
+LOAD = "from pyro_pcflow.kernels.cpu.build import compiled; compiled('portable')"
 
 
 @pytest.fixture(scope="session")

@@ -71,17 +71,17 @@ def test_every_kind_of_stack(name, inverse):
 @pytest.mark.parametrize("processors", [1, 2, 5, 100])
 @pytest.mark.parametrize(("clouds", "points"), [(1, 1), (1, 300), (3, 65), (5, 16), (2, 130)])
 def test_however_points_are_cut(monkeypatch, processors, clouds, points):
-    """In tiles of any size, several of a program or one, and groups that programs share or do not."""
+    """In tiles of any size, several of a block or one, and groups that blocks share or do not."""
     monkeypatch.setattr(fused_gpu, "_processors", lambda _: processors)
-    monkeypatch.setattr(fused_gpu, "PROGRAMS_PER_PROCESSOR", 1)
-    monkeypatch.setattr(fused_gpu, "PROGRAMS_PER_PROCESSOR_BACK", 1)
+    monkeypatch.setattr(fused_gpu, "BLOCKS_PER_PROCESSOR", 1)
+    monkeypatch.setattr(fused_gpu, "BLOCKS_PER_PROCESSOR_BACK", 1)
     options = {**STACK, "num_couplings": 1, "hidden_dims": [5], "context_dim": 5, "conditioning": "film"}
     assert_exact(*example(options, clouds, points), True)
 
 
 @interpreted
 def test_little_memory_for_the_gradients_of_weights(monkeypatch):
-    monkeypatch.setattr(fused_gpu, "MOST_PARTS", 1)
+    monkeypatch.setattr(fused_gpu, "MAX_PARTS", 1)
     assert_exact(*example(STACK, clouds=2, points=300), True)
 
 
@@ -96,7 +96,7 @@ def test_only_what_is_wanted_is_written(clouds, points, inverse):
     again = fused_gpu.forward(program, x, weights, offsets, inverse, False)
     assert torch.equal(again[0], out)
     assert torch.equal(again[1], log_det)
-    assert saved.shape == (program.moves, clouds, points)
+    assert saved.shape == (program.num_moved, clouds, points)
     assert again[2].shape == (0, clouds, points)
     arguments = (program, out, saved, weights, offsets, torch.randn_like(out), torch.randn_like(log_det), inverse)
     all_three = fused_gpu.backward(*arguments, True)
@@ -132,7 +132,7 @@ needs_interpreter = pytest.mark.skipif(
 @pytest.mark.timeout(1200)
 @needs_interpreter
 def test_in_the_interpreter():
-    """One stack with all that a layer may have, both ways, groups that programs share, and what is left out."""
+    """One stack with all that a layer may have, both ways, groups that blocks share, and what is left out."""
     chosen = "(every_kind and two and deep) or (every_kind and film and True) or (cut and 5-16-2) or wanted and 3-70"
     run_in_the_interpreter("test_fused_gpu.py", "not slow and not exhaustive", chosen)
 
@@ -171,7 +171,7 @@ def test_compiles_for_gpus_and_fits_into_them(capability, tile, tmp_path, monkey
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     both = ((triton_forward.run, fused_gpu.OPTIONS), (triton_backward.run_back, fused_gpu.OPTIONS_BACK))
     for kernel, options in both:
-        constants = {"TILE": tile, "ROWS": fused_gpu.BLOCKS[-1]}
+        constants = {"TILE": tile, "ROWS": fused_gpu.PRODUCT_ROWS[-1]}
         signature = dict.fromkeys(kernel.arg_names, "*fp32") | {"table": "*i32"}
         signature |= dict.fromkeys(kernel.arg_names[kernel.arg_names.index("scratch") + 1 :], "i32")
         signature |= dict.fromkeys(constants, "constexpr")

@@ -66,17 +66,17 @@ def kernel(monkeypatch):
 def runs(monkeypatch):
     """Which backends ran, forward and backward."""
     seen = []
-    for name, runner in operator.RUNNERS.items():
+    for name, backend in operator.BACKENDS.items():
 
-        def forward(*arguments, name=name, runner=runner):
+        def forward(*arguments, name=name, backend=backend):
             seen.append(f"{name} forward")
-            return runner.forward(*arguments)
+            return backend.forward(*arguments)
 
-        def backward(*arguments, name=name, runner=runner):
+        def backward(*arguments, name=name, backend=backend):
             seen.append(f"{name} backward")
-            return runner.backward(*arguments)
+            return backend.backward(*arguments)
 
-        monkeypatch.setitem(operator.RUNNERS, name, operator.Runner(forward, backward))
+        monkeypatch.setitem(operator.BACKENDS, name, operator.Backend(forward, backward))
     return seen
 
 

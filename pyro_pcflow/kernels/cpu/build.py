@@ -1,4 +1,4 @@
-"""Compiling the kernel for this machine at its first use, and keeping the result.
+"""Compile the C++ kernel for this machine at its first use, and keep the result.
 
 What is kept is code that runs with the user's rights, so it is loaded only from a folder that no other user can write
 to: it and its file belong to this user or to root, neither is writable by a group or by others, and no folder above
@@ -28,6 +28,9 @@ from pathlib import Path
 import torch
 from filelock import FileLock
 
+from pyro_pcflow.kernels.program import Activation
+from pyro_pcflow.ops.network import LEAKY_SLOPE
+
 __all__ = ["CACHE", "KernelUnavailableError", "compiled", "find_compiler", "instruction_sets", "is_kept"]
 
 logger = logging.getLogger(__name__)
@@ -36,7 +39,11 @@ SOURCES = Path(__file__).with_name("src")
 # Where compiled kernels are kept, if not in the user's folder for caches.
 CACHE = "PYRO_PCFLOW_CACHE"
 # Values that are not numbers must stay so: no fast mathematics, except that no floating-point trap is expected.
-FLAGS = ("-std=c++17", "-O3", "-fPIC", "-shared", "-pthread", "-fno-math-errno", "-fno-trapping-math")
+FLAGS = (
+    *("-std=c++17", "-O3", "-fPIC", "-shared", "-pthread", "-fno-math-errno", "-fno-trapping-math"),
+    *(f"-DPCF_{activation.name}={activation.value}" for activation in Activation),
+    f"-DPCF_LEAKY_SLOPE={LEAKY_SLOPE}f",
+)
 INSTRUCTION_SETS: dict[str, tuple[str, ...]] = {
     "avx512": ("-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl", "-mfma", "-mprefer-vector-width=512"),
     "avx2": ("-mavx2", "-mfma"),

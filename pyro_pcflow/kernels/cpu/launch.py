@@ -57,7 +57,7 @@ def forward(
     groups, count, _ = points.shape
     out = torch.empty_like(points)
     log_det = points.new_empty(groups, count)
-    saved = points.new_empty(program.moves if save else 0, groups, count)
+    saved = points.new_empty(program.num_moved if save else 0, groups, count)
     if points.numel() > 0:
         _call(
             load().pcf_run,

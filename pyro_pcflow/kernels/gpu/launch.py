@@ -1,4 +1,4 @@
-"""The kernel in Triton: a whole stack in one launch, tile by tile, on all processors of a GPU."""
+"""Launch the Triton kernels: a whole stack in one launch, tile by tile, on all processors of a GPU."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_pcflow.kernels.gpu.records import OUTPUTS, Layout, layout
+from pyro_pcflow.kernels.gpu.records import MAX_OUTPUTS, Records, records_of
 from pyro_pcflow.kernels.program import Program
 
 __all__ = ["INTERPRETED", "TRITON", "backward", "forward"]
@@ -21,14 +21,14 @@ TRITON = importlib.util.find_spec("triton") is not None
 INTERPRETED = TRITON and os.environ.get("TRITON_INTERPRET") == "1"
 
 TILES = (64, 32, 16)  # points
-BLOCKS = (16, 32, 64)  # rows of a matrix that a product takes at a time
-PROGRAMS_PER_PROCESSOR, PROGRAMS_PER_PROCESSOR_BACK = 4, 2
+PRODUCT_ROWS = (16, 32, 64)  # of a matrix that a product takes at a time
+BLOCKS_PER_PROCESSOR, BLOCKS_PER_PROCESSOR_BACK = 4, 2
 # Fewer warps run out of registers in a backward pass.
 OPTIONS = {"num_warps": 4, "num_stages": 2, "enable_fp_fusion": True}
 OPTIONS_BACK = {**OPTIONS, "num_warps": 8}
-# Each program of a backward pass sums gradients of the weights by itself: these sums, added up in a fixed order, give
-# the same bits again, which atomic additions do not. So many numbers may they be, half a GiB, on any processor.
-MOST_PARTS = 2**27
+# Each block of a backward pass sums gradients of the weights by itself: these sums, added up in a fixed order, give
+# the same bits again, which atomic additions do not. This is their largest size: half a GiB, on any processor.
+MAX_PARTS = 2**27
 
 
 def forward(
@@ -38,26 +38,26 @@ def forward(
     groups, count, _ = points.shape
     out = torch.empty_like(points)
     log_det = points.new_empty(groups, count)
-    saved = points.new_empty(program.moves if save else 0, groups, count)
+    saved = points.new_empty(program.num_moved if save else 0, groups, count)
     if points.numel() == 0:
         return out, log_det, saved
-    plan = layout(program, points.device)
-    grid = _Grid.of(points, PROGRAMS_PER_PROCESSOR)
-    scratch = points.new_empty(grid.programs, plan.rows + OUTPUTS, grid.tile)
+    records = records_of(program, points.device)
+    grid = _Grid.of(points, BLOCKS_PER_PROCESSOR)
+    scratch = points.new_empty(grid.blocks, records.rows + MAX_OUTPUTS, grid.tile)
     with _on(points.device):
-        _forward_kernels().run[(grid.programs,)](
+        _forward_kernels().run[(grid.blocks,)](
             points,
             weights,
             offsets,
-            plan.table,
-            plan.limits,
+            records.table,
+            records.limits,
             out,
             log_det,
             saved,
             scratch,
             inverse=int(inverse),
             save=int(save),
-            **_numbers(program, plan, grid, points, offsets),
+            **_numbers(program, records, grid, points, offsets),
             **OPTIONS,
         )
     return out, log_det, saved
@@ -79,23 +79,23 @@ def backward(
     size = len(weights) if of_weights else 0
     if out.numel() == 0:
         return grad_points, weights.new_zeros(size), grad_offsets
-    plan = layout(program, out.device)
-    grid = _Grid.of(out, PROGRAMS_PER_PROCESSOR_BACK, MOST_PARTS // max(size, 1))
-    scratch = out.new_empty(grid.programs, 3 * plan.rows + 2 * OUTPUTS, grid.tile)
-    weight_parts = out.new_empty(grid.programs, size)
-    groups, own = offsets.shape
-    offset_parts = out.new_empty(grid.programs + groups - 1, own)
-    block = 256
+    records = records_of(program, out.device)
+    grid = _Grid.of(out, BLOCKS_PER_PROCESSOR_BACK, MAX_PARTS // max(size, 1))
+    scratch = out.new_empty(grid.blocks, 3 * records.rows + 2 * MAX_OUTPUTS, grid.tile)
+    weight_parts = out.new_empty(grid.blocks, size)
+    groups, num_offsets = offsets.shape
+    offset_parts = out.new_empty(grid.blocks + groups - 1, num_offsets)
+    columns = 256
     with _on(out.device):
-        _backward_kernels().run_back[(grid.programs,)](
+        _backward_kernels().run_back[(grid.blocks,)](
             out,
             saved,
             weights,
             offsets,
             grad_out,
             grad_log_det,
-            plan.table,
-            plan.limits,
+            records.table,
+            records.limits,
             grad_points,
             weight_parts,
             offset_parts,
@@ -103,50 +103,56 @@ def backward(
             weights_size=size,
             inverse=int(inverse),
             of_weights=int(of_weights),
-            **_numbers(program, plan, grid, out, offsets),
+            **_numbers(program, records, grid, out, offsets),
             **OPTIONS_BACK,
         )
-        _backward_kernels().add_parts[(groups, -(-own // block))](
-            offset_parts, grad_offsets, own, grid.per_group, grid.per_program, BLOCK=block, **OPTIONS
+        _backward_kernels().add_parts[(groups, -(-num_offsets // columns))](
+            offset_parts,
+            grad_offsets,
+            num_offsets,
+            grid.tiles_per_group,
+            grid.tiles_per_block,
+            COLUMNS=columns,
+            **OPTIONS,
         )
     return grad_points, weight_parts.sum(0), grad_offsets
 
 
 @dataclass(frozen=True)
 class _Grid:
-    """How points are cut: each program takes tiles that follow each other, and a tile has points of one group."""
+    """How points are divided: each block takes consecutive tiles, and a tile has points of one group."""
 
-    tile: int
-    per_group: int
+    tile: int  # points
+    tiles_per_group: int
     tiles: int
-    per_program: int
-    programs: int
+    tiles_per_block: int
+    blocks: int
 
     @classmethod
-    def of(cls, points: Tensor, programs_per_processor: int, most: int | None = None) -> _Grid:
+    def of(cls, points: Tensor, blocks_per_processor: int, most: int | None = None) -> _Grid:
         groups, count, _ = points.shape
         processors = _processors(points.device)
         # The largest tile that leaves no processor without one.
         tile = next((size for size in TILES if groups * -(-count // size) >= processors), TILES[-1])
-        per_group = -(-count // tile)
-        tiles = groups * per_group
-        programs = processors * programs_per_processor
-        per_program = -(-tiles // (programs if most is None else max(1, min(programs, most))))
-        return cls(tile, per_group, tiles, per_program, -(-tiles // per_program))
+        tiles_per_group = -(-count // tile)
+        tiles = groups * tiles_per_group
+        blocks = processors * blocks_per_processor
+        tiles_per_block = -(-tiles // (blocks if most is None else max(1, min(blocks, most))))
+        return cls(tile, tiles_per_group, tiles, tiles_per_block, -(-tiles // tiles_per_block))
 
 
-def _numbers(program: Program, plan: Layout, grid: _Grid, points: Tensor, offsets: Tensor) -> dict[str, int]:
+def _numbers(program: Program, records: Records, grid: _Grid, points: Tensor, offsets: Tensor) -> dict[str, int]:
     return {
         "couplings": len(program.couplings),
         "point_dim": points.shape[2],
         "points_per_group": points.shape[1],
         "total": points.shape[0] * points.shape[1],
-        "own_size": offsets.shape[1],
-        "rows": plan.rows,
+        "num_offsets": offsets.shape[1],
+        "rows": records.rows,
         "tiles": grid.tiles,
-        "per_group": grid.per_group,
-        "per_program": grid.per_program,
-        "ROWS": next((block for block in BLOCKS if plan.widest <= block), BLOCKS[-1]),
+        "tiles_per_group": grid.tiles_per_group,
+        "tiles_per_block": grid.tiles_per_block,
+        "ROWS": next((rows for rows in PRODUCT_ROWS if records.widest <= rows), PRODUCT_ROWS[-1]),
         "TILE": grid.tile,
     }
 

@@ -1,34 +1,61 @@
-"""A program as a table of numbers that a kernel on a GPU reads as it goes."""
+"""A program as records of numbers, which a kernel on a GPU reads as it runs."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import accumulate
+from itertools import accumulate, chain
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from pyro_pcflow.kernels.program import ACTIVATIONS, Coupling, Network, Program
+from pyro_pcflow.kernels.program import MAX_COORDINATES, Coupling, Network, Program
 
-__all__ = ["COORDINATES", "COUPLING", "LAYER", "NETWORK", "OUTPUTS", "Layout", "layout"]
+__all__ = ["MAX_OUTPUTS", "CouplingRecord", "LayerRecord", "NetworkRecord", "Records", "records_of"]
 
-# The most coordinates of a point, and the most outputs of a coupling: a shift and a log-scale for each.
-COORDINATES, OUTPUTS = 8, 16
-# Numbers in a record.
-COUPLING, NETWORK, LAYER = 8 + COORDINATES, 8, 8
+# The most outputs of a coupling: a shift and a log-scale for each coordinate.
+MAX_OUTPUTS = 2 * MAX_COORDINATES
+
+
+class CouplingRecord(NamedTuple):
+    """A coupling; after it, for each of `MAX_COORDINATES`, which of the kept or of the moved ones it is."""
+
+    mask: int  # a bit for each coordinate that is kept
+    num_log_scales: int
+    num_kept: int
+    num_moved: int
+    first_saved: int  # of its moved coordinates, among those of all couplings
+    first_network: int  # where its record starts
+    num_networks: int
+
+
+class NetworkRecord(NamedTuple):
+    """A network."""
+
+    num_frequencies: int
+    activation: int
+    first_output: int  # among those of the coupling
+    num_layers: int
+    first_layer: int  # where its record starts
+
+
+class LayerRecord(NamedTuple):
+    """A layer; rows are those of the scratch matrix, and -1 says that there is none."""
+
+    num_inputs: int
+    num_outputs: int
+    weight: int  # where its matrix starts among the weights
+    scale: int  # where its scale starts among the offsets, or -1
+    offset: int
+    row: int  # of its inputs
+    skip_row: int  # of what a skip connection adds to it, or -1
+    next_skip_row: int  # of the outputs of the next layer, if a skip connection ends there, or -1
 
 
 @dataclass(frozen=True)
-class Layout:
+class Records:
     """A program as the kernels read it.
-
-    The record of a coupling: its mask, the numbers of log-scales, of kept and of moved coordinates, which of the saved
-    ones is its first, where its first network is and how many there are, nothing; for each coordinate, which of the
-    kept or of the moved ones it is. Of a network: frequencies, activation, how many outputs the networks before it
-    have, layers, where the first of these is. Of a layer: inputs; outputs; where its matrix starts among the weights,
-    its scale, or -1, and its offset among the offsets; the rows of its inputs, of what a skip connection adds to it,
-    or -1, and of the outputs of the layer after it if a skip connection ends there, or -1.
 
     Attributes:
         table: the records of all couplings, then those of all networks, then those of all layers.
@@ -44,43 +71,54 @@ class Layout:
 
 
 @lru_cache(maxsize=64)
-def layout(program: Program, device: torch.device) -> Layout:
+def records_of(program: Program, device: torch.device) -> Records:
     """Write down a program for a device."""
     writer = _Writer(program)
     for coupling in program.couplings:
         writer.add(coupling)
-    records = [*writer.couplings, *writer.networks, *writer.layers]
-    table = torch.tensor([number for record in records for number in record], dtype=torch.int32, device=device)
+    numbers = list(chain(*writer.couplings, *writer.networks, *writer.layers))
+    table = torch.tensor(numbers, dtype=torch.int32, device=device)
     limits = torch.tensor(program.limits(), dtype=torch.float32, device=device)
     widest = max(max(network.hidden_dims) for coupling in program.couplings for network in coupling.networks)
-    return Layout(table, limits, writer.rows, widest)
+    return Records(table, limits, writer.rows, widest)
 
 
 class _Writer:
     def __init__(self, program: Program) -> None:
-        self.couplings: list[list[int]] = []
-        self.networks: list[list[int]] = []
-        self.layers: list[list[int]] = []
+        self.couplings: list[tuple[int, ...]] = []
+        self.networks: list[NetworkRecord] = []
+        self.layers: list[LayerRecord] = []
         self.rows = 0
-        self._first_network = COUPLING * len(program.couplings)
-        self._first_layer = self._first_network + NETWORK * sum(len(c.networks) for c in program.couplings)
+        self._networks = len(program.couplings) * (len(CouplingRecord._fields) + MAX_COORDINATES)
+        num_networks = sum(len(coupling.networks) for coupling in program.couplings)
+        self._layers = self._networks + num_networks * len(NetworkRecord._fields)
         self._weight = self._offset = self._saved = 0
 
     def add(self, coupling: Coupling) -> None:
-        bits, _, networks = coupling.code()[:3]
         kept, moved = coupling.kept, coupling.moved
-        place = self._first_network + NETWORK * len(self.networks)
-        log_scales = len(moved) if coupling.affine else 0
-        record = [bits, log_scales, len(kept), len(moved), self._saved, place, networks, 0]
-        of_coordinates = [kept.index(i) if keep else moved.index(i) for i, keep in enumerate(coupling.mask)]
-        self.couplings.append(_padded(record + of_coordinates, COUPLING))
+        record = CouplingRecord(
+            mask=coupling.mask_bits(),
+            num_log_scales=len(moved) if coupling.affine else 0,
+            num_kept=len(kept),
+            num_moved=len(moved),
+            first_saved=self._saved,
+            first_network=self._networks + len(NetworkRecord._fields) * len(self.networks),
+            num_networks=len(coupling.networks),
+        )
+        places = [kept.index(i) if keep else moved.index(i) for i, keep in enumerate(coupling.mask)]
+        self.couplings.append((*record, *places, *[0] * (MAX_COORDINATES - len(places))))
         self._saved += len(moved)
         row = outputs = 0
         for network in coupling.networks:
-            place = self._first_layer + LAYER * len(self.layers)
-            activation = ACTIVATIONS.index(network.activation)
-            record = [network.num_frequencies, activation, outputs, len(network.hidden_dims) + 1, place]
-            self.networks.append(_padded(record, NETWORK))
+            self.networks.append(
+                NetworkRecord(
+                    num_frequencies=network.num_frequencies,
+                    activation=network.activation,
+                    first_output=outputs,
+                    num_layers=len(network.hidden_dims) + 1,
+                    first_layer=self._layers + len(LayerRecord._fields) * len(self.layers),
+                )
+            )
             row = self._add_layers(network, network.widths(len(kept)), row)
             outputs += network.outputs
         self.rows = max(self.rows, row)
@@ -93,12 +131,18 @@ class _Writer:
             inputs, outputs = widths[i : i + 2]
             scale = self._offset if scaled else -1
             self._offset += outputs if scaled else 0
-            skip, after = rows[i - 1] if skips[i] else -1, rows[i + 2] if skips[i + 1] else -1
-            self.layers.append([inputs, outputs, self._weight, scale, self._offset, rows[i], skip, after])
+            self.layers.append(
+                LayerRecord(
+                    num_inputs=inputs,
+                    num_outputs=outputs,
+                    weight=self._weight,
+                    scale=scale,
+                    offset=self._offset,
+                    row=rows[i],
+                    skip_row=rows[i - 1] if skips[i] else -1,
+                    next_skip_row=rows[i + 2] if skips[i + 1] else -1,
+                )
+            )
             self._weight += inputs * outputs
             self._offset += outputs
         return rows[-1]
-
-
-def _padded(record: list[int], size: int) -> list[int]:
-    return record + [0] * (size - len(record))

@@ -1,9 +1,25 @@
 // Activations.
 #pragma once
 
+#include <cstdint>
+
 #include "vectors.h"
 
 namespace {
+
+// build.py passes these numbers, so that they are those of program.py.
+enum class Activation : int32_t {
+  Relu = PCF_RELU,
+  Silu = PCF_SILU,
+  Tanh = PCF_TANH,
+  Gelu = PCF_GELU,
+  LeakyRelu = PCF_LEAKY_RELU,
+};
+constexpr float LEAKY_SLOPE = PCF_LEAKY_SLOPE;
+
+constexpr bool is_piecewise_linear(Activation activation) {
+  return activation == Activation::Relu || activation == Activation::LeakyRelu;
+}
 
 // Each has a value, or a value and its slope. A value that is not a number stays one.
 
@@ -15,12 +31,10 @@ struct Relu {
   }
 };
 
-constexpr float LEAK = 0.1f;
-
 struct LeakyRelu {
-  static PCF_INLINE Vec value(Vec x) { return x < 0.0f ? LEAK * x : x; }
+  static PCF_INLINE Vec value(Vec x) { return x < 0.0f ? LEAKY_SLOPE * x : x; }
   static PCF_INLINE Vec with_slope(Vec x, Vec& slope) {
-    slope = x > 0.0f ? splat(1.0f) : splat(LEAK);
+    slope = x > 0.0f ? splat(1.0f) : splat(LEAKY_SLOPE);
     return value(x);
   }
 };

@@ -5,7 +5,7 @@
 // a network's outputs belongs to a coordinate of many points. The backward pass starts from the result and the moved
 // coordinates that each coupling overwrote, and evaluates hidden layers once more.
 //
-// Plain C++17 with the vector types of GCC and Clang; compiled for one instruction set at a time, see compiler.py.
+// Plain C++17 with the vector types of GCC and Clang; compiled for one instruction set at a time, see build.py.
 
 #include <algorithm>
 #include <atomic>
@@ -24,7 +24,7 @@ constexpr int TILES_TOGETHER = 22;  // about 2048 points
 
 struct Tile {
   int64_t first;       // point, among all
-  int count, columns;  // points, and these rounded up to whole vectors
+  int count, padded;  // points, and these rounded up to whole vectors
 };
 
 // Tiles of one group of points that go through a coupling one after the other, while its weights stay in the cache.
@@ -57,7 +57,7 @@ struct Chunks {
 void read_points(const float* from, int dims, const Tile& tile, float* rows) {
   for (int d = 0; d < dims; ++d) {
     for (int t = 0; t < tile.count; ++t) rows[d * TILE + t] = from[(tile.first + t) * dims + d];
-    for (int t = tile.count; t < tile.columns; ++t) rows[d * TILE + t] = 0.0f;
+    for (int t = tile.count; t < tile.padded; ++t) rows[d * TILE + t] = 0.0f;
   }
 }
 
@@ -68,7 +68,7 @@ void write_points(const float* rows, int dims, const Tile& tile, float* to) {
 
 // All weights in the orders that threads want them.
 struct Packed {
-  float *forward, *back = nullptr, *columns;
+  float *forward, *back = nullptr, *transposed;
 
   static size_t size(const Program& program, bool backward) {
     CountingArena counting;
@@ -79,20 +79,20 @@ struct Packed {
   Packed(Memory& arena, const Program& program, bool backward) {
     forward = arena.take(program.weights);
     if (backward) back = arena.take(program.weights);
-    columns = arena.take(program.columns);
+    transposed = arena.take(program.transposed);
   }
 };
 
 Weights pack_weights(const Packed& packed, const Program& program, const float* weights, bool inverse) {
-  auto [forward, back, columns] = packed;
+  auto [forward, back, transposed] = packed;
   for (const auto& coupling : program.couplings)
     for (const auto& network : coupling.networks) {
-      if (network.tabled) {
+      if (network.tabulated) {
         const Layer& second = network.layers[1];
         int stride = whole(second.outputs);
         for (int i = 0; i < second.inputs; ++i)
           for (int o = 0; o < stride; ++o)
-            columns[network.columns + int64_t(i) * stride + o] =
+            transposed[network.transposed + int64_t(i) * stride + o] =
                 o < second.outputs ? weights[second.weight + int64_t(o) * second.inputs + i] : 0.0f;
         continue;
       }
@@ -102,7 +102,7 @@ Weights pack_weights(const Packed& packed, const Program& program, const float* 
         pack(weights + layer.weight, layer.inputs, layer.outputs, 1, layer.inputs, back + layer.weight);
       }
     }
-  return {program, weights, forward, back, columns, inverse};
+  return {program, weights, forward, back, transposed, inverse};
 }
 
 const Coupling& nth(const Program& program, size_t i, bool inverse) {
@@ -141,13 +141,13 @@ void run(const Program& program, bool inverse, int64_t groups, int64_t points_pe
     Scratch scratch(*arenas[thread], program, chunks.tiles(), false);
     for (int64_t i = next++; i < chunks.count; i = next++) {
       Chunk chunk = chunks[i];
-      const float* own = offsets + chunk.group * program.offsets;
+      const float* group_offsets = offsets + chunk.group * program.offsets;
       for (int t = 0; t < chunk.tiles(); ++t)
         read_points(points, program.point_dim, chunk[t], scratch.points + t * tile_size);
       std::memset(scratch.log_dets, 0, chunk.tiles() * TILE * sizeof(float));
       for (size_t k = 0; k < program.couplings.size(); ++k) {
         const Coupling& coupling = nth(program, k, inverse);
-        fill_tables(coupling, shared, own, chunk, false, scratch);
+        fill_tables(coupling, shared, group_offsets, chunk, false, scratch);
         for (int t = 0; t < chunk.tiles(); ++t) {
           Tile tile = chunk[t];
           float* x = scratch.points + t * tile_size;
@@ -156,8 +156,8 @@ void run(const Program& program, bool inverse, int64_t groups, int64_t points_pe
               std::memcpy(saved + (coupling.saved + m) * total + tile.first, x + coupling.moved[m] * TILE,
                           tile.count * sizeof(float));
           }
-          evaluate_networks<false>(coupling, shared, own, x, tile.columns, scratch);
-          move(coupling, inverse, scratch.outputs, tile.columns, x, scratch.log_dets + t * TILE);
+          evaluate_networks<false>(coupling, shared, group_offsets, x, tile.padded, scratch);
+          move(coupling, inverse, scratch.outputs, tile.padded, x, scratch.log_dets + t * TILE);
         }
       }
       for (int t = 0; t < chunk.tiles(); ++t) {
@@ -174,21 +174,21 @@ void finish_group(const Program& program, const Scratch& scratch, float* to) {
 }
 
 // The gradient through one coupling of a chunk whose points are those after it.
-void differentiate_chunk(const Coupling& coupling, const Weights& weights, const float* own, const Chunk& chunk,
-                         const float* saved, int64_t total, bool of_weights, Scratch& scratch) {
+void differentiate_chunk(const Coupling& coupling, const Weights& weights, const float* group_offsets,
+                         const Chunk& chunk, const float* saved, int64_t total, bool of_weights, Scratch& scratch) {
   int tile_size = weights.program.point_dim * TILE;
-  fill_tables(coupling, weights, own, chunk, true, scratch);
+  fill_tables(coupling, weights, group_offsets, chunk, true, scratch);
   for (int t = 0; t < chunk.tiles(); ++t) {
     Tile tile = chunk[t];
     float *x = scratch.points + t * tile_size, *gradients = scratch.gradients + t * tile_size;
     for (size_t m = 0; m < coupling.moved.size(); ++m)
       std::memcpy(x + coupling.moved[m] * TILE, saved + (coupling.saved + m) * total + tile.first,
                   tile.count * sizeof(float));
-    evaluate_networks<true>(coupling, weights, own, x, tile.columns, scratch);
-    move_back(coupling, weights.inverse, x, tile.columns, gradients, scratch.log_dets + t * TILE, scratch);
-    differentiate_networks(coupling, weights, own, tile.count, tile.columns, of_weights, scratch, gradients);
+    evaluate_networks<true>(coupling, weights, group_offsets, x, tile.padded, scratch);
+    move_back(coupling, weights.inverse, x, tile.padded, gradients, scratch.log_dets + t * TILE, scratch);
+    differentiate_networks(coupling, weights, group_offsets, tile.count, tile.padded, of_weights, scratch, gradients);
   }
-  finish_tables(coupling, weights, own, scratch);
+  finish_tables(coupling, weights, group_offsets, scratch);
 }
 
 // The sum over all threads of the gradients of the weights, in their own order.
@@ -198,7 +198,7 @@ void write_weight_gradients(const Program& program, const std::vector<Scratch>& 
       for (const auto& layer : network.layers)
         for (int r = 0; r < layer.outputs; ++r)
           for (int c = 0; c < layer.inputs; ++c) {
-            int64_t row = layer.turned ? c : r, column = layer.turned ? r : c;
+            int64_t row = layer.transposed ? c : r, column = layer.transposed ? r : c;
             int64_t place = layer.gradient + row * layer.stride() + column;
             float total = 0;
             for (const auto& scratch : scratches) total += scratch.weight_gradients[place];
@@ -232,7 +232,7 @@ void run_backward(const Program& program, bool inverse, int64_t groups, int64_t 
     std::memset(scratch.weight_gradients, 0, program.gradients * sizeof(float));
     for (int64_t i = begin; i < end; ++i) {
       Chunk chunk = chunks[i];
-      const float* own = offsets + chunk.group * program.offsets;
+      const float* group_offsets = offsets + chunk.group * program.offsets;
       if (i == begin || i % chunks.per_group == 0)
         std::memset(scratch.offset_gradients, 0, program.offsets * LANES * sizeof(float));
       for (int t = 0; t < chunk.tiles(); ++t) {
@@ -241,7 +241,7 @@ void run_backward(const Program& program, bool inverse, int64_t groups, int64_t 
         read_points(grad_log_det, 1, chunk[t], scratch.log_dets + t * TILE);
       }
       for (size_t k = program.couplings.size(); k-- > 0;)
-        differentiate_chunk(nth(program, k, inverse), shared, own, chunk, saved, total, of_weights, scratch);
+        differentiate_chunk(nth(program, k, inverse), shared, group_offsets, chunk, saved, total, of_weights, scratch);
       for (int t = 0; t < chunk.tiles(); ++t)
         write_points(scratch.gradients + t * tile_size, program.point_dim, chunk[t], grad_points);
       if (i + 1 == end || chunk.last) {

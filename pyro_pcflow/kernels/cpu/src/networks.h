@@ -1,4 +1,4 @@
-// Couplings and their networks over one tile of points.
+// Couplings and their networks over one tile of points: `padded` are its points, rounded up to whole vectors.
 #pragma once
 
 #include <cstdint>
@@ -21,7 +21,7 @@ struct Weights {
   const float* plain;
   const float* packed;       // as factors of a layer's inputs
   const float* packed_back;  // as factors of its outputs' gradients
-  const float* columns;      // second matrices of tabled networks, turned
+  const float* transposed;   // second matrices of tabulated networks
   bool inverse;
 };
 
@@ -34,7 +34,7 @@ struct Scratch {
   float* transposed;                             // (TILE, widest)
   float* weight_gradients;
   float* offset_gradients;  // a vector for each
-  std::vector<Table> tables;  // of the tabled networks of a coupling
+  std::vector<Table> tables;  // of the tabulated networks of a coupling
   float* shared_groups;     // sums of the first group and of the last, if other threads have points of them, too
 
   static size_t size(const Program& program, int tiles, bool backward) {
@@ -63,21 +63,21 @@ struct Scratch {
 };
 
 template <class Use>
-PCF_INLINE void with_activation(int activation, Use&& use) {
+PCF_INLINE void with_activation(Activation activation, Use&& use) {
   switch (activation) {
-    case 0: return use(Relu());
-    case 1: return use(Silu());
-    case 2: return use(Tanh());
-    case 3: return use(Gelu());
+    case Activation::Relu: return use(Relu());
+    case Activation::Silu: return use(Silu());
+    case Activation::Tanh: return use(Tanh());
+    case Activation::Gelu: return use(Gelu());
     default: return use(LeakyRelu());
   }
 }
 
-void fourier_features(const Coupling& coupling, int frequencies, const float* points, int columns, float* features) {
+void fourier_features(const Coupling& coupling, int frequencies, const float* points, int padded, float* features) {
   int kept = coupling.kept.size();
   for (int k = 0; k < kept; ++k) {
     const float* x = points + coupling.kept[k] * TILE;
-    for (int c = 0; c < columns; c += LANES) {
+    for (int c = 0; c < padded; c += LANES) {
       Vec value = load(x + c);
       store(features + k * TILE + c, value);
       float octave = 1.0f;
@@ -92,11 +92,11 @@ void fourier_features(const Coupling& coupling, int frequencies, const float* po
 }
 
 void fourier_gradient(
-    const Coupling& coupling, int frequencies, const float* features, const float* g, int columns, float* gradients) {
+    const Coupling& coupling, int frequencies, const float* features, const float* g, int padded, float* gradients) {
   int kept = coupling.kept.size();
   for (int k = 0; k < kept; ++k) {
     float* to = gradients + coupling.kept[k] * TILE;
-    for (int c = 0; c < columns; c += LANES) {
+    for (int c = 0; c < padded; c += LANES) {
       Vec total = load(to + c) + load(g + k * TILE + c);
       float octave = 1.0f;
       for (int f = 0; f < frequencies; ++f, octave *= 2) {
@@ -110,8 +110,8 @@ void fourier_gradient(
 
 template <bool KEEP>
 void evaluate_network(const Coupling& coupling, const Network& network, const Weights& weights, const float* offsets,
-                      const float* points, int columns, const Scratch& scratch, float* outputs) {
-  fourier_features(coupling, network.frequencies, points, columns, scratch.values + network.row * TILE);
+                      const float* points, int padded, const Scratch& scratch, float* outputs) {
+  fourier_features(coupling, network.frequencies, points, padded, scratch.values + network.row * TILE);
   const float* before = nullptr;
   for (size_t i = 0; i < network.layers.size(); ++i) {
     const Layer& layer = network.layers[i];
@@ -119,7 +119,7 @@ void evaluate_network(const Coupling& coupling, const Network& network, const We
     const float* offset = offsets + layer.offset;
     const float* inputs = scratch.values + (network.row + layer.row) * TILE;
     if (i + 1 == network.layers.size()) {
-      product<PART>(packed, layer.outputs, layer.inputs, inputs, columns,
+      product<PART>(packed, layer.outputs, layer.inputs, inputs, padded,
               [&](int row, int c, Vec v) __attribute__((always_inline)) {
                 store(outputs + row * TILE + c, v + offset[row]);
               });
@@ -131,7 +131,7 @@ void evaluate_network(const Coupling& coupling, const Network& network, const We
     const float* scale = layer.scaled ? offsets + layer.scale : nullptr;
     const float* skipped = layer.skip ? before : nullptr;
     with_activation(network.activation, [&](auto activation) __attribute__((always_inline)) {
-      product<PART>(packed, layer.outputs, layer.inputs, inputs, columns,
+      product<PART>(packed, layer.outputs, layer.inputs, inputs, padded,
               [&](int row, int c, Vec v) __attribute__((always_inline)) {
                 int64_t at = int64_t(row) * TILE + c;
                 if (scale != nullptr) {
@@ -156,24 +156,24 @@ void evaluate_network(const Coupling& coupling, const Network& network, const We
 
 template <bool KEEP>
 void evaluate_networks(const Coupling& coupling, const Weights& weights, const float* offsets, const float* points,
-                       int columns, Scratch& scratch) {
+                       int padded, Scratch& scratch) {
   float* outputs = scratch.outputs;
   auto table = scratch.tables.begin();
   for (const auto& network : coupling.networks) {
-    if (network.tabled)
-      (table++)->evaluate(points + coupling.kept[0] * TILE, offsets, columns, outputs);
+    if (network.tabulated)
+      (table++)->evaluate(points + coupling.kept[0] * TILE, offsets, padded, outputs);
     else
-      evaluate_network<KEEP>(coupling, network, weights, offsets, points, columns, scratch, outputs);
+      evaluate_network<KEEP>(coupling, network, weights, offsets, points, padded, scratch, outputs);
     outputs += network.outputs * TILE;
   }
 }
 
 // Move a tile through one coupling; log_det is added to.
-void move(const Coupling& coupling, bool inverse, const float* outputs, int columns, float* points, float* log_det) {
+void move(const Coupling& coupling, bool inverse, const float* outputs, int padded, float* points, float* log_det) {
   int moved = coupling.moved.size();
   for (int m = 0; m < moved; ++m) {
     float* x = points + coupling.moved[m] * TILE;
-    for (int c = 0; c < columns; c += LANES) {
+    for (int c = 0; c < padded; c += LANES) {
       Vec shift = load(outputs + m * TILE + c);
       Vec value = load(x + c);
       if (coupling.affine) {
@@ -189,14 +189,14 @@ void move(const Coupling& coupling, bool inverse, const float* outputs, int colu
 }
 
 // The gradient through `move`: of the outputs, and of the moved coordinates, in place. `points` are those before it.
-void move_back(const Coupling& coupling, bool inverse, const float* points, int columns, float* gradients,
+void move_back(const Coupling& coupling, bool inverse, const float* points, int padded, float* gradients,
                const float* log_det_gradient, const Scratch& scratch) {
   int moved = coupling.moved.size();
   for (int m = 0; m < moved; ++m) {
     const float* x = points + coupling.moved[m] * TILE;
     float* g = gradients + coupling.moved[m] * TILE;
     float* g_shift = scratch.output_gradients + m * TILE;
-    for (int c = 0; c < columns; c += LANES) {
+    for (int c = 0; c < padded; c += LANES) {
       Vec gradient = load(g + c);
       if (!coupling.affine) {
         store(g_shift + c, inverse ? gradient : -gradient);
@@ -225,7 +225,7 @@ void move_back(const Coupling& coupling, bool inverse, const float* points, int 
 // The gradient through one network: of its weights and offsets, added to those of the tiles before, and of its kept
 // coordinates, added to `gradients`. Slopes and raw values are overwritten by gradients.
 void differentiate_network(const Coupling& coupling, const Network& network, const Weights& weights,
-                           const float* offsets, int columns, bool of_weights,
+                           const float* offsets, int padded, bool of_weights,
                            const Scratch& scratch, const float* output_gradients, float* gradients) {
   int depth = network.layers.size();
   auto place = [&](int i) { return (network.row + network.layers[i].row) * TILE; };  // of the inputs of a layer
@@ -233,7 +233,7 @@ void differentiate_network(const Coupling& coupling, const Network& network, con
   {
     float* total = scratch.offset_gradients + network.layers[depth - 1].offset * LANES;
     for (int r = 0; r < network.outputs; ++r)
-      for (int c = 0; c < columns; c += LANES) accumulate(total + r * LANES, load(g + r * TILE + c));
+      for (int c = 0; c < padded; c += LANES) accumulate(total + r * LANES, load(g + r * TILE + c));
   }
   for (int i = depth - 1; i >= 0; --i) {
     const Layer& layer = network.layers[i];
@@ -241,21 +241,21 @@ void differentiate_network(const Coupling& coupling, const Network& network, con
       const float* inputs = scratch.values + place(i);
       float* total = scratch.weight_gradients + layer.gradient;
       if (layer.outputs <= FEW) {
-        add_few_rows(g, layer.outputs, inputs, layer.inputs, columns, total, layer.stride(), 1);
+        add_few_rows(g, layer.outputs, inputs, layer.inputs, padded, total, layer.stride(), 1);
       } else if (layer.inputs <= FEW) {
-        add_few_rows(inputs, layer.inputs, g, layer.outputs, columns, total, 1, layer.stride());
+        add_few_rows(inputs, layer.inputs, g, layer.outputs, padded, total, 1, layer.stride());
       } else {
-        transpose(inputs, layer.inputs, columns, layer.stride(), scratch.transposed);
-        add_outer_product(g, layer.outputs, scratch.transposed, layer.stride(), columns, total);
+        transpose(inputs, layer.inputs, padded, layer.stride(), scratch.transposed);
+        add_outer_product(g, layer.outputs, scratch.transposed, layer.stride(), padded, total);
       }
     }
     const float* packed = weights.packed_back + layer.weight;
     float* slopes = scratch.slopes + place(i);
     if (i == 0) {
       // Nothing has a slope here, and its place takes the gradient of the features.
-      product<WHOLE>(packed, layer.inputs, layer.outputs, g, columns,
+      product<WHOLE>(packed, layer.inputs, layer.outputs, g, padded,
               [&](int r, int c, Vec v) __attribute__((always_inline)) { store(slopes + r * TILE + c, v); });
-      fourier_gradient(coupling, network.frequencies, scratch.values + place(0), slopes, columns, gradients);
+      fourier_gradient(coupling, network.frequencies, scratch.values + place(0), slopes, padded, gradients);
       return;
     }
     const Layer& below = network.layers[i - 1];
@@ -276,21 +276,21 @@ void differentiate_network(const Coupling& coupling, const Network& network, con
         store(raws + at, v * scale[r]);
       }
     };
-    product<WHOLE>(packed, layer.inputs, layer.outputs, g, columns, through);
+    product<WHOLE>(packed, layer.inputs, layer.outputs, g, padded, through);
     g = below.scaled ? raws : slopes;
   }
 }
 
 void differentiate_networks(const Coupling& coupling, const Weights& weights, const float* offsets, int count,
-                            int columns, bool of_weights, Scratch& scratch, float* gradients) {
+                            int padded, bool of_weights, Scratch& scratch, float* gradients) {
   const float* g = scratch.output_gradients;
   auto table = scratch.tables.begin();
   for (const auto& network : coupling.networks) {
-    if (network.tabled)
-      (table++)->differentiate(g, count, columns, scratch.weight_gradients, scratch.offset_gradients,
+    if (network.tabulated)
+      (table++)->differentiate(g, count, padded, scratch.weight_gradients, scratch.offset_gradients,
                                gradients + coupling.kept[0] * TILE);
     else
-      differentiate_network(coupling, network, weights, offsets, columns, of_weights, scratch, g, gradients);
+      differentiate_network(coupling, network, weights, offsets, padded, of_weights, scratch, g, gradients);
     g += network.outputs * TILE;
   }
 }
@@ -300,14 +300,14 @@ void fill_tables(const Coupling& coupling, const Weights& weights, const float* 
                  bool backward, Scratch& scratch) {
   auto table = scratch.tables.begin();
   for (const auto& network : coupling.networks)
-    if (network.tabled)
-      (table++)->fill(network, weights.plain, weights.columns + network.columns, offsets, low, high, backward);
+    if (network.tabulated)
+      (table++)->fill(network, weights.plain, weights.transposed + network.transposed, offsets, low, high, backward);
 }
 
 void finish_tables(const Coupling& coupling, const Weights& weights, const float* offsets, Scratch& scratch) {
   auto table = scratch.tables.begin();
   for (const auto& network : coupling.networks)
-    if (network.tabled)
+    if (network.tabulated)
       (table++)->finish(weights.plain, offsets, scratch.weight_gradients, scratch.offset_gradients);
 }
 

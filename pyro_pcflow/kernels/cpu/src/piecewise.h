@@ -46,14 +46,14 @@ class Table {
     along_ = arena.take(TILE * LANES);
   }
 
-  // Make the table of a network for inputs from `low` to `high`. `columns` is the second matrix, turned.
-  void fill(const Network& network, const float* weights, const float* columns, const float* offsets, float low,
+  // Make the table of a network for inputs from `low` to `high`. `transposed` is the second matrix, transposed.
+  void fill(const Network& network, const float* weights, const float* transposed, const float* offsets, float low,
             float high, bool backward) {
     network_ = &network;
-    columns_ = columns;
+    transposed_ = transposed;
     inner_ = first().outputs;
     stride_ = whole(second().outputs);
-    leak_ = network.activation == 0 ? 0.0f : LEAK;
+    leak_ = network.activation == Activation::Relu ? 0.0f : LEAKY_SLOPE;
     knot_count_ = 0;
     for (int j = 0; j < inner_; ++j) {
       float slope = weights[first().weight + j], offset = offsets[first().offset + j];
@@ -79,16 +79,16 @@ class Table {
   }
 
   // The outputs (outputs, TILE) of a tile of inputs; its hidden units are kept for `differentiate`.
-  void evaluate(const float* x, const float* offsets, int columns, float* outputs) {
-    if (leak_ == 0.0f) return evaluate<Relu>(x, offsets, columns, outputs);
-    evaluate<LeakyRelu>(x, offsets, columns, outputs);
+  void evaluate(const float* x, const float* offsets, int padded, float* outputs) {
+    if (leak_ == 0.0f) return evaluate<Relu>(x, offsets, padded, outputs);
+    evaluate<LeakyRelu>(x, offsets, padded, outputs);
   }
 
   // Add the gradients of a tile that has been evaluated: `g` (outputs, TILE) are those of its outputs.
-  void differentiate(const float* g, int count, int columns, float* weight_gradients, float* offset_gradients,
+  void differentiate(const float* g, int count, int padded, float* weight_gradients, float* offset_gradients,
                      float* x_gradient) {
-    if (leak_ == 0.0f) return differentiate<Relu>(g, count, columns, weight_gradients, offset_gradients, x_gradient);
-    differentiate<LeakyRelu>(g, count, columns, weight_gradients, offset_gradients, x_gradient);
+    if (leak_ == 0.0f) return differentiate<Relu>(g, count, padded, weight_gradients, offset_gradients, x_gradient);
+    differentiate<LeakyRelu>(g, count, padded, weight_gradients, offset_gradients, x_gradient);
   }
 
   // Add the gradients of the first and the second layer, of all tiles since `fill`.
@@ -143,7 +143,7 @@ class Table {
       double own_slope = double(unit.left) * unit.slope;
       double own_value = unit.left * (double(unit.slope) * low + unit.offset);
       for (int i = 0; i < stride_; i += HALF) {
-        Double column = load_double(columns_ + int64_t(j) * stride_ + i);
+        Double column = load_double(transposed_ + int64_t(j) * stride_ + i);
         at(value, i) += column * own_value;
         at(slope, i) += column * own_slope;
       }
@@ -151,7 +151,7 @@ class Table {
     store_row(0, low);
     for (int k = 0; k < knot_count_; ++k) {
       const Unit& unit = units_[knots_[k].unit];
-      const float* column = columns_ + int64_t(knots_[k].unit) * stride_;
+      const float* column = transposed_ + int64_t(knots_[k].unit) * stride_;
       double step = double(knots_[k].at) - centres_[k], bend = std::fabs(double(unit.slope)) * (1.0 - leak_);
       for (int i = 0; i < stride_; i += HALF) {
         at(value, i) += at(slope, i) * step;
@@ -172,22 +172,22 @@ class Table {
   }
 
   // The row of every input, and how far it is from the row's centre.
-  void locate(const float* x, int columns) {
-    for (int c = 0; c < columns; c += LANES) {
+  void locate(const float* x, int padded) {
+    for (int c = 0; c < padded; c += LANES) {
       Vec value = load(x + c);
       IVec row = {};
       for (int k = 0; k < knot_count_; ++k) row -= value >= splat(knots_[k].at);
       std::memcpy(row_ + c, &row, sizeof(row));
     }
-    for (int p = 0; p < columns; ++p) beyond_[p] = x[p] - centres_[row_[p]];
+    for (int p = 0; p < padded; ++p) beyond_[p] = x[p] - centres_[row_[p]];
   }
 
   template <class Activation>
-  void evaluate(const float* x, const float* offsets, int columns, float* outputs) {
+  void evaluate(const float* x, const float* offsets, int padded, float* outputs) {
     inputs_ = x;
-    locate(x, columns);
+    locate(x, padded);
     bool scaled = second().scaled;
-    for (int c = 0; c < columns; c += LANES) {
+    for (int c = 0; c < padded; c += LANES) {
       for (int p = c; p < c + LANES; ++p) {
         const float *values = values_ + int64_t(row_[p]) * stride_, *slopes = slopes_ + int64_t(row_[p]) * stride_;
         Vec beyond = splat(beyond_[p]);
@@ -212,12 +212,12 @@ class Table {
   }
 
   template <class Activation>
-  void differentiate(const float* g, int count, int columns, float* weight_gradients, float* offset_gradients,
+  void differentiate(const float* g, int count, int padded, float* weight_gradients, float* offset_gradients,
                      float* x_gradient) {
     int outputs = third().outputs;
     bool scaled = second().scaled;
     for (int o = 0; o < outputs; ++o)
-      for (int c = 0; c < columns; c += LANES)
+      for (int c = 0; c < padded; c += LANES)
         accumulate(offset_gradients + (third().offset + o) * LANES, load(g + o * TILE + c));
     std::memset(along_, 0, TILE * LANES * sizeof(float));
     for (int i = 0; i < stride_; i += LANES) {
@@ -256,7 +256,7 @@ class Table {
       accumulate(of_offset_ + i, of_offset);
       accumulate(of_scale_ + i, of_scale);
     }
-    for (int c = 0; c < columns; c += LANES) {
+    for (int c = 0; c < padded; c += LANES) {
       Vec block[LANES];
       PCF_UNROLL for (int p = 0; p < LANES; ++p) block[p] = load(along_ + (c + p) * LANES);
       accumulate(x_gradient + c, sum_each(block));
@@ -276,7 +276,7 @@ class Table {
   void finish_unit(int j, double right, double left, const float* weights, const float* offsets,
                    float* weight_gradients, float* offset_gradients) {
     double slope = units_[j].slope, offset = units_[j].offset;
-    const float* column = columns_ + int64_t(j) * stride_;
+    const float* column = transposed_ + int64_t(j) * stride_;
     float* of_column = weight_gradients + second().gradient + int64_t(j) * stride_;
     Double of_slope = {}, of_offset = {};
     for (int i = 0; i < stride_; i += HALF) {
@@ -300,7 +300,7 @@ class Table {
   }
 
   const Network* network_;
-  const float* columns_;
+  const float* transposed_;                    // the second matrix
   int inner_, stride_, knot_count_;
   float leak_;
   Unit* units_;

@@ -34,7 +34,7 @@ constexpr int PART = 32, WHOLE = 1 << 30;
 // For every vector of packed (rows, depth) times x (depth, TILE), summed in parts of TERMS: done(row, first column,
 // vector).
 template <int TERMS, class Done>
-PCF_INLINE void product(const float* packed, int rows, int depth, const float* x, int columns, Done&& done) {
+PCF_INLINE void product(const float* packed, int rows, int depth, const float* x, int padded, Done&& done) {
   auto go = [&](auto width, int first) __attribute__((always_inline)) {
     constexpr int C = width;
     in_blocks(rows, [&](auto height, int row) __attribute__((always_inline)) {
@@ -79,16 +79,16 @@ PCF_INLINE void product(const float* packed, int rows, int depth, const float* x
     });
   };
   int first = 0;
-  for (; first + COLUMNS * LANES <= columns; first += COLUMNS * LANES)
-    go(std::integral_constant<int, COLUMNS>(), first);
-  if (columns - first > LANES)
+  for (; first + VECTORS * LANES <= padded; first += VECTORS * LANES)
+    go(std::integral_constant<int, VECTORS>(), first);
+  if (padded - first > LANES)
     go(std::integral_constant<int, 2>(), first);
-  else if (columns > first)
+  else if (padded > first)
     go(std::integral_constant<int, 1>(), first);
 }
 
 // total (rows, stride) += g (rows, TILE) times x (depth, TILE) transposed, which comes as (TILE, stride).
-void add_outer_product(const float* g, int rows, const float* transposed, int stride, int columns, float* total) {
+void add_outer_product(const float* g, int rows, const float* transposed, int stride, int padded, float* total) {
   auto go = [&](auto width, int first) __attribute__((always_inline)) {
     constexpr int C = width;
     in_blocks(rows, [&](auto height, int row) __attribute__((always_inline)) {
@@ -100,7 +100,7 @@ void add_outer_product(const float* g, int rows, const float* transposed, int st
       }
       const float* factors = g + int64_t(row) * TILE;
       const float* from = transposed + first;
-      for (int t = 0; t < columns; ++t) {
+      for (int t = 0; t < padded; ++t) {
         Vec values[C];
         PCF_UNROLL for (int c = 0; c < C; ++c) values[c] = load(from + c * LANES);
         PCF_UNROLL for (int r = 0; r < R; ++r) {
@@ -115,8 +115,8 @@ void add_outer_product(const float* g, int rows, const float* transposed, int st
     });
   };
   int first = 0;
-  for (; first + COLUMNS * LANES <= stride; first += COLUMNS * LANES)
-    go(std::integral_constant<int, COLUMNS>(), first);
+  for (; first + VECTORS * LANES <= stride; first += VECTORS * LANES)
+    go(std::integral_constant<int, VECTORS>(), first);
   if (stride - first == 2 * LANES)
     go(std::integral_constant<int, 2>(), first);
   else if (stride - first == LANES)
@@ -125,13 +125,13 @@ void add_outer_product(const float* g, int rows, const float* transposed, int st
 
 // total[row * row_step + k * column_step] += the sum over points of g (rows, TILE) times x (depth, TILE): for few rows,
 // without a transposed copy.
-void add_few_rows(const float* g, int rows, const float* x, int depth, int columns, float* total, int row_step,
+void add_few_rows(const float* g, int rows, const float* x, int depth, int padded, float* total, int row_step,
                   int column_step) {
   for (int row = 0; row < rows; ++row) {
     for (int first = 0; first < depth; first += LANES) {
       int height = std::min(LANES, depth - first);
       Vec block[LANES] = {};
-      for (int c = 0; c < columns; c += LANES) {
+      for (int c = 0; c < padded; c += LANES) {
         Vec factor = load(g + row * TILE + c);
         const float* from = x + int64_t(first) * TILE + c;
         if (height == LANES) {
@@ -149,9 +149,9 @@ void add_few_rows(const float* g, int rows, const float* x, int depth, int colum
 }
 
 // x (rows, TILE) as (TILE, stride), with zeros from the last row to the stride.
-void transpose(const float* x, int rows, int columns, int stride, float* transposed) {
+void transpose(const float* x, int rows, int padded, int stride, float* transposed) {
   for (int row = 0; row < stride; row += LANES) {
-    for (int column = 0; column < columns; column += LANES) {
+    for (int column = 0; column < padded; column += LANES) {
       Vec block[LANES];
       PCF_UNROLL for (int i = 0; i < LANES; ++i)
         block[i] = row + i < rows ? load(x + int64_t(row + i) * TILE + column) : splat(0.0f);

@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <cstdint>
 #include <vector>
+
+#include "activations.h"
 #include "vectors.h"
 
 namespace {
@@ -16,17 +18,18 @@ struct Layer {
   int64_t weight;         // of the first weight, among all
   int64_t scale, offset;  // among what a group of points has of its own
   int64_t row;            // of its inputs, among the rows of its network: its features, then its hidden layers
-  bool turned;            // whether the gradient of the weights has a row for each input, not for each output
+  bool transposed;        // whether the gradient of the weights has a row for each input, not for each output
   int64_t gradient;       // of the first weight's gradient, in rows of whole vectors
-  int stride() const { return whole(turned ? outputs : inputs); }
+  int stride() const { return whole(transposed ? outputs : inputs); }
 };
 
 struct Network {
-  int frequencies, activation, outputs;
+  int frequencies, outputs;
+  Activation activation;
   int64_t row;                // of its features, among the rows of its coupling
   std::vector<Layer> layers;  // the hidden ones, and the last
-  bool tabled;                // whether its hidden layers are a table, see piecewise.h
-  int64_t columns;            // of the second matrix turned, among all of tabled networks
+  bool tabulated;             // whether its hidden layers are a table, see piecewise.h
+  int64_t transposed;         // of its second matrix, among the transposed ones of all tabulated networks
 };
 
 struct Coupling {
@@ -43,7 +46,7 @@ struct Program {
   int64_t weights = 0, offsets = 0, gradients = 0, saved = 0;
   int64_t rows = 0;  // of the widest coupling: features and hidden layers of its networks
   int widest = 0, outputs = 0;
-  int64_t columns = 0;                             // of the second matrices of tabled networks
+  int64_t transposed = 0;                            // size of the second matrices of tabulated networks
   int tables = 0, table_inner = 0, table_outer = 0;  // most of one coupling, and their largest layers
 
   Program(const int32_t* code, const float* limits, int64_t points_per_group) {
@@ -61,7 +64,7 @@ struct Program {
       int outputs_here = 0, tables_here = 0;
       for (auto& network : coupling.networks) {
         network.frequencies = *code++;
-        network.activation = *code++;
+        network.activation = Activation(*code++);
         network.outputs = *code++;
         network.layers.resize(1 + *code++);
         network.row = rows;
@@ -86,7 +89,7 @@ struct Program {
         }
         outputs_here += network.outputs;
         decide(network, coupling.kept.size(), points_per_group);
-        tables_here += network.tabled;
+        tables_here += network.tabulated;
       }
       this->rows = std::max(this->rows, rows);
       outputs = std::max(outputs, outputs_here);
@@ -98,19 +101,20 @@ struct Program {
   // Whether a network has a table, and where its gradients are.
   void decide(Network& network, int kept, int64_t points_per_group) {
     auto& layers = network.layers;
-    // relu or leaky_relu; a table costs about as much as the points of one for each unit of the first layer.
-    network.tabled = kept == 1 && network.frequencies == 0 && (network.activation == 0 || network.activation == 4) &&
-                     layers.size() == 3 && !layers[0].skip && !layers[1].skip && points_per_group >= layers[0].outputs;
-    if (network.tabled) {
-      network.columns = columns;
-      columns += int64_t(layers[1].inputs) * whole(layers[1].outputs);
+    // A table costs about as much as one point for each unit of the first layer.
+    network.tabulated = kept == 1 && network.frequencies == 0 && is_piecewise_linear(network.activation) &&
+                        layers.size() == 3 && !layers[0].skip && !layers[1].skip &&
+                        points_per_group >= layers[0].outputs;
+    if (network.tabulated) {
+      network.transposed = transposed;
+      transposed += int64_t(layers[1].inputs) * whole(layers[1].outputs);
       table_inner = std::max(table_inner, layers[1].inputs);
       table_outer = std::max(table_outer, whole(layers[1].outputs));
     }
     for (auto& layer : layers) {
-      layer.turned = network.tabled && &layer == &layers[1];
+      layer.transposed = network.tabulated && &layer == &layers[1];
       layer.gradient = gradients;
-      gradients += int64_t(layer.stride()) * (layer.turned ? layer.inputs : layer.outputs);
+      gradients += int64_t(layer.stride()) * (layer.transposed ? layer.inputs : layer.outputs);
     }
   }
 };

@@ -6,19 +6,19 @@
 
 namespace {
 
-// LANES floats in a register; ROWS x COLUMNS registers of sums, so that these, a row of factors and one broadcast fill
+// LANES floats in a register; ROWS x VECTORS registers of sums, so that these, a row of factors and one broadcast fill
 // the register file.
 #if defined(__AVX512F__)
-constexpr int LANES = 16, ROWS = 8, COLUMNS = 3;
+constexpr int LANES = 16, ROWS = 8, VECTORS = 3;
 #elif defined(__AVX2__)
-constexpr int LANES = 8, ROWS = 4, COLUMNS = 3;
+constexpr int LANES = 8, ROWS = 4, VECTORS = 3;
 #elif defined(__aarch64__)
-constexpr int LANES = 4, ROWS = 8, COLUMNS = 3;
+constexpr int LANES = 4, ROWS = 8, VECTORS = 3;
 #else
-constexpr int LANES = 4, ROWS = 4, COLUMNS = 3;
+constexpr int LANES = 4, ROWS = 4, VECTORS = 3;
 #endif
 constexpr int TILE = 96;  // points
-static_assert(TILE % (LANES * COLUMNS) == 0, "a tile is whole groups of columns");
+static_assert(TILE % (LANES * VECTORS) == 0, "a tile is whole groups of vectors");
 
 using Vec = float __attribute__((vector_size(4 * LANES)));
 using IVec = int32_t __attribute__((vector_size(4 * LANES)));
