@@ -271,9 +271,9 @@ def _make_module(
         raise ValueError(f"--preset {preset} is a shape of a vae, but the data is one shape: --model vae")
     with _told("--set"):
         if of_many:
-            decoder = {**options.pop("decoder", {}), **of_flow}
+            decoder = dict(**options.pop("decoder", {}), **of_flow)
             return models.preset(preset, point_dim, **options, **({"decoder": decoder} if decoder else {}))
-        return PointCloudFlow(point_dim, **{"num_couplings": 12, "hidden_dims": [64, 64], **options, **of_flow})
+        return PointCloudFlow(point_dim, **options, **of_flow)
 
 
 @contextmanager

@@ -366,6 +366,9 @@ def test_a_training_that_diverges_is_told(tmp_path, files, capsys, no_pictures):
         (["masks=halves", "masks=alternate"], "masks is given twice"),
         (["masks=halves", "masks.a=alternate"], "masks of masks.a is given as a value, too"),
         (["masks=thirds"], "masks"),
+        (["num_couplings=3", "--num-couplings", "4"], "multiple values for keyword argument 'num_couplings'"),
+        (["decoder.masks=halves", "--model", "vae", "latent_dims=3"], "unrecognized arguments: latent_dims=3"),
+        (["decoder.hidden_dims=[4]", "--hidden-dims", "4", "--model", "vae"], "multiple values for keyword argument"),
     ],
 )
 def test_options_that_a_model_does_not_take(words, told, files, tmp_path, capsys, never, models):
