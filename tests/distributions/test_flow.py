@@ -373,7 +373,7 @@ TRANSFORMS = {
 
 
 @pytest.mark.parametrize("name", TRANSFORMS)
-def test_a_flow_of_any_transform(name, device):
+def test_a_flow_of_any_transform(name, device, tmp_path):
     transform = pcf.testing.randomize_parameters(TRANSFORMS[name](), 0.3).double().to(device)
     conditional = "condition" in name
     options = {"context_dim": 4 * conditional, "base": "conditional" if "base" in name else "normal"}
@@ -397,6 +397,9 @@ def test_a_flow_of_any_transform(name, device):
     assert torch.equal(copy.deepcopy(flow).log_prob(points, context), flow.log_prob(points, context))
     assert torch.equal(pickle.loads(pickle.dumps(flow)).log_prob(points, context), flow.log_prob(points, context))
     assert flow._repr_html_()
+    pcf.save(flow, tmp_path / "flow.pt")
+    again = pcf.load(tmp_path / "flow.pt", custom=[Twist])
+    assert torch.equal(again.to(device).log_prob(points, context), flow.log_prob(points, context))
 
 
 def test_a_given_stack_is_left_as_it_was():
