@@ -136,13 +136,13 @@ def test_collapse_is_found(judge):
 
 
 @pytest.mark.parametrize(
-    ("spread", "coverage", "collapsed"),
-    [(0.09, 0.9, True), (0.11, 0.9, False), (1.0, 0.05, True), (1.0, 0.06, False), (1.0, 1 / 50, True)],
+    ("spread", "coverage", "num_clouds", "collapsed"),
+    [(0.09, 0.9, 50, True), (0.11, 0.9, 50, False), (1, 0.05, 50, True), (1, 0.06, 50, False), (1, 1 / 9, 9, True)],
 )
-def test_either_sign_of_collapse_is_enough(spread, coverage, collapsed, train_report):
+def test_either_sign_of_collapse_is_enough(spread, coverage, num_clouds, collapsed, train_report):
     report = dataclasses.replace(
         train_report,
-        protocol=dataclasses.replace(train_report.protocol, num_clouds=50),
+        protocol=dataclasses.replace(train_report.protocol, num_clouds=num_clouds),
         draws={"spread-cd": (spread, spread), "cov-cd": (coverage, coverage)},
     )
     assert bool(failures_of(report)) == collapsed
