@@ -35,6 +35,9 @@ def test_how_to_pages_run(page, tmp_path, monkeypatch):
     # A module that can be imported, for a class that is pickled.
     module = types.ModuleType("page")
     monkeypatch.setitem(sys.modules, "page", module)
+    # So can the files that a page has written.
+    monkeypatch.syspath_prepend(tmp_path)
+    known = {*sys.modules}
     monkeypatch.syspath_prepend(tmp_path)
     found = blocks(str(page.relative_to(ROOT)))
     assert found
@@ -51,6 +54,9 @@ def test_how_to_pages_run(page, tmp_path, monkeypatch):
                 assert [(tmp_path / name).is_file() for name in arguments] == [True]
             else:
                 assert (program, cli.main(arguments)) == ("pcflow", 0)
+    for name in {*sys.modules} - known:
+        if str(getattr(sys.modules[name], "__file__", "")).startswith(str(tmp_path)):
+            del sys.modules[name]
 
 
 @pytest.mark.parametrize("page", ["README.md", *sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("docs/**/*.md"))])

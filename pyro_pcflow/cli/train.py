@@ -247,7 +247,7 @@ def _flow_options(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _coupling(words: list[str], custom: Mapping[str, type]) -> Any:
     """The name of a map of ours, or an object of the user's class."""
-    from pyro_pcflow.transforms.stack import COUPLINGS
+    from pyro_pcflow.transforms.elementwise import COUPLINGS
 
     name, *rest = words
     options = assignments(rest)

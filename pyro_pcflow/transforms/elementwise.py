@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -125,3 +125,7 @@ class Additive(Elementwise):
 
     def inverse_and_log_det(self, y: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
         return y + parameters.squeeze(-1), torch.zeros_like(y)
+
+
+# By name, each under the bound of a layer's log-scale.
+COUPLINGS: dict[str, Callable[[float], Elementwise]] = {"affine": Affine, "additive": lambda _: Additive()}

@@ -22,16 +22,13 @@ from pyro_pcflow.transforms.coupling import (
     conditional_point_coupling,
     point_coupling,
 )
-from pyro_pcflow.transforms.elementwise import Additive, Affine, Elementwise
+from pyro_pcflow.transforms.elementwise import COUPLINGS, Elementwise
 from pyro_pcflow.transforms.grouping import Groups
 from pyro_pcflow.transforms.lowering import can_lower, lower
 from pyro_pcflow.transforms.lu_linear import LULinear
 from pyro_pcflow.transforms.masks import MASK_PATTERNS, check_mask, iterate_masks
 
 __all__ = ["ConditionalCouplingStack", "CouplingStack", "coupling_stack"]
-
-# Elementwise maps by name, each under the bound of a layer's log-scale.
-COUPLINGS: dict[str, Callable[[float], Elementwise]] = {"affine": Affine, "additive": lambda _: Additive()}
 
 
 class _Stack(HasBackend, nn.Module):
