@@ -1,4 +1,4 @@
-"""A figure that notebooks show by themselves."""
+"""A Matplotlib figure that a notebook shows by itself; the one module that imports Matplotlib at once."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import io
 from matplotlib.figure import Figure
 
 
-class Sheet(Figure):
+class NotebookFigure(Figure):
     """A Matplotlib figure that a notebook shows without pyplot, whatever backend is set.
 
     Examples:
-        >>> Sheet()._repr_png_()[1:4]
+        >>> NotebookFigure()._repr_png_()[1:4]
         b'PNG'
     """
 

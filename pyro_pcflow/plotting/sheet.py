@@ -185,14 +185,14 @@ def _layout(
     scaled: bool,
 ) -> tuple[Figure, list[Axes], Axes | None]:
     """Place the panels by inches, as no layout engine of Matplotlib keeps a sheet tight at every size."""
-    from pyro_pcflow.plotting.figure import Sheet
+    from pyro_pcflow.plotting.figure import NotebookFigure
 
     width, height = (size, size / aspect) if aspect > 1 else (size * aspect, size)
     left = _EDGE + (_LABEL if own and labels else 0.0)
     head = _TITLE if labels and not own else 0.0
     total_w = left + shape[1] * (width + _GAP) - _GAP + _EDGE + (_BAR if scaled else 0.0)
     total_h = 2 * _EDGE + shape[0] * (height + head + _GAP) - _GAP
-    figure = Sheet(figsize=(total_w, total_h), dpi=_DPI, facecolor=tuple(ground))
+    figure = NotebookFigure(figsize=(total_w, total_h), dpi=_DPI, facecolor=tuple(ground))
     figure.set_layout_engine("none")
     axes = []
     for r, count in enumerate(counts):

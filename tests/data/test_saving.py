@@ -34,9 +34,3 @@ def test_what_a_format_cannot_hold_is_told(shape, name, words, tmp_path):
     with pytest.raises(ValueError, match=words):
         pcf.data.save_clouds(torch.randn(shape), tmp_path / name)
     assert not list(tmp_path.iterdir())
-
-
-def test_half_extent():
-    assert pcf.data.half_extent(torch.tensor([[[-1.0, 0.0], [2.0, 0.5]], [[3.0, 0.0], [0.0, 0.0]]])) == 2.0
-    with pytest.raises(ValueError, match="no points"):
-        pcf.data.half_extent(torch.zeros(0, 3))

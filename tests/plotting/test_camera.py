@@ -25,9 +25,9 @@ def test_y_up_is_a_turn_about_y_then_about_x(elev, azim):
 def test_z_up_agrees_with_matplotlib(elev, azim):
     from mpl_toolkits.mplot3d import Axes3D, proj3d
 
-    from pyro_pcflow.plotting.figure import Sheet
+    from pyro_pcflow.plotting.figure import NotebookFigure
 
-    axes = Sheet().add_subplot(projection="3d", proj_type="ortho")
+    axes = NotebookFigure().add_subplot(projection="3d", proj_type="ortho")
     assert isinstance(axes, Axes3D)
     axes.view_init(elev, azim)
     axes.set(xlim=(-1, 1), ylim=(-1, 1), zlim=(-1, 1))

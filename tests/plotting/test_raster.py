@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from pyro_pcflow.plotting.camera import Frame
-from pyro_pcflow.plotting.colors import Scale, ink, make_scale, paint, position_colors
 from pyro_pcflow.plotting.raster import dot_radius, render
 
 WHITE = np.ones(3)
@@ -89,35 +88,3 @@ def test_radius():
     assert dot_radius(100, FRAME, 2.0) == pytest.approx(2 * dot_radius(100, FRAME))
     with pytest.raises(ValueError, match="point_size"):
         dot_radius(100, FRAME, 0.0)
-
-
-def test_colors():
-    scale = make_scale([np.arange(101.0)], "viridis", None)
-    assert (scale.low, scale.high, scale.under, scale.over) == (1.0, 99.0, True, True)
-    np.testing.assert_array_equal(scale(np.array([-5.0])), scale(np.array([1.0])))
-    with pytest.raises(ValueError, match="low < high"):
-        make_scale([np.arange(3.0)], "viridis", (1.0, 1.0))
-    with pytest.raises(ValueError, match="no colormap"):
-        make_scale([np.arange(3.0)], "no-such-map", None)
-    with pytest.raises(ValueError, match="no-such-ink"):
-        ink("no-such-ink")
-    assert paint(np.array([0.0, 1.0]), np.zeros((2, 3)), Scale(0.0, 1.0, "gray"), "red").tolist() == [[0] * 3, [1] * 3]
-    map_of_two_to_four = Scale(2.0, 4.0, "gray")
-    assert map_of_two_to_four(np.array([1.0, 2.0, 3.0, 4.0, 5.0]))[:, 0] == pytest.approx([0, 0, 0.5, 1, 1], abs=0.01)
-    places = np.random.default_rng(5).normal(size=(500, 3))
-    tints = position_colors(places)
-    assert tints.min() >= 0
-    assert tints.max() <= 1
-    assert tints.std(0).min() > 0.05
-
-
-@pytest.mark.parametrize("axes", [[0, 1, 2], [2, 0, 1], [1, 2, 0]])
-def test_hue_runs_along_the_longest_axis_and_lightness_along_the_second(axes):
-    sides = np.array([4.0, 2.0, 1.0])
-    corners = np.stack(np.meshgrid(*[[0, 1]] * 3, indexing="ij"), -1).reshape(-1, 3)
-    tints = dict(zip(map(tuple, corners), position_colors((corners * sides)[:, np.argsort(axes)]), strict=True))
-    teal, orange, light, same = (tints[corner] for corner in ((0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1)))
-    assert teal[2] > teal[0] + 0.2
-    assert orange[0] > orange[2] + 0.2
-    assert (light > teal).all()
-    assert (same == teal).all()

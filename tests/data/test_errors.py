@@ -229,20 +229,6 @@ def test_glb_sizes(tmp_path, corner, writers):
             load_clouds(path, 10)
 
 
-def test_glb_that_repeats_a_mesh_without_end(tmp_path, glb_parts, monkeypatch, corner):
-    from pyro_pcflow.data import meshes
-
-    make_header, pack = glb_parts
-    header, blob = make_header(*corner)
-    header["nodes"] = [{"mesh": 0} for _ in range(30)]
-    header["scenes"] = [{"nodes": list(range(30))}]
-    path = tmp_path / "a.glb"
-    path.write_bytes(pack(header, blob))
-    monkeypatch.setattr(meshes, "_MAX_FACES", 100)
-    with pytest.raises(CloudError, match="more than 100 faces once its parts are put in place"):
-        load_clouds(path, 10)
-
-
 def test_a_word_among_numbers_does_not_end_the_file_early(tmp_path, corner, writers):
     path = tmp_path / "a.stl"
     text = writers["text.stl"](*corner).split(b"vertex ")
