@@ -38,7 +38,6 @@ def test_how_to_pages_run(page, tmp_path, monkeypatch):
     # So can the files that a page has written.
     monkeypatch.syspath_prepend(tmp_path)
     known = {*sys.modules}
-    monkeypatch.syspath_prepend(tmp_path)
     found = blocks(str(page.relative_to(ROOT)))
     assert found
     for language, block in found:
