@@ -70,7 +70,7 @@ def train_bodies(out: Path, seconds: float) -> None:
     parameters = sum(parameter.numel() for parameter in vae.parameters())
     print(f"Training a VAE ({parameters:,} parameters) on {len(train)} bodies for {seconds:.0f} s.")
     noise = NOISE_PER_HALF_EXTENT * pcf.data.half_extent(train)
-    camera = {"up": "z", "azim": 60.0}
+    camera = pcf.training.Pictures(up="z", azim=60.0)
     result = pcf.fit(
         vae,
         train,
@@ -80,7 +80,7 @@ def train_bodies(out: Path, seconds: float) -> None:
         max_seconds=seconds,
         seed=0,
         out=out,
-        pictures=camera,
+        logging=pcf.training.Logging(pictures=camera),
     )
     print(
         f"bound of {len(test)} held-out bodies: {result.nats_per_point:.3f} nats per point, "

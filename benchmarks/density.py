@@ -97,7 +97,7 @@ def train(shape: Shape, contender: str, lr: float, seed: int, seconds: float) ->
             seed=seed,
             noise=NOISE_PER_HALF_EXTENT,
             held_out=shape.validation,
-            progress=False,
+            logging=pcf.training.Logging(progress=False),
         ).steps
     except pcf.training.TrainingDivergedError as error:
         steps = diverged_at = error.step

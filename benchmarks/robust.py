@@ -161,11 +161,12 @@ def run_trial(things: Sequence[Distribution], points: Tensor, seed: int, steps: 
 
 def run_shape(shape: Shape, scans: int, train_steps: int, steps: int) -> list[Trial]:
     """Fit a flow to a shape and find it in scans."""
+    quiet = pcf.training.Logging(progress=False)
     things = []
     for blur in BLURS:
         torch.manual_seed(0)
         flow = pcf.PointCloudFlow(3, num_couplings=12, hidden_dims=(64, 64))
-        pcf.fit(flow, shape.train, max_steps=train_steps, lr=1e-2, noise=blur, held_out=0, progress=False)
+        pcf.fit(flow, shape.train, max_steps=train_steps, lr=1e-2, noise=blur, held_out=0, logging=quiet)
         things.append(flow.requires_grad_(False).condition())
     trials = []
     for seed in range(scans):

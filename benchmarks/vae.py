@@ -83,7 +83,7 @@ CONTENDERS: dict[str, Callable[[], nn.Module]] = {
 # How a step of each is made; the prototype as it was first written.
 OPTIONS: dict[str, dict[str, Any]] = {
     "pyro": {},
-    "prototype": {"batch_size": 32, "points_per_cloud": 256, "seen_points": 256},
+    "prototype": {"batch_size": 32, "sampling": pcf.training.CloudSampling(target_points=256, encoder_points=256)},
     "ours": {},
 }
 
@@ -93,7 +93,8 @@ def train(category: Category, contender: str, lr: float, seed: int, seconds: flo
     torch.manual_seed(seed)
     module = CONTENDERS[contender]()
     diverged_at = None
-    options: dict[str, Any] = {"noise": NOISE_PER_DEVIATION, "seed": seed, "progress": False, **OPTIONS[contender]}
+    quiet = pcf.training.Logging(progress=False)
+    options: dict[str, Any] = {"noise": NOISE_PER_DEVIATION, "seed": seed, "logging": quiet, **OPTIONS[contender]}
     try:
         result = pcf.fit(module, category.train, held_out=0, max_seconds=seconds, lr=lr, **options)
         steps = result.steps

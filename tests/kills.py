@@ -61,8 +61,9 @@ def small_vae():
 
 
 def train(module, data, steps, out):
-    options = {"batch_size": 16, "noise": 0.1, "log_every": 4, "eval_every": 10, "checkpoint_every": CHECKPOINT_EVERY}
-    pcf.fit(module, data, max_steps=steps, out=out, resume=True, pictures=False, device="cpu", **options)
+    logging = pcf.training.Logging(log_every=4, eval_every=10, checkpoint_every=CHECKPOINT_EVERY, pictures=False)
+    options = {"batch_size": 16, "noise": 0.1, "logging": logging, "device": "cpu"}
+    pcf.fit(module, data, max_steps=steps, out=out, resume=True, **options)
 
 
 def prepare(inputs):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+
 import numpy as np
 import pyro
 import pyro.distributions as dist
@@ -13,6 +15,7 @@ from pyro.optim import Adam
 from torch.utils._pytree import tree_leaves
 
 import pyro_pcflow as pcf
+from helpers.flat_fit import fit
 from helpers.pretended_device import DEVICE, pretended_device
 from pyro_pcflow import infer, metrics, models, training
 from pyro_pcflow.distributions import NoisyPoint, SoftHalfSpace, one_sided, with_background
@@ -329,14 +332,13 @@ DATA = {
 
 @pytest.mark.parametrize("name", DATA)
 def test_fit(name, tmp_path, monkeypatch):
-    for module in (training.settings, training.fitting):
-        monkeypatch.setattr(module, "as_device", torch.device)
+    monkeypatch.setattr(importlib.import_module("pyro_pcflow.training.fit"), "as_device", torch.device)
     # The fused kernel knows its devices by name.
     monkeypatch.setattr(torch.optim, "Adam", lambda *args, fused, **options: UnfusedAdam(*args, **options))
     data = DATA[name](tmp_path)
     options = {"max_steps": 6, "eval_every": 3, "noise": 0.1, "progress": False}
     if name != "points":
-        options |= {"batch_size": 4, "points_per_cloud": 8, "seen_points": 16}
+        options |= {"batch_size": 4, "target_points": 8, "encoder_points": 16}
     if name == "embeddings":
         options |= {"held_out": 0}
 
@@ -349,7 +351,7 @@ def test_fit(name, tmp_path, monkeypatch):
 
     def compute(device):
         module = make().double()
-        result = pcf.fit(module, data, device=str(device), **options)
+        result = fit(module, data, device=str(device), **options)
         assert {parameter.device.type for parameter in module.parameters()} == {"cpu"}
         return (
             result.nats_per_point,
@@ -362,7 +364,7 @@ def test_fit(name, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_pictures_of_a_run(tmp_path):
-    clouds = training.clouds.as_clouds(DATA["clouds of many sizes with labels"](None), torch.float64, 3, DEVICE)
+    clouds = training.inputs.as_clouds(DATA["clouds of many sizes with labels"](None), torch.float64, 3, DEVICE)
     with pretended_device() as device:
         flow = pcf.PointCloudFlow(3, num_couplings=2, hidden_dims=[8]).double().to(device)
         training.pictures.write_pictures(flow, draw(50, 3).to(device), tmp_path / "flow", num_points=20)

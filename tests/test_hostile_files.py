@@ -28,6 +28,7 @@ import pytest
 import torch
 
 import pyro_pcflow as pcf
+from helpers.flat_fit import fit
 from pyro_pcflow.data import MappedClouds, load_clouds
 from pyro_pcflow.metrics.report import Report
 from pyro_pcflow.ops.array_files import read_array
@@ -513,7 +514,7 @@ def new_flow():
     return flow
 
 
-OPTIONS = {"max_steps": 3, "batch_size": 16, "held_out": 0, "pictures": False, "progress": False, "device": "cpu"}
+OPTIONS = {"max_steps": 3, "batch_size": 16, "held_out": 0, "pictures": False, "device": "cpu"}
 
 
 def resume(path):
@@ -521,7 +522,7 @@ def resume(path):
     flow = new_flow()
     before = copy.deepcopy(flow.state_dict())
     try:
-        pcf.fit(flow, points(), out=path.parent, resume=True, **OPTIONS)
+        fit(flow, points(), out=path.parent, resume=True, **OPTIONS)
     except (ValueError, FileNotFoundError):
         after = flow.state_dict()
         assert all(torch.equal(after[key], value) for key, value in before.items() if isinstance(value, torch.Tensor))
@@ -532,7 +533,7 @@ def resume(path):
 def run_folder(tmp_path_factory):
     """A run that has ended."""
     folder = tmp_path_factory.mktemp("run") / "run"
-    pcf.fit(new_flow(), points(), out=folder, **OPTIONS)
+    fit(new_flow(), points(), out=folder, **OPTIONS)
     return folder
 
 
@@ -873,7 +874,7 @@ def test_options_of_the_optimizer_are_those_of_the_training(tmp_path, run_folder
         state["optimizer"]["param_groups"][0].update(betas=betas, amsgrad=betas[0] < 0.5, weight_decay=1 - betas[1])
         (folder / "checkpoint.pt").write_bytes(saved(state))
         flow = new_flow()
-        result = pcf.fit(flow, points(), out=folder, resume=True, **{**OPTIONS, "max_steps": 6})
+        result = fit(flow, points(), out=folder, resume=True, **{**OPTIONS, "max_steps": 6})
         assert result.steps == 6
         ends.append(flow.state_dict())
     assert all(torch.equal(one, ends[1][key]) for key, one in ends[0].items() if isinstance(one, torch.Tensor))

@@ -48,9 +48,6 @@ HOLDS_WORDS = {
     "prior of an auto-decoder": lambda **word: pcf.models.AutoDecoder(2, 3, 2, prior_options={**SMALL, **word}),
     "decoder of a preset": lambda **word: pcf.models.preset("dpf", decoder=word),
     "encoder of a preset": lambda **word: pcf.models.preset("dpf", encoder=word),
-    "pictures of fit": lambda **word: pcf.fit(
-        pcf.PointCloudFlow(3, **SMALL), torch.randn(20, 3), max_steps=1, pictures=word, device="cpu"
-    ),
 }
 
 
@@ -110,7 +107,6 @@ def test_an_unknown_word_is_named(call, tmp_path, monkeypatch):
         ("save_html", "titel", "title"),
         ("encoder of a VAE", "hidden_dim", "hidden_dims"),
         ("decoder of a preset", "mask", "masks"),
-        ("pictures of fit", "azimuth", "azim"),
     ],
 )
 def test_a_near_word_is_suggested(call, word, meant):

@@ -25,7 +25,7 @@ def skull():
 @pytest.mark.parametrize("steps", [100, pytest.param(400, marks=pytest.mark.exhaustive)])
 def test_round_trip_of_64_couplings_after_training(skull, device, steps):
     flow = pcf.PointCloudFlow(3, num_couplings=64, hidden_dims=[32, 32])
-    result = pcf.fit(flow, skull, max_steps=steps, lr=1e-2, noise=0.01, seed=0, device=str(device), progress=False)
+    result = pcf.fit(flow, skull, max_steps=steps, lr=1e-2, noise=0.01, seed=0, device=str(device))
     assert result.nats_per_point > -2.5  # it has learned: a Gaussian stays below
     for dtype, tolerance in [(torch.float32, 1e-4), (torch.float64, 1e-10)]:
         flow.to(device=device, dtype=dtype)
@@ -48,7 +48,7 @@ def trained(device):
     cow = pcf.data.load_example("spot", 20_000)[0]
     cow = cow / pcf.data.half_extent(cow)
     flow = pcf.PointCloudFlow(3, num_couplings=6, hidden_dims=[32, 32])
-    pcf.fit(flow, cow, max_steps=400, noise=0.08, seed=0, device=str(device), progress=False)
+    pcf.fit(flow, cow, max_steps=400, noise=0.08, seed=0, device=str(device))
     return flow, cow.to(device)
 
 

@@ -43,7 +43,8 @@ scores, drawn = {}, {}
 for prior in ["normal", "flow"]:
     pyro.set_rng_seed(0)
     model = pcf.PointCloudVAE(point_dim=3, latent_dim=32, prior=prior)
-    result = pcf.fit(model, bodies, max_steps=num_steps, lr=8e-3, noise=0.01, held_out=held, eval_every=num_steps)
+    once = pcf.training.Logging(eval_every=num_steps)
+    result = pcf.fit(model, bodies, max_steps=num_steps, lr=8e-3, noise=0.01, held_out=held, logging=once)
     scores[prior] = result.scores
     drawn[prior] = model.sample(20 if smoke else 60, 256)
     print(f"{prior:>6}: " + ", ".join(f"{name} {value:.2f}" for name, value in result.scores.items()))

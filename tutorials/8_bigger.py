@@ -86,7 +86,7 @@ print(f"a step in the plain way takes {ratio:.1f} times as long as in the way th
 # ## Memory of a step
 # The backward pass of a coupling needs what its forward pass computed. Layer by layer that is at least the hidden
 # layers: for $N$ points and $L$ couplings with widths $H_1, H_2$ in four bytes each, $4 N L (H_1 + H_2)$ bytes. A
-# kernel, or `fit(..., recompute=True)`, keeps the coordinates alone and computes the hidden layers again. What
+# kernel, or `Optimization(recompute=True)`, keeps the coordinates alone and computes the hidden layers again. What
 # autograd keeps can be counted. The peak of a process is higher than that: it also has the layers that are computed
 # again, one after the other.
 
@@ -136,7 +136,7 @@ plt.show()
 # layer, where there were 128. Both pay for it by evaluating each coupling once more in the backward pass.
 #
 # ## Fewer bits
-# `fit(..., precision="bfloat16")` rounds the hidden layers of the networks to 8 significant bits, which GPUs multiply
+# `Optimization(precision="bfloat16")` rounds hidden layers of the networks to 8 significant bits, which GPUs multiply
 # faster. Shifts, log-scales and coordinates, and so the sum of the log-determinant, keep the bits of the parameters,
 # and scores are always computed in full. The compiled kernels work in float32 and are not used meanwhile, so that on
 # a CPU it may well be slower.
@@ -147,7 +147,8 @@ flows, scores = {}, {}
 for precision in ("full", "bfloat16"):
     torch.manual_seed(0)
     flows[precision] = pcf.PointCloudFlow(point_dim=3, num_couplings=12, hidden_dims=[64, 64])
-    options = {"max_steps": 40 if smoke else 1000, "lr": 1e-2, "noise": noise, "precision": precision, "device": "cpu"}
+    options = {"max_steps": 40 if smoke else 1000, "lr": 1e-2, "noise": noise, "device": "cpu"}
+    options["optimization"] = pcf.training.Optimization(precision=precision)
     scores[precision] = pcf.fit(flows[precision], cow, **options).nats_per_point
     print(f"{precision:8} {scores[precision]:.3f} nats per held-out point")
 assert scores["bfloat16"] != scores["full"]
@@ -251,7 +252,8 @@ def train(out, max_steps):
     torch.manual_seed(1)
     cow = pcf.data.load_example("spot", num_points=20_000)
     flow = pcf.PointCloudFlow(point_dim=3, num_couplings=4, hidden_dims=[32]).double()
-    settings = {"batch_size": 512, "log_every": 20, "checkpoint_every": 25, "pictures": False, "device": "cpu"}
+    logging = pcf.training.Logging(log_every=20, checkpoint_every=25, pictures=False)
+    settings = {"batch_size": 512, "logging": logging, "device": "cpu"}
     pcf.fit(flow, cow, max_steps=max_steps, out=out, resume=True, **settings)
     return torch.cat([weight.detach().flatten() for weight in flow.parameters()])
 

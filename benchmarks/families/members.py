@@ -60,15 +60,23 @@ class Family:
     has_density: bool = True
 
 
+QUIET = pcf.training.Logging(progress=False, pictures=False)
+
+
 def fit_density(model: nn.Module, clouds: Tensor, **options: Any) -> int:
     """Train a model that has a density on thickened clouds."""
-    return pcf.fit(model, clouds, held_out=0, noise=NOISE_PER_DEVIATION, progress=False, **options).steps
+    return pcf.fit(model, clouds, held_out=0, noise=NOISE_PER_DEVIATION, logging=QUIET, **options).steps
 
 
 def fit_decoder(model: DecoderVAE, clouds: Tensor, **options: Any) -> int:
     """Train the decoder without a density on as many points of a cloud as it writes."""
     return pcf.fit(
-        model, clouds, held_out=0, points_per_cloud=model.num_points, progress=False, pictures=False, **options
+        model,
+        clouds,
+        held_out=0,
+        sampling=pcf.training.CloudSampling(target_points=model.num_points),
+        logging=QUIET,
+        **options,
     ).steps
 
 

@@ -194,7 +194,7 @@ def play(
                         f"the game diverged at step {step + 1}: the losses, of the generator last, are "
                         f"{[float(loss) for loss in losses]}, or a weight of the generator is not finite",
                         step=step + 1,
-                        culprit=None,
+                        first_nonfinite=None,
                     )
                 step += 1
                 torch._foreach_lerp_(averages, new, 1 - min(AVERAGE_DECAY, step / (step + 10)))

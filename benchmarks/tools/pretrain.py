@@ -65,7 +65,7 @@ def main() -> None:
         max_seconds=arguments.seconds,
         out=arguments.out,
         resume=arguments.resume,
-        pictures={"up": arguments.up, "azim": 60.0},
+        logging=pcf.training.Logging(pictures=pcf.training.Pictures(arguments.up, azim=60.0)),
     )
     draw_curve(result.history, arguments.out / "curve.png")
     scores = evidence_lower_bound(vae, test, noise)

@@ -139,7 +139,7 @@ def run(arguments: argparse.Namespace) -> None:
             seed=arguments.seed,
             out=arguments.out,
             resume=arguments.resume,
-            pictures={"up": arguments.up},
+            logging=training.Logging(pictures=training.Pictures(arguments.up)),
             device=arguments.device,
         )
     except TrainingDivergedError as error:

@@ -1,6 +1,27 @@
 """Training: one call fits a density to points, or a model to clouds."""
 
-from pyro_pcflow.training.divergence import TrainingDivergedError
+from pyro_pcflow.training.callbacks import Callback, Progress
+from pyro_pcflow.training.density import ExactLikelihood, PointBatch
+from pyro_pcflow.training.divergence import TrainingDivergedError, find_first_nonfinite
 from pyro_pcflow.training.fit import FitResult, fit
+from pyro_pcflow.training.objective import Objective
+from pyro_pcflow.training.options import CloudSampling, Logging, Optimization
+from pyro_pcflow.training.pictures import Pictures
+from pyro_pcflow.training.variational import EvidenceLowerBound
 
-__all__ = ["FitResult", "TrainingDivergedError", "fit"]
+__all__ = [
+    "Callback",
+    "CloudSampling",
+    "EvidenceLowerBound",
+    "ExactLikelihood",
+    "FitResult",
+    "Logging",
+    "Objective",
+    "Optimization",
+    "Pictures",
+    "PointBatch",
+    "Progress",
+    "TrainingDivergedError",
+    "find_first_nonfinite",
+    "fit",
+]

@@ -1,55 +1,153 @@
-"""What a checkpoint must hold before anything of it is taken over."""
+"""The resumable state of a training: noted between two steps, written whole, and checked before it is taken over."""
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from pyro_pcflow.ops.reading import phrase, shortened
+from pyro_pcflow.ops.reading import phrase, printable, shortened
+from pyro_pcflow.training.run_folder import RunFolder
+from pyro_pcflow.training.weights import FlatParameters
 
-__all__ = ["check_checkpoint"]
+__all__ = ["ResumableState"]
 
-# Adam counts its steps in float32, which holds whole numbers up to here.
+# Optimizers of torch count their steps in float32, which holds whole numbers up to here.
 MOST_COUNTED = 2**24
 
 
-def check_checkpoint(
-    state: Mapping[str, Any], module: nn.Module, weights: Tensor, averages: Mapping[str, Tensor]
-) -> None:
-    """See that the state of a training fits a module: names, shapes, types, finite numbers, and counters.
+@dataclass(frozen=True)
+class _Moment:
+    """A moment between two changes of the weights, from which training can go on: all but the weights themselves.
 
-    torch believes what it is given: moments of another size than the weights end the process.
+    Attributes:
+        numbers: steps, scores and so on, as a checkpoint has them.
+        random: states of the generators.
+        versions: how often parameters and buffers had been written to.
+    """
+
+    numbers: dict[str, Any]
+    random: dict[str, Tensor]
+    versions: list[int]
+
+
+class ResumableState:
+    """What a training can go on from: module, averages, optimizer, random numbers, and numbers such as the step.
 
     Args:
-        state: from `RunFolder.read_checkpoint`.
-        module: the module that is trained.
-        weights: its trained weights as one vector.
-        averages: names and shapes of the averaged weights.
-
-    Raises:
-        ValueError: naming what does not fit; nothing has been changed then.
+        folder: where the checkpoint is written, or None, where nothing is kept.
+        module: what is trained.
+        weights: its trained parameters as one vector, and their average.
+        optimizer: of that vector.
     """
-    step = _number(state, "step", int)
-    _number(state, "seconds", float, int)
-    _check_tensors(_entries(state, "module"), module.state_dict(), "module", finite=[*averages])
-    _check_tensors(_entries(state, "averages"), averages, "averages", finite=[*averages])
-    _check_optimizer(_entries(state, "optimizer"), weights, step)
-    scores = _entries(state, "scores")
-    if not all(type(name) is str and type(score) in (float, int, type(None)) for name, score in scores.items()):
-        raise ValueError("scores: expected a number for each name")
-    window = state.get("window")
-    sums: list[Any] = [*window] if isinstance(window, list | tuple) else []
-    if [type(value) for value in sums] != [float, float, int] or not all(map(math.isfinite, sums)) or sums[2] < 0:
-        raise ValueError("window: expected two sums and how many they are of")
-    if "lr" in state:
-        _number(state, "lr", float, int)
-    if type(state.get("pending", False)) is not bool or (state.get("pending") and step == 0):
-        raise ValueError(f"pending: expected whether a line waits for the step, got {shortened(state['pending'])}")
-    _check_random(_entries(state, "random"))
+
+    def __init__(
+        self, folder: RunFolder | None, module: nn.Module, weights: FlatParameters, optimizer: torch.optim.Optimizer
+    ) -> None:
+        self.folder = folder
+        self._module, self._weights, self._optimizer = module, weights, optimizer
+        self._watched = [*module.parameters(), *module.buffers()]
+        self._moment: _Moment | None = None
+
+    def note(self, **numbers: Any) -> None:
+        """Note that training can go on from here."""
+        if self.folder is not None:
+            self._moment = _Moment(numbers, self._random(), self._versions())
+
+    def forget(self) -> None:
+        """From here on, until the next moment is noted, the state belongs to no step."""
+        self._moment = None
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether a moment was noted, and nothing has written to the module since."""
+        return self._moment is not None and self._moment.versions == self._versions()
+
+    def write(self, seconds: float) -> None:
+        """Write the moment that was noted last, to which the weights still belong."""
+        assert self.folder is not None
+        assert self._moment is not None
+        self.folder.write_checkpoint(
+            {
+                **self._moment.numbers,
+                "seconds": seconds,
+                "random": self._moment.random,
+                "module": self._module.state_dict(),
+                "averages": self._weights.named(self._weights.averages),
+                "optimizer": {"state": self._optimizer.state_dict()["state"]},
+            }
+        )
+
+    def read(self) -> dict[str, Any] | None:
+        """The checkpoint of the folder, or None where there is none yet; nothing is changed.
+
+        Raises:
+            ValueError: naming what does not fit the module or the optimizer.
+        """
+        assert self.folder is not None
+        state = self.folder.read_checkpoint()
+        if state is not None:
+            try:
+                self._check(state)
+            except ValueError as error:
+                raise ValueError(f"{printable(self.folder.checkpoint)} does not fit the module: {error}") from error
+        return state
+
+    def restore(self, state: Mapping[str, Any], *, random: bool) -> None:
+        """Take over what `read` returned; `random` says whether the generators, too."""
+        self._module.load_state_dict(state["module"])
+        for name, average in self._weights.named(self._weights.averages).items():
+            average.copy_(state["averages"][name])
+        # The options of the optimizer are those of this training, whatever the file says.
+        own = self._optimizer.state_dict()["param_groups"]
+        self._optimizer.load_state_dict({"state": state["optimizer"]["state"], "param_groups": own})
+        if random:
+            torch.set_rng_state(state["random"]["cpu"])
+            if "cuda" in state["random"] and self._device.type == "cuda":
+                torch.cuda.set_rng_state(state["random"]["cuda"], self._device)
+
+    @property
+    def _device(self) -> torch.device:
+        return self._weights.values.device
+
+    def _random(self) -> dict[str, Tensor]:
+        state = {"cpu": torch.get_rng_state()}
+        if self._device.type == "cuda":
+            state["cuda"] = torch.cuda.get_rng_state(self._device)
+        return state
+
+    def _versions(self) -> list[int]:
+        # A forward pass may write: statistics of a batch, or weights that take their first values from data.
+        return [tensor._version for tensor in self._watched]
+
+    def _check(self, state: Mapping[str, Any]) -> None:
+        """See that a state fits: names, shapes, types, finite numbers, and counters.
+
+        torch believes what it is given: moments of another size than the weights end the process.
+        """
+        averages = self._weights.named(self._weights.averages)
+        step = _number(state, "step", int)
+        _number(state, "seconds", float, int)
+        _check_tensors(_entries(state, "module"), self._module.state_dict(), "module", finite=[*averages])
+        _check_tensors(_entries(state, "averages"), averages, "averages", finite=[*averages])
+        _check_optimizer(_entries(state, "optimizer"), self._optimizer, step)
+        scores = _entries(state, "scores")
+        if not all(type(name) is str and type(score) in (float, int, type(None)) for name, score in scores.items()):
+            raise ValueError("scores: expected a number for each name")
+        window = state.get("window")
+        sums: list[Any] = [*window] if isinstance(window, list | tuple) else []
+        if [type(value) for value in sums] != [float, float, int] or not all(map(math.isfinite, sums)) or sums[2] < 0:
+            raise ValueError("window: expected two sums and how many they are of")
+        if "lr" in state:
+            _number(state, "lr", float, int)
+        if type(state.get("pending", False)) is not bool or (state.get("pending") and step == 0):
+            raise ValueError(f"pending: expected whether a line waits for the step, got {shortened(state['pending'])}")
+        _check_random(_entries(state, "random"))
 
 
 def _entries(state: Mapping[str, Any], key: str) -> Mapping[str, Any]:
@@ -88,16 +186,33 @@ def _check_tensor(found: Any, expected: Tensor, where: str, finite: bool) -> Non
         raise ValueError(f"{where}: numbers that are not finite")
 
 
-def _check_optimizer(optimizer: Mapping[str, Any], weights: Tensor, step: int) -> None:
-    moments = optimizer.get("state")
-    if step == 0 and moments == {}:
-        return
-    if not isinstance(moments, Mapping) or {*moments} != {0} or not isinstance(moments[0], Mapping):
+def _check_optimizer(found: Mapping[str, Any], optimizer: torch.optim.Optimizer, step: int) -> None:
+    """Compare a state with that of a copy of the optimizer, after as many steps as tell all of its entries."""
+    moments = found.get("state")
+    if not isinstance(moments, Mapping):
         raise ValueError("optimizer: expected the moments of one vector of weights")
-    expected = {"step": torch.zeros(()), "exp_avg": weights, "exp_avg_sq": weights}
-    _check_tensors(moments[0], expected, "optimizer", finite=[*expected])
-    if float(moments[0]["step"]) != min(step, MOST_COUNTED) or bool((moments[0]["exp_avg_sq"] < 0).any()):
-        raise ValueError("optimizer: moments of another step, or squares below 0")
+    expected = _state_after(optimizer, min(step, 2))
+    if {*moments} != {*expected} or not all(isinstance(moments[key], Mapping) for key in moments):
+        raise ValueError("optimizer: expected the moments of one vector of weights")
+    for key, entries in expected.items():
+        _check_tensors(moments[key], entries, "optimizer", finite=[*entries])
+        for name, value in entries.items():
+            counts = name == "step" and float(value) == min(step, 2)
+            if counts and float(moments[key][name]) != min(step, MOST_COUNTED):
+                raise ValueError("optimizer: moments of another step")
+            if name.endswith("_sq") and bool((moments[key][name] < 0).any()):
+                raise ValueError("optimizer: squares below 0")
+
+
+def _state_after(optimizer: torch.optim.Optimizer, steps: int) -> dict[Any, dict[str, Any]]:
+    """The state of a copy after some steps along gradients of zero."""
+    trial = copy.deepcopy(optimizer)
+    for group in trial.param_groups:
+        for parameter in group["params"]:
+            parameter.grad = torch.zeros_like(parameter)
+    for _ in range(steps):
+        trial.step()
+    return trial.state_dict()["state"]
 
 
 def _check_random(random: Mapping[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -9,35 +10,25 @@ import torch
 from torch import Tensor
 
 from pyro_pcflow.ops.random import seeded, seeded_generator
+from pyro_pcflow.training.rows import Epochs
 from pyro_pcflow.training.sources import Source
 
-__all__ = [
-    "MODEL_OPTIONS",
-    "CloudBatch",
-    "CloudBatches",
-    "divide",
-    "draw_batch",
-    "evaluation_batches",
-    "whole_batch",
-    "with_noise",
-]
+__all__ = ["CloudBatch", "CloudBatches", "draw_batch", "evaluation_batches", "split_sizes", "whole_batch", "with_noise"]
 
-# What a model and its guide may name beside clouds, their mask and dataset_size.
-MODEL_OPTIONS = ("labels", "noise_level", "num_points", "kl_weight", "index", "encoder_points", "encoder_mask")
 # With fewer points the encoder and the likelihood share what there is.
-FEWEST_TO_DIVIDE = 64
+FEWEST_TO_SPLIT = 64
 
 
 @dataclass(frozen=True)
 class CloudBatch:
-    """What one step trains on; the arguments of a model and of its guide.
+    """What a step trains on: the arguments of a model and of its guide.
 
     Attributes:
         index: numbers of the clouds among those of the training, shape `(B,)`.
         clouds: points whose density is scored, shape `(B, M, D)`.
         mask: True at points, shape `(B, M)`, or None.
-        seen: points that an encoder reads, shape `(B, M', D)`.
-        seen_mask: True at points, shape `(B, M')`, or None.
+        encoder_points: points that an encoder reads, shape `(B, M', D)`.
+        encoder_mask: True at points, shape `(B, M')`, or None.
         num_points: number of points of each whole cloud, shape `(B,)`.
         labels: numbers of classes, shape `(B,)`, or None.
         noise_level: share of the noise that each cloud has, shape `(B,)`.
@@ -49,8 +40,8 @@ class CloudBatch:
     index: Tensor
     clouds: Tensor
     mask: Tensor | None
-    seen: Tensor
-    seen_mask: Tensor | None
+    encoder_points: Tensor
+    encoder_mask: Tensor | None
     num_points: Tensor
     labels: Tensor | None
     noise_level: Tensor
@@ -72,41 +63,41 @@ class CloudBatch:
         }
         return replace(self, **mine, parts=parts, points_of_all_parts=self.whole_points)
 
-    def options(self) -> dict[str, Any]:
-        """`MODEL_OPTIONS` by name, those that there are."""
-        values = (
-            self.labels,
-            self.noise_level,
-            self.num_points,
-            self.kl_weight,
-            self.index,
-            self.seen,
-            self.seen_mask,
-        )
-        return {name: value for name, value in zip(MODEL_OPTIONS, values, strict=True) if value is not None}
+    def options(self, names: Collection[str]) -> dict[str, Any]:
+        """Those of `CLOUD_OPTIONS` that a model names, and that there are."""
+        options = {
+            "index": self.index,
+            "labels": self.labels,
+            "noise_level": self.noise_level,
+            "num_points": self.num_points,
+            "kl_weight": self.kl_weight,
+            "encoder_points": self.encoder_points,
+            "encoder_mask": self.encoder_mask,
+        }
+        return {name: value for name, value in options.items() if name in names and value is not None}
 
 
-def divide(sizes: Tensor, num_points: int, seen_points: int) -> tuple[Tensor, Tensor, Tensor]:
-    """How many points the encoder reads of each cloud, how many are scored, and the first of these.
+def split_sizes(sizes: Tensor, target_points: int, encoder_points: int) -> tuple[Tensor, Tensor, Tensor]:
+    """How many points the encoder reads of each cloud, how many are targets, and the first of these.
 
     Points that the one has are not the other's, unless a cloud has too few; the encoder has at most half of them.
 
     Args:
         sizes: numbers of points, shape `(B,)`.
-        num_points: most points that are scored.
-        seen_points: most points that the encoder reads.
+        target_points: most points that are scored.
+        encoder_points: most points that the encoder reads.
 
     Returns:
         Three integer tensors of shape `(B,)`.
 
     Examples:
-        >>> divide(torch.tensor([2048, 300, 10]), 128, 512)
+        >>> split_sizes(torch.tensor([2048, 300, 10]), 128, 512)
         (tensor([512, 150,  10]), tensor([128, 128,  10]), tensor([512, 150,   0]))
     """
-    apart = sizes >= FEWEST_TO_DIVIDE
-    seen = torch.where(apart, sizes // 2, sizes).clamp(max=seen_points)
-    first = torch.where(apart, seen, 0)
-    return seen, (sizes - first).clamp(max=num_points), first
+    split = sizes >= FEWEST_TO_SPLIT
+    encoder = torch.where(split, sizes // 2, sizes).clamp(max=encoder_points)
+    first = torch.where(split, encoder, 0)
+    return encoder, (sizes - first).clamp(max=target_points), first
 
 
 class CloudBatches:
@@ -118,20 +109,20 @@ class CloudBatches:
     Args:
         clouds: the training clouds.
         batch_size: clouds in a batch; all of them where there are fewer.
-        num_points: points that are scored; fewer where a cloud has not enough.
-        seen_points: points that an encoder reads, at most half of a cloud.
+        target_points: points that are scored; fewer where a cloud has not enough.
+        encoder_points: points that an encoder reads, at most half of a cloud.
         seed: decides the order and the points.
         noise: standard deviation of Gaussian noise that is added to every point, fresh each time, from torch's
             generator of the points' device.
         varied_noise: whether each cloud has a uniform share of the noise instead of all of it.
         kl_warmup_steps: steps over which the weight of the latents' terms rises to 1.
-        whole: whether both have every point of a cloud instead, whatever `num_points`.
+        split: whether encoder and targets have points of their own; otherwise both have every point of a cloud.
 
     Examples:
         >>> from pyro_pcflow.training.sources import Clouds
-        >>> batches = CloudBatches(Clouds(torch.randn(10, 100, 3)), batch_size=4, num_points=32, seen_points=40, seed=0)
-        >>> batch = batches.batch(0)
-        >>> batch.clouds.shape, batch.seen.shape
+        >>> clouds = Clouds(torch.randn(10, 100, 3))
+        >>> batch = CloudBatches(clouds, batch_size=4, target_points=32, encoder_points=40, seed=0).batch(0)
+        >>> batch.clouds.shape, batch.encoder_points.shape
         (torch.Size([4, 32, 3]), torch.Size([4, 40, 3]))
     """
 
@@ -139,39 +130,34 @@ class CloudBatches:
         self,
         clouds: Source,
         batch_size: int,
-        num_points: int,
-        seen_points: int,
+        target_points: int,
+        encoder_points: int,
         seed: int,
         *,
         noise: float = 0.0,
         varied_noise: bool = False,
         kl_warmup_steps: int = 0,
-        whole: bool = False,
+        split: bool = True,
     ) -> None:
         self.clouds = clouds
-        self.batch_size = min(batch_size, len(clouds))
-        self.num_points = num_points
-        self.seen_points = seen_points
+        self.target_points = target_points
+        self.encoder_points = encoder_points
         self.noise = noise
         self.varied_noise = varied_noise
         self.kl_warmup_steps = kl_warmup_steps
-        self.whole = whole
+        self.split = split
         self._seed = seed
-        self._epoch = -1
-        self._order = torch.empty(0, dtype=torch.long)
+        self._epochs = Epochs(len(clouds), batch_size, seed)
+        self.batch_size = self._epochs.batch_size
 
     def batch(self, step: int) -> CloudBatch:
         """The batch of the step that follows `step` earlier ones."""
-        epoch, index = divmod(step, len(self.clouds) // self.batch_size)
-        if epoch != self._epoch:
-            self._order = torch.randperm(len(self.clouds), generator=seeded_generator(self._seed, f"epoch {epoch}"))
-            self._epoch = epoch
-        chosen = self._order[index * self.batch_size : (index + 1) * self.batch_size]
-        if self.whole:
-            batch = whole_batch(self.clouds, chosen)
-        else:
+        chosen = self._epochs.rows(step)
+        if self.split:
             generator = seeded_generator(self._seed, f"points {step}")
-            batch = draw_batch(self.clouds, chosen, self.num_points, self.seen_points, generator)
+            batch = draw_batch(self.clouds, chosen, self.target_points, self.encoder_points, generator)
+        else:
+            batch = whole_batch(self.clouds, chosen)
         level = batch.noise_level
         if self.varied_noise:
             level = torch.rand_like(level)
@@ -180,37 +166,37 @@ class CloudBatches:
 
 
 def draw_batch(
-    clouds: Source, chosen: Tensor, num_points: int, seen_points: int, generator: torch.Generator
+    clouds: Source, chosen: Tensor, target_points: int, encoder_points: int, generator: torch.Generator
 ) -> CloudBatch:
     """Draw two samples of the points of some clouds.
 
     Args:
         clouds: where they are drawn from.
         chosen: numbers of clouds, shape `(B,)`, on the CPU.
-        num_points: points that are scored.
-        seen_points: points that an encoder reads.
+        target_points: points that are scored.
+        encoder_points: points that an encoder reads.
         generator: decides the points, a generator of the CPU.
     """
     device = clouds.device
     chosen = chosen.to(device)
     mask = clouds.mask_of(chosen)
     sizes = _sizes(clouds, mask, len(chosen))
-    seen, scored, first = divide(sizes, num_points, seen_points)
-    wanted = int(torch.maximum(seen, first + scored).max())
+    encoder, target, first = split_sizes(sizes, target_points, encoder_points)
+    wanted = int(torch.maximum(encoder, first + target).max())
     keys = torch.rand(len(chosen), clouds.max_points, generator=generator).to(device)
     if mask is not None:
         # Padding comes last.
         keys = torch.where(mask, keys, -1.0)
     order = keys.topk(wanted, -1).indices
     sample = clouds.take(chosen, order)
-    seen_part, seen_mask = _part(sample, torch.zeros_like(first), seen)
-    scored_part, scored_mask = _part(sample, first, scored)
+    encoder_part, encoder_mask = _part(sample, torch.zeros_like(first), encoder)
+    target_part, target_mask = _part(sample, first, target)
     return CloudBatch(
         index=chosen,
-        clouds=scored_part,
-        mask=scored_mask,
-        seen=seen_part,
-        seen_mask=seen_mask,
+        clouds=target_part,
+        mask=target_mask,
+        encoder_points=encoder_part,
+        encoder_mask=encoder_mask,
         num_points=sizes,
         labels=None if clouds.labels is None else clouds.labels[chosen],
         noise_level=torch.ones(len(chosen), dtype=sample.dtype, device=device),
@@ -218,15 +204,15 @@ def draw_batch(
 
 
 def whole_batch(clouds: Source, chosen: Tensor) -> CloudBatch:
-    """Some clouds with all of their points, seen and scored; arguments as for `draw_batch`."""
+    """Some clouds with all of their points, for the encoder and as targets; arguments as for `draw_batch`."""
     chosen = chosen.to(clouds.device)
     points, mask = clouds.take(chosen), clouds.mask_of(chosen)
     return CloudBatch(
         index=chosen,
         clouds=points,
         mask=mask,
-        seen=points,
-        seen_mask=mask,
+        encoder_points=points,
+        encoder_mask=mask,
         num_points=_sizes(clouds, mask, len(chosen)),
         labels=None if clouds.labels is None else clouds.labels[chosen],
         noise_level=torch.ones(len(chosen), dtype=points.dtype, device=clouds.device),
@@ -241,7 +227,7 @@ def with_noise(batch: CloudBatch, noise: float) -> CloudBatch:
     return replace(
         batch,
         clouds=batch.clouds + scale * torch.randn_like(batch.clouds),
-        seen=batch.seen + scale * torch.randn_like(batch.seen),
+        encoder_points=batch.encoder_points + scale * torch.randn_like(batch.encoder_points),
     )
 
 
@@ -263,7 +249,7 @@ def _part(sample: Tensor, first: Tensor, count: Tensor) -> tuple[Tensor, Tensor 
 
 
 def evaluation_batches(
-    clouds: Source, seed: int, noise: float, *, whole: bool = False, at_once: int = 64
+    clouds: Source, seed: int, noise: float, *, split: bool = True, at_once: int = 64
 ) -> list[CloudBatch]:
     """Every cloud, one half of it for an encoder and one to be scored, the same each time.
 
@@ -271,13 +257,13 @@ def evaluation_batches(
         clouds: the held-out clouds.
         seed: decides the halves and the noise.
         noise: standard deviation of the Gaussian noise on every point.
-        whole: whether both have every point of a cloud instead.
+        split: see `CloudBatches`.
         at_once: clouds in a batch.
     """
     generator = seeded_generator(seed, "held-out points")
     chosen = torch.arange(len(clouds)).split(at_once)
     with seeded(seed, clouds.device):
-        if whole:
+        if not split:
             return [with_noise(whole_batch(clouds, some), noise) for some in chosen]
         batches = [draw_batch(clouds, some, clouds.max_points, clouds.max_points, generator) for some in chosen]
         return [with_noise(batch, noise) for batch in batches]

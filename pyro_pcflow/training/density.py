@@ -1,254 +1,374 @@
-"""From data to training points, held-out points and batches."""
+"""The road of points: data, batches and exact likelihood of a density."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from numbers import Real
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from pyro_pcflow.data import MappedClouds
+from pyro_pcflow.ops.hashing import sha256_of
 from pyro_pcflow.ops.random import seeded_generator
+from pyro_pcflow.training.cloud_batches import draw_batch
+from pyro_pcflow.training.inputs import as_clouds, as_contexts, as_points, as_tensor, is_pair, stacked, unzipped
+from pyro_pcflow.training.objective import (
+    Objective,
+    context_dim_of,
+    dtype_of,
+    log_prob_of,
+    point_dim_of,
+    share_of_rows,
+)
+from pyro_pcflow.training.options import CloudSampling, noise_scale, whole_number
+from pyro_pcflow.training.rows import Epochs, check_share, first_equal, set_apart
+from pyro_pcflow.training.sources import Clouds, Source, held_out_clouds, some_points
 
-__all__ = [
-    "Batches",
-    "Split",
-    "as_points",
-    "as_tensor",
-    "check_share",
-    "first_equal",
-    "set_apart",
-    "split_points",
-]
+__all__ = ["ExactLikelihood", "PointBatch"]
 
-# Enough for a standard error below 0.01 nats per point, and evaluated in a blink.
+POINTS_PER_STEP = 2048
+# Enough for a standard error below 0.01 nats per point, and quickly evaluated.
 MAX_HELD_OUT = 20_000
-
-
-def as_points(data: Any, dtype: torch.dtype, point_dim: int | None, name: str = "data") -> Tensor:
-    """Check data and flatten it to points.
-
-    Args:
-        data: shape (N, D) or (S, N, D), a tensor, an array, or a `Dataset` of items of shape (D,) or (N, D).
-        dtype: data type of the points.
-        point_dim: expected number of coordinates `D`, or None for any.
-        name: what the data is called in an error.
-
-    Returns:
-        Points of shape (M, D).
-
-    Raises:
-        TypeError: if the data is not numeric.
-        ValueError: if it is empty, of another shape, or not finite; the message names the first bad point.
-    """
-    if isinstance(data, Dataset):
-        points = _from_dataset(data, name)
-    else:
-        points = as_tensor(data, name)
-        if points.dim() not in (2, 3):
-            raise ValueError(f"{name}: expected shape (N, D) or (S, N, D), got {tuple(points.shape)}")
-    if points.numel() == 0:
-        raise ValueError(f"{name}: expected at least one point, got shape {tuple(points.shape)}")
-    if point_dim is not None and points.shape[-1] != point_dim:
-        raise ValueError(
-            f"{name}: its points have {points.shape[-1]} coordinates (shape {tuple(points.shape)}), but the module "
-            f"expects {point_dim}"
-        )
-    points = points.detach().to(dtype)
-    bad = (~points.isfinite().all(-1)).nonzero()
-    if len(bad):
-        first = ", ".join(map(str, bad[0].tolist()))
-        raise ValueError(
-            f"{name}: {len(bad)} of {points.numel() // points.shape[-1]} points are NaN or infinite in {dtype}, the "
-            f"first at index ({first})"
-        )
-    return points.reshape(-1, points.shape[-1])
+POINTS_AT_ONCE = 16_384
 
 
 @dataclass(frozen=True)
-class Split:
-    """Points to train on, shape (M, D), and points to evaluate on, shape (K, D) or None."""
+class PointBatch:
+    """Points of a step, and their contexts.
 
-    training: Tensor
-    held_out: Tensor | None
+    Attributes:
+        points: shape `(M, D)`; where one context is that of a cloud, `(B, M, D)`.
+        contexts: shape `(M, C)`, or `(B, 1, C)`; None for a density without context.
+        mask: True at points, shape `(B, M)`, or None where there is no padding.
+    """
+
+    points: Tensor
+    contexts: Tensor | None = None
+    mask: Tensor | None = None
+
+    def part(self, rows: slice) -> PointBatch:
+        """Some of the points or clouds."""
+        return PointBatch(*(None if part is None else part[rows] for part in (self.points, self.contexts, self.mask)))  # type: ignore[arg-type]
 
 
-def split_points(points: Tensor, held_out: float | Tensor, *, seed: int, noise: float) -> Split:
-    """Set points apart for evaluation. A point that occurs several times is on one side only.
+class ExactLikelihood(Objective):
+    """The mean negative log-density of batches of points: exact maximum likelihood.
+
+    `fit` builds it from its arguments of the same names. A subclass may change what is minimised, as by a penalty:
+    `pcf.fit(flow, objective=Mine(flow, points), max_steps=...)`.
 
     Args:
-        points: shape (M, D).
-        held_out: the share of points to draw, at most 20,000 points, none at 0; or the points themselves.
-        seed: decides which points are drawn, and the noise on them.
-        noise: standard deviation of the Gaussian noise that is added once to the points that are evaluated, drawn or
-            given.
+        module: has `log_prob`, from points of shape `(M, D)` to nats of shape `(M,)`; for data with contexts, from
+            points and contexts `(M, C)`, or from clouds `(B, M, D)` and contexts `(B, 1, C)` to nats `(B, M)`.
+        data: points, or a pair of points and contexts, see `fit`.
+        batch_size: points per step.
+        noise: standard deviation of the Gaussian noise that is added afresh to every batch, and once to held-out data.
+        held_out: the share of points, or of clouds with a context each, kept for evaluation; or that data itself.
+        seed: decides the held-out data, the order and the noise on held-out data.
+        sampling: of clouds with one context each, how many points of a cloud are in a batch.
+
+    Attributes:
+        held_out: batches that `evaluate` scores.
 
     Raises:
-        ValueError: if the share is not in [0, 1), or leaves nothing to train or to evaluate on.
+        TypeError: if the module or the data is of a wrong type.
+        ValueError: if an argument, the shape or a value of the data is out of range; if contexts are missing.
 
     Examples:
-        >>> split = split_points(torch.randn(100, 3), 0.2, seed=0, noise=0.0)
-        >>> split.training.shape, split.held_out.shape
-        (torch.Size([80, 3]), torch.Size([20, 3]))
-    """
-    if isinstance(held_out, Tensor):
-        return Split(points, _with_noise(held_out, noise, seed))
-    check_share(held_out, "points")
-    if held_out == 0:
-        return Split(points, None)
-    training, drawn = (
-        rows.to(points.device) for rows in set_apart(first_equal(points), held_out, MAX_HELD_OUT, seed, "points")
-    )
-    return Split(points[training], _with_noise(points[drawn], noise, seed))
-
-
-def check_share(held_out: float, kind: str) -> None:
-    """Raise a `ValueError` unless a share of points or clouds can be set apart."""
-    if not 0 <= held_out < 1:
-        raise ValueError(f"held_out must be a share in [0, 1) or {kind}, got {held_out}")
-
-
-def first_equal(points: Tensor) -> Tensor:
-    """For each point the number of the first one that equals it in every coordinate, its own if there is none.
-
-    Args:
-        points: shape (M, D), finite.
-
-    Returns:
-        Shape (M,), on the CPU.
-
-    Examples:
-        >>> first_equal(torch.tensor([[1.0, 2.0], [0.0, 0.0], [1.0, 2.0]])).tolist()
-        [0, 1, 0]
-    """
-    # Sorted by every coordinate in turn, equal points are neighbours, the first of them in front.
-    order = torch.arange(len(points), device=points.device)
-    for coordinate in points.unbind(-1):
-        order = order[coordinate[order].argsort(stable=True)]
-    ordered = points[order]
-    starts = torch.ones(len(points), dtype=torch.bool, device=points.device)
-    starts[1:] = (ordered[1:] != ordered[:-1]).any(-1)
-    first = torch.empty_like(order)
-    first[order] = order[starts][starts.cumsum(0) - 1]
-    return first.cpu()
-
-
-def set_apart(first: Tensor, share: float, most: int, seed: int, kind: str) -> tuple[Tensor, Tensor]:
-    """Draw a share of different things, each with everything that equals it.
-
-    Args:
-        first: for each thing the number of the first one that equals it, shape (M,), see `first_equal`.
-        share: of the things that differ, in (0, 1).
-        most: how many of them are drawn at most, and how many things are returned as drawn.
-        seed: decides which.
-        kind: what the things are called in an error.
-
-    Returns:
-        Numbers of the things that stay, in order, and of those that were drawn.
-
-    Raises:
-        ValueError: if nothing would stay, or be drawn.
-    """
-    different = (first == torch.arange(len(first))).nonzero().flatten()
-    count = min(round(share * len(different)), most)
-    if not 0 < count < len(different):
-        raise ValueError(
-            f"held_out={share} of {len(different)} different {kind} leaves {len(different) - count} to train on and "
-            f"{count} to evaluate on: give more {kind}, or held_out=0 for no evaluation"
-        )
-    order = torch.randperm(len(different), generator=seeded_generator(seed, "split"))
-    place = torch.empty_like(first)
-    place[different[order]] = torch.arange(len(different))
-    place = place[first]
-    drawn = (place < count).nonzero().flatten()
-    drawn = drawn[place[drawn].argsort(stable=True)]
-    if len(drawn) > most:
-        some = torch.randperm(len(drawn), generator=seeded_generator(seed, "held-out copies"))[:most]
-        drawn = drawn[some.sort().values]
-    return (place >= count).nonzero().flatten(), drawn
-
-
-class Batches:
-    """Batches of points without replacement, in an order that follows from the seed and the step alone.
-
-    A training that is resumed at some step needs no memory of the batches before it. An epoch drops the points
-    that fill no batch; the next one drops others. Noise comes from torch's generator of the points' device.
-
-    Args:
-        points: shape (M, D).
-        batch_size: points per batch; all of them where there are fewer.
-        seed: decides the order.
-        noise: standard deviation of the Gaussian noise that is added to every batch, fresh each time.
-
-    Examples:
-        >>> batches = Batches(torch.arange(10.0).reshape(10, 1), batch_size=5, seed=0)
-        >>> torch.cat([batches.batch(0), batches.batch(1)]).flatten().sort().values.tolist()
-        [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0]
+        >>> import pyro_pcflow as pcf
+        >>> flow = pcf.PointCloudFlow(2, num_couplings=2, hidden_dims=[8])
+        >>> objective = ExactLikelihood(flow, torch.randn(100, 2), batch_size=10)
+        >>> objective.batch(0).points.shape, objective.loss(objective.batch(0)).shape
+        (torch.Size([10, 2]), torch.Size([]))
     """
 
-    def __init__(self, points: Tensor, batch_size: int, seed: int, noise: float = 0.0) -> None:
-        self.points = points
-        self.batch_size = min(batch_size, len(points))
-        self.noise = noise
+    def __init__(
+        self,
+        module: nn.Module,
+        data: Any,
+        *,
+        batch_size: int = POINTS_PER_STEP,
+        noise: float = 0.0,
+        held_out: Any = 0.1,
+        seed: int = 0,
+        sampling: CloudSampling | None = None,
+    ) -> None:
+        self.module = module
+        self.batch_size = whole_number("batch_size", batch_size, 1)
+        self.noise = noise_scale(noise)
+        self.seed = whole_number("seed", seed, 0)
+        self.sampling = CloudSampling() if sampling is None else sampling
+        self._log_prob = log_prob_of(module)
+        dtype, context_dim = dtype_of(module), context_dim_of(module)
+        self._data = _as_density_data(data, dtype, point_dim_of(module), context_dim, "data")
+        evaluated: _Points | _CloudsWithContexts | None
+        if isinstance(held_out, Real):
+            self._data, evaluated = self._data.split(float(held_out), self.seed)
+        else:
+            evaluated = _as_density_data(held_out, dtype, self._data.point_dim, context_dim, "held_out")
+            if type(evaluated) is not type(self._data):
+                raise ValueError("held_out: expected the form of data, points or clouds, both with contexts or without")
+        if evaluated is not None:
+            evaluated = evaluated.with_noise(self.noise, seeded_generator(self.seed, "held-out noise"))
+        self._description = {
+            **self._data.describe(""),
+            **({f"held_out_{self._data.kind}": 0} if evaluated is None else evaluated.describe("held_out_")),
+            "batch_size": self.batch_size,
+            "noise": self.noise,
+            "held_out": float(held_out) if isinstance(held_out, Real) else "given",
+            **({"target_points": self.sampling.target_points} if self._data.kind == "clouds" else {}),
+        }
+        self.evaluates = evaluated is not None
+        self.held_out = [] if evaluated is None else evaluated.evaluation()
+        self._batches = self._data.batches(self.batch_size, self.sampling.target_points, self.seed)
+        self.points_per_step = self._batches.points_per_step
+
+    def batch(self, step: int) -> PointBatch:
+        """Points of the step that follows `step` earlier ones, with noise."""
+        batch = self._batches.batch(step)
+        if self.noise:
+            noise = torch.randn_like(batch.points)
+            batch = PointBatch(batch.points.add_(noise, alpha=self.noise), batch.contexts, batch.mask)
+        return batch
+
+    def share(self, batch: PointBatch, rank: int, size: int) -> PointBatch:
+        """The points, or the clouds, of one process."""
+        return batch.part(share_of_rows(len(batch.points), rank, size))
+
+    def loss(self, batch: PointBatch) -> Tensor:
+        """The mean negative log-density of the points of a batch, in nats per point."""
+        log_prob = self.log_prob(batch)
+        if batch.mask is None:
+            return -log_prob.mean()
+        return -torch.where(batch.mask, log_prob, 0.0).sum() / batch.mask.sum().clamp(min=1)
+
+    def evaluate(self) -> dict[str, float]:
+        """The mean log-density of the held-out points, `nats_per_point`."""
+        if not self.evaluates:
+            return {}
+        total, count = 0.0, 0
+        for batch in self.held_out:
+            log_prob = self.log_prob(batch)
+            kept = log_prob if batch.mask is None else log_prob[batch.mask]
+            total += kept.double().sum().item()
+            count += kept.numel()
+        return {"nats_per_point": total / max(1, count)}
+
+    def log_prob(self, batch: PointBatch) -> Tensor:
+        """Log-densities of the points of a batch, of shape `(M,)`, or `(B, M)` for clouds with a context each.
+
+        Raises:
+            ValueError: if the module returns another shape.
+        """
+        points, contexts = batch.points, batch.contexts
+        log_prob = self._log_prob(points) if contexts is None else self._log_prob(points, contexts)
+        # Any other shape would be averaged without a word.
+        if log_prob.shape != points.shape[:-1]:
+            raise ValueError(
+                f"{type(self.module).__name__}.log_prob returned the shape {tuple(log_prob.shape)} for points of "
+                f"shape {tuple(points.shape)}: expected one log-density for each point, {tuple(points.shape[:-1])}"
+            )
+        return log_prob
+
+    def points_for_units(self) -> Tensor:
+        """Training points, shape `(M, D)`."""
+        return self._data.some_points()
+
+    def description(self) -> dict[str, Any]:
+        """Numbers and checksums of the points, and what decides the batches."""
+        return self._description
+
+    def to(self, device: torch.device) -> ExactLikelihood:
+        """Move points and contexts to a device."""
+        self._data = self._data.to(device)
+        self._batches = self._data.batches(self.batch_size, self.sampling.target_points, self.seed)
+        self.held_out = [PointBatch(*_moved(device, *vars(batch).values())) for batch in self.held_out]  # type: ignore[arg-type]
+        return self
+
+
+@dataclass(frozen=True)
+class _Points:
+    """Points `(M, D)`, and contexts `(M, C)` or None."""
+
+    points: Tensor
+    contexts: Tensor | None = None
+    kind = "points"
+
+    @property
+    def point_dim(self) -> int:
+        return self.points.shape[-1]
+
+    def some_points(self) -> Tensor:
+        return self.points
+
+    def to(self, device: torch.device) -> _Points:
+        return _Points(*_moved(device, self.points, self.contexts))  # type: ignore[arg-type]
+
+    def split(self, share: float, seed: int) -> tuple[_Points, _Points | None]:
+        """Set points apart for evaluation. A point that occurs several times is on one side only."""
+        check_share(share, "points")
+        if share == 0:
+            return self, None
+        training, drawn = set_apart(first_equal(self.points), share, MAX_HELD_OUT, seed, "points")
+        return self._rows(training), self._rows(drawn)
+
+    def _rows(self, rows: Tensor) -> _Points:
+        rows = rows.to(self.points.device)
+        return _Points(self.points[rows], None if self.contexts is None else self.contexts[rows])
+
+    def batches(self, batch_size: int, target_points: int, seed: int) -> _PointBatches:
+        return _PointBatches(self, batch_size, seed)
+
+    def with_noise(self, noise: float, generator: torch.Generator) -> _Points:
+        return replace(self, points=_with_noise(self.points, noise, generator))
+
+    def evaluation(self) -> list[PointBatch]:
+        whole = PointBatch(self.points, self.contexts)
+        starts = range(0, len(self.points), POINTS_AT_ONCE)
+        return [whole.part(slice(start, start + POINTS_AT_ONCE)) for start in starts]
+
+    def describe(self, prefix: str) -> dict[str, Any]:
+        return {
+            f"{prefix}points": len(self.points),
+            **({} if prefix else {"point_dim": self.point_dim}),
+            f"{prefix}sha256": sha256_of(self.points),
+            **({} if self.contexts is None else {f"{prefix}contexts_sha256": sha256_of(self.contexts)}),
+        }
+
+
+class _PointBatches:
+    """Batches of points without replacement."""
+
+    def __init__(self, data: _Points, batch_size: int, seed: int) -> None:
+        self._data = data
+        self._epochs = Epochs(len(data.points), batch_size, seed, data.points.device)
+        self.points_per_step = self._epochs.batch_size
+
+    def batch(self, step: int) -> PointBatch:
+        rows = self._epochs.rows(step)
+        contexts = self._data.contexts
+        points = self._data.points.index_select(0, rows)
+        return PointBatch(points, None if contexts is None else contexts.index_select(0, rows))
+
+
+@dataclass(frozen=True)
+class _CloudsWithContexts:
+    """Clouds, each with one context of `(S, C)`."""
+
+    clouds: Source
+    contexts: Tensor
+    kind = "clouds"
+
+    @property
+    def point_dim(self) -> int:
+        return self.clouds.point_dim
+
+    def some_points(self) -> Tensor:
+        return some_points(self.clouds)
+
+    def to(self, device: torch.device) -> _CloudsWithContexts:
+        return _CloudsWithContexts(self.clouds.to(device), self.contexts.to(device))
+
+    def split(self, share: float, seed: int) -> tuple[_CloudsWithContexts, _CloudsWithContexts | None]:
+        """Set clouds apart for evaluation. A cloud that occurs several times is on one side only."""
+        if share == 0:
+            return self, None
+        training, drawn = held_out_clouds(self.clouds, share, seed)
+        return self._rows(training), self._rows(drawn)
+
+    def _rows(self, rows: Tensor) -> _CloudsWithContexts:
+        return _CloudsWithContexts(self.clouds.subset(rows), self.contexts[rows.to(self.contexts.device)])
+
+    def batches(self, batch_size: int, target_points: int, seed: int) -> _CloudPointBatches:
+        return _CloudPointBatches(self, batch_size, target_points, seed)
+
+    def with_noise(self, noise: float, generator: torch.Generator) -> _CloudsWithContexts:
+        every = torch.arange(len(self.clouds), device=self.clouds.device)
+        points, mask = self.clouds.take(every), self.clouds.mask_of(every)
+        return replace(self, clouds=Clouds(_with_noise(points, noise, generator), mask))
+
+    def evaluation(self) -> list[PointBatch]:
+        at_once = max(1, POINTS_AT_ONCE // self.clouds.max_points)
+        every = torch.arange(len(self.clouds), device=self.clouds.device)
+        contexts = self.contexts.unsqueeze(1)
+        return [
+            PointBatch(self.clouds.take(rows), contexts[rows.to(contexts.device)], self.clouds.mask_of(rows))
+            for rows in every.split(at_once)
+        ]
+
+    def describe(self, prefix: str) -> dict[str, Any]:
+        return {
+            f"{prefix}clouds": len(self.clouds),
+            **({} if prefix else {"points_in_a_cloud": self.clouds.max_points, "point_dim": self.point_dim}),
+            f"{prefix}sha256": self.clouds.fingerprint(),
+            f"{prefix}contexts_sha256": sha256_of(self.contexts),
+        }
+
+
+class _CloudPointBatches:
+    """Batches of clouds without replacement, some points of each, so that a context is used once per cloud."""
+
+    def __init__(self, data: _CloudsWithContexts, batch_size: int, target_points: int, seed: int) -> None:
+        self._data = data
         self._seed = seed
-        self._epoch = -1
-        self._order = torch.empty(0, dtype=torch.long)
+        self._epochs = Epochs(len(data.clouds), max(1, batch_size // target_points), seed)
+        self._points_per_cloud = max(1, batch_size // self._epochs.batch_size)
+        self.points_per_step = self._epochs.batch_size * min(self._points_per_cloud, data.clouds.max_points)
 
-    def batch(self, step: int) -> Tensor:
-        """The batch of the step that follows `step` earlier ones, shape (batch_size, D)."""
-        epoch, index = divmod(step, len(self.points) // self.batch_size)
-        if epoch != self._epoch:
-            order = torch.randperm(len(self.points), generator=seeded_generator(self._seed, f"epoch {epoch}"))
-            self._order = order.to(self.points.device)
-            self._epoch = epoch
-        chosen = self._order[index * self.batch_size : (index + 1) * self.batch_size]
-        batch = self.points.index_select(0, chosen)
-        return batch.add_(torch.randn_like(batch), alpha=self.noise) if self.noise else batch
+    def batch(self, step: int) -> PointBatch:
+        rows = self._epochs.rows(step)
+        generator = seeded_generator(self._seed, f"points {step}")
+        drawn = draw_batch(self._data.clouds, rows, self._points_per_cloud, 0, generator)
+        return PointBatch(drawn.clouds, self._data.contexts[drawn.index].unsqueeze(1), drawn.mask)
 
 
-def _with_noise(points: Tensor, noise: float, seed: int) -> Tensor:
+def _as_density_data(
+    data: Any, dtype: torch.dtype, point_dim: int | None, context_dim: int | None, name: str
+) -> _Points | _CloudsWithContexts:
+    if context_dim == 0:
+        if is_pair(data):
+            raise ValueError(
+                f"{name}: a pair of points and contexts, but the flow was built without a context (context_dim=0): "
+                "give points alone, or a flow with a context"
+            )
+        return _Points(as_points(data, dtype, point_dim, name))
+    data = unzipped(data)
+    if not is_pair(data):
+        if context_dim is not None:
+            raise ValueError(
+                f"{name}: a conditional flow (context_dim={context_dim}) needs contexts: give a pair (points, "
+                "contexts), or fit a model that supplies them, as PointCloudVAE does, or build the flow with "
+                "context_dim=0"
+            )
+        return _Points(as_points(data, dtype, point_dim, name))
+    values, contexts = data
+    if _num_dims(values, name) == 3:
+        clouds = as_clouds(values, dtype, point_dim, torch.device("cpu"), name)
+        return _CloudsWithContexts(clouds, as_contexts(contexts, len(clouds), dtype, context_dim, name))
+    points = as_points(stacked(values, name), dtype, point_dim, name)
+    return _Points(points, as_contexts(contexts, len(points), dtype, context_dim, name))
+
+
+def _num_dims(values: Any, name: str) -> int:
+    """2 for points, 3 for clouds, whatever holds them."""
+    if isinstance(values, MappedClouds):
+        return 3
+    if isinstance(values, list | Dataset) and len(values):  # type: ignore[arg-type]
+        item = values[0]
+        return 1 + as_tensor(item[0] if isinstance(item, tuple) else item, name).dim()
+    return as_tensor(values, name).dim()
+
+
+def _with_noise(points: Tensor, noise: float, generator: torch.Generator) -> Tensor:
     if noise == 0:
         return points
-    noises = torch.randn(points.shape, dtype=points.dtype, generator=seeded_generator(seed, "held-out noise"))
+    noises = torch.randn(points.shape, dtype=points.dtype, generator=generator)
     return points + noise * noises.to(points.device)
 
 
-def as_tensor(data: Any, name: str) -> Tensor:
-    """A tensor or an array as a tensor, or a `TypeError` that calls it by its name."""
-    if isinstance(data, np.ndarray) and not (data.flags.writeable and data.flags.c_contiguous):
-        # torch warns about memory that it may not write to, and cannot read it backwards.
-        data = data.copy()
-    try:
-        points = torch.as_tensor(data)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise TypeError(
-            f"{name}: expected a tensor, an array or a Dataset of points, got {type(data).__name__} ({error})"
-        ) from error
-    if points.is_complex():
-        raise TypeError(f"{name}: expected real coordinates, got {points.dtype}")
-    return points
-
-
-def _from_dataset(data: Any, name: str) -> Tensor:
-    try:
-        count = len(data)
-    except TypeError as error:
-        raise TypeError(f"{name}: expected a Dataset with a length and indices, got {type(data).__name__}") from error
-    items: list[Tensor] = []
-    for index in range(count):
-        item = data[index]
-        # A TensorDataset of one tensor hands out tuples of one.
-        if isinstance(item, tuple) and len(item) == 1:
-            (item,) = item
-        points = as_tensor(item, f"{name}, item {index}")
-        if points.dim() not in (1, 2) or (items and points.shape[-1] != items[0].shape[-1]):
-            expected = f" with D = {items[0].shape[-1]}" if items else ""
-            raise ValueError(
-                f"{name}, item {index}: expected shape (D,) or (N, D){expected}, got {tuple(points.shape)}"
-            )
-        items.append(points.reshape(-1, points.shape[-1]))
-    if not items:
-        raise ValueError(f"{name}: expected at least one point, got an empty {type(data).__name__}")
-    return torch.cat(items)
+def _moved(device: torch.device, *tensors: Tensor | None) -> Iterable[Tensor | None]:
+    return (None if tensor is None else tensor.to(device) for tensor in tensors)

@@ -1,4 +1,4 @@
-"""Saying where numbers stopped being finite."""
+"""Divergence: where a loss, a gradient or a weight stopped being finite."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["TrainingDivergedError", "find_culprit"]
+from pyro_pcflow.training.objective import one_pass_methods
 
-# Transforms are evaluated through these methods, past the hooks of `torch.nn.Module.__call__`.
-ONE_PASS = ("transform_and_log_det", "inverse_and_log_det")
+__all__ = ["TrainingDivergedError", "find_first_nonfinite"]
 
 
 class TrainingDivergedError(RuntimeError):
@@ -20,26 +19,25 @@ class TrainingDivergedError(RuntimeError):
 
     Attributes:
         step: the step that failed, counted from 1.
-        culprit: where the first value that is not finite came from, in words, or None if a second pass over the
-            same batch was finite.
+        first_nonfinite: where the first value that is not finite came from, in words, or None if a second pass over
+            the same batch was finite.
 
     Examples:
-        >>> error = TrainingDivergedError("the loss is nan", step=7, culprit="layer 'a'")
+        >>> error = TrainingDivergedError("the loss is nan", step=7, first_nonfinite="layer 'a'")
         >>> error.step
         7
     """
 
-    def __init__(self, message: str, *, step: int, culprit: str | None) -> None:
+    def __init__(self, message: str, *, step: int, first_nonfinite: str | None) -> None:
         super().__init__(message)
         self.step = step
-        self.culprit = culprit
+        self.first_nonfinite = first_nonfinite
 
 
-def find_culprit(module: nn.Module, loss: Callable[[Any], Tensor], batch: Any) -> str | None:
-    """Evaluate a batch once more and say where the first value that is not finite arises.
+def find_first_nonfinite(module: nn.Module, loss: Callable[[Any], Tensor], batch: Any) -> str | None:
+    """Evaluate a batch once more and find the first layer whose output is not finite.
 
-    That is the first layer, in the order of execution, whose output is not finite; else the first parameter whose
-    gradient is not.
+    The first in the order of execution; if every output is finite, the first parameter whose gradient is not.
 
     Args:
         module: the module whose layers are watched; its gradients are overwritten.
@@ -52,7 +50,7 @@ def find_culprit(module: nn.Module, loss: Callable[[Any], Tensor], batch: Any) -
     Examples:
         >>> layers = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1))
         >>> _ = layers[1].weight.data.fill_(float("inf"))
-        >>> find_culprit(layers, lambda batch: layers(batch).mean(), torch.ones(4, 2))
+        >>> find_first_nonfinite(layers, lambda batch: layers(batch).mean(), torch.ones(4, 2))
         "the output of layer '1' (Linear)"
     """
     found: list[str] = []
@@ -91,10 +89,9 @@ def _watched(module: nn.Module, found: list[str]) -> Iterator[None]:
     try:
         for name, layer in module.named_modules():
             handles.append(layer.register_forward_hook(lambda layer, _, output, name=name: note(name, layer, output)))
-            for method in ONE_PASS:
-                if callable(getattr(layer, method, None)) and method not in vars(layer):
-                    object.__setattr__(layer, method, _noting(getattr(layer, method), name, layer, note))
-                    wrapped.append((layer, method))
+            for method, call in one_pass_methods(layer).items():
+                object.__setattr__(layer, method, _noting(call, name, layer, note))
+                wrapped.append((layer, method))
         yield
     finally:
         for handle in handles:

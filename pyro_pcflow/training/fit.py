@@ -1,12 +1,11 @@
-"""Fitting a density to points, in one call."""
+"""Fitting a density or a model of clouds, in one call."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field
-from numbers import Real
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +14,22 @@ from torch import nn
 
 from pyro_pcflow.ops.random import seeded
 from pyro_pcflow.ops.signals import interruptible
+from pyro_pcflow.training.callbacks import Callback
+from pyro_pcflow.training.density import ExactLikelihood
 from pyro_pcflow.training.distributed import start_processes
-from pyro_pcflow.training.objective import check_module, is_cloud_model
-from pyro_pcflow.training.options import Settings, as_device
-from pyro_pcflow.training.pictures import check_camera
-from pyro_pcflow.training.preparation import prepare_clouds, prepare_points
-from pyro_pcflow.training.run_folder import RunFolder, versions
-from pyro_pcflow.training.trainer import Loop
+from pyro_pcflow.training.objective import Objective, check_module, config_of, dtype_of, is_cloud_model, set_units
+from pyro_pcflow.training.optimizer import OptimizerFactory, build, options_of, rate_of
+from pyro_pcflow.training.options import CloudSampling, Logging, Optimization, Settings, as_device
+from pyro_pcflow.training.pictures import Pictures
+from pyro_pcflow.training.run_config import versions
+from pyro_pcflow.training.run_folder import RunFolder
+from pyro_pcflow.training.trainer import Trainer
+from pyro_pcflow.training.variational import EvidenceLowerBound
 from pyro_pcflow.training.warm_up import WarmUp
 
 __all__ = ["FitResult", "fit"]
 
-POINTS_PER_STEP = 2048
-CLOUDS_PER_STEP = 32
+LEARNING_RATE = 3e-3
 
 
 @dataclass(frozen=True, repr=False)
@@ -38,7 +40,7 @@ class FitResult:
         steps: optimiser steps, those before a resumption included.
         seconds: wall time of the training, evaluations and earlier parts of a resumed run included, but not what comes
             before the first step.
-        nats_per_point: what the averaged weights make of the held-out data, in the data's units; higher is better.
+        nats_per_point: score of the held-out data under the averaged weights, in the data's units; higher is better.
             For a density its mean log-density, for a model of clouds its evidence lower bound per point. None
             without held-out data.
         history: what was logged, the lines of `metrics.jsonl`.
@@ -64,42 +66,35 @@ class FitResult:
 
 def fit(
     module: nn.Module,
-    data: Any,
+    data: Any = None,
     *,
     max_steps: int | None = None,
     max_seconds: float | None = None,
     batch_size: int | None = None,
-    points_per_cloud: int = 128,
-    seen_points: int = 512,
-    lr: float = 3e-3,
+    lr: float | None = None,
     seed: int = 0,
     noise: float = 0.0,
     held_out: Any = 0.1,
-    warmup_steps: int = 100,
-    kl_warmup_steps: int = 0,
-    grad_clip: float = 1.0,
-    ema_decay: float = 0.999,
-    log_every: int = 50,
-    eval_every: int = 500,
-    checkpoint_every: int = 500,
-    checkpoint_seconds: float = 60.0,
     out: str | os.PathLike[str] | None = None,
     resume: bool = False,
-    pictures: bool | Mapping[str, Any] = True,
-    precision: str = "full",
-    recompute: bool = False,
     device: str | torch.device = "auto",
-    progress: bool | None = None,
+    objective: Objective | None = None,
+    optimizer: OptimizerFactory | None = None,
+    callbacks: Sequence[Callback] = (),
+    optimization: Optimization = Optimization(),  # noqa: B008
+    sampling: CloudSampling = CloudSampling(),  # noqa: B008
+    logging: Logging = Logging(),  # noqa: B008
 ) -> FitResult:
     """Fit a density to points by exact maximum likelihood, or a model of many clouds by variational inference.
 
     For a density, Adam minimises the mean negative log-density of batches of points. For a module with a `model` and a
     `guide`, such as a `PointCloudVAE`, it maximises the evidence lower bound of batches of clouds over their number of
-    points; the encoder reads other points of a cloud than those that are scored, where there are enough.
+    points; the encoder reads other points of a cloud than those that are scored, where there are enough. What a module
+    of yours must have is on the page "What fit needs from a module".
 
-    Adam's rate rises linearly, then falls to zero along half a cosine by the end of training, which is `max_steps` or
-    `max_seconds`, whichever comes first. A running average of the weights is what is evaluated, and what the module
-    holds when `fit` ends, however it ends; buffers keep their last values.
+    The learning rate rises linearly, then falls to zero along half a cosine by the end of training, which is
+    `max_steps` or `max_seconds`, whichever comes first. A running average of the weights is what is evaluated, and what
+    the module holds when `fit` ends, however it ends; buffers keep their last values.
 
     A module with `normalize(points)` that was not normalised before is given the training points first. Log-densities
     are in the data's units. The caller's random numbers, the module's device, its modes and its gradients are left
@@ -118,57 +113,51 @@ def fit(
     that is written, a second one waits.
 
     Args:
-        module: a `PointCloudFlow` without context, or any module with `log_prob`, from points (M, D) to nats (M,); or
-            a `PointCloudVAE`, or any module with `model(clouds, mask, size)` and `guide(clouds, mask, size)`.
+        module: a `PointCloudFlow`, or any module with `log_prob`, from points (M, D) to nats (M,); or a
+            `PointCloudVAE`, or any module with a `model` and a `guide`.
         data: for a density, points of shape (N, D) or (S, N, D): a tensor, an array, or a `Dataset` of items (D,) or
-            (N, D). For a model, clouds of shape (S, N, D), a tensor or an array; a `MappedClouds`; a list or a
-            `Dataset` of clouds (N, D) of any sizes; or a pair of any of these and labels (S,).
+            (N, D). For a conditional density, a pair of points and their contexts: (N, D) and (N, C), or clouds
+            (S, N, D) and (S, C), one context per cloud; clouds may also be a list of tensors of any sizes, or a
+            `MappedClouds`. For a model, clouds of shape (S, N, D), a tensor or an array; a `MappedClouds`; a list or a
+            `Dataset` of clouds (N, D) of any sizes; or a pair of any of these and labels (S,). None with an
+            `objective`, which has its own.
         max_steps: steps to train for.
         max_seconds: seconds to train for, evaluations and checkpoints included. What a process does at first use comes
-            before: imports, and on a CPU compiling the kernel of `pyro_pcflow.kernels`, once for a machine, for which
-            training waits as long as `max_seconds` at most. Where that takes longer, training starts in torch, and
+            before: imports, and on a CPU compiling the kernel of `pyro_pcflow.kernels`, once per machine, for which
+            training waits as long as `max_seconds` at most. If that takes longer, training starts in torch, and
             changes over to the kernel between two steps. With `max_steps` alone it waits until the kernel is there.
         batch_size: points per step, 2048 by default; for a model, clouds per step, 32 by default.
-        points_per_cloud: for a model, how many points of a cloud are scored in a step, which stand for all.
-        seen_points: for a model, how many others its encoder reads, at most half of a cloud. One that was trained on
-            few points is at a loss before the many that it is evaluated on.
-        lr: the highest learning rate.
+        lr: the highest learning rate, 0.003 by default; with an `optimizer`, the rate that it was made with.
         seed: decides the held-out data, the order of the batches, the noise, and a module's own random numbers.
         noise: standard deviation, in the data's units, of Gaussian noise added afresh to every batch, and once
             to held-out data. Without it, the density of points on a surface has no upper bound. A model with
             `noise_input` gets a uniform share of it for each cloud in training, and all of it in evaluation.
         held_out: the share of points, or of clouds, kept for evaluation (at most 20,000 points or 512 clouds; 0 for
             none); or the points or clouds themselves, in any form of `data`. A point or a cloud that occurs several
-            times in the data is on one side only. Drawn or given, they are evaluated with noise, since the density
-            that is learned is that of points with noise: give them as they are. A score without noise, or of points
-            that have theirs already, is `module.log_prob(points).mean()`.
-        warmup_steps: steps over which the learning rate rises.
-        kl_warmup_steps: for a model, steps over which the weight of the latents' terms rises to 1. What is evaluated is
-            always the bound, without weights.
-        grad_clip: largest norm of the gradient; infinity for no clipping.
-        ema_decay: share of itself that the average keeps at a step, in the long run; 0 for no averaging.
-        log_every: steps between lines of the metrics and updates of the progress bar.
-        eval_every: steps between evaluations on the held-out points.
-        checkpoint_every: steps between checkpoints.
-        checkpoint_seconds: seconds after which a checkpoint is written in any case.
-        out: the run folder, see `RunFolder`; None keeps nothing.
+            times in the data is on one side only, whatever its context. Drawn or given, they are evaluated with noise,
+            since the density that is learned is that of points with noise: give them as they are. A score without
+            noise, or of points that have theirs already, is `module.log_prob(points).mean()`.
+        out: the run folder: `config.toml`, `metrics.jsonl`, `checkpoint.pt`, and at the end `model.pt` and pictures;
+            None keeps nothing.
         resume: continue the run in `out`, perhaps to larger limits; starts one if there is none.
-        pictures: draw a `PointCloudFlow` or a `PointCloudVAE` into `out` at the end, which takes some seconds; or the
-            camera of these pictures: `up`, the axis that stands upright ("y"), and `azim`, degrees around it.
-        precision: `"full"`, or `"bfloat16"` for the hidden layers of networks, which a GPU evaluates faster; shifts and
-            log-scales, and with them the log-determinant, keep the precision of the parameters. Scores are always full.
-        recompute: let a backward pass evaluate couplings once more instead of keeping their hidden layers: a third
-            slower, and memory for coordinates alone grows with the depth of a stack.
         device: where to train: "auto" (a GPU where there is one), "cpu", "cuda", "cuda:1".
-        progress: True shows a progress bar, or lines in a log; None shows a bar in a terminal or a notebook, and a line
-            every half a minute in a log; False shows nothing.
+        objective: what is minimised, on data of its own, in place of what `fit` builds of `data`, `batch_size`,
+            `noise`, `held_out` and `sampling`, which are left alone then.
+        optimizer: makes the optimizer, as `lambda parameters: torch.optim.AdamW(parameters, lr=1e-3)`; it is given a
+            list of one vector that holds all weights, and is called twice. Its learning rate is multiplied by the
+            schedule. It must step without a closure, and keep its state per parameter, as those of `torch.optim` do but
+            for LBFGS. Adam by default.
+        callbacks: told of lines of the metrics, evaluations and the end, see `Callback`.
+        optimization: warm-up, clipping, averaging, precision.
+        sampling: how many points of a cloud are in a batch.
+        logging: how often it reports, evaluates and saves; progress bar and pictures.
 
     Returns:
         The steps, the seconds and the held-out log-density in nats per point.
 
     Raises:
-        TypeError: if the module or the data is of a wrong type.
-        ValueError: if a setting, the shape or a value of the data is out of range; if the flow needs a context;
+        TypeError: if the module, the data or an option is of a wrong type.
+        ValueError: if a setting, the shape or a value of the data is out of range; if the flow needs contexts;
             if `out` holds a run with other settings.
         FileExistsError: if `out` holds a run and `resume` is False; if another process trains in it; if it holds a file
             that is not of this run and would be replaced.
@@ -188,63 +177,41 @@ def fit(
         True
     """
     check_module(module)
-    camera = check_camera(pictures if isinstance(pictures, Mapping) else {})
-    of_clouds = is_cloud_model(module)
-    if batch_size is None:
-        batch_size = CLOUDS_PER_STEP if of_clouds else POINTS_PER_STEP
-    settings = Settings(
-        max_steps=max_steps,
-        max_seconds=max_seconds,
-        batch_size=batch_size,
-        points_per_cloud=points_per_cloud,
-        seen_points=seen_points,
-        lr=lr,
-        seed=seed,
-        noise=noise,
-        warmup_steps=warmup_steps,
-        kl_warmup_steps=kl_warmup_steps,
-        grad_clip=grad_clip,
-        ema_decay=ema_decay,
-        log_every=log_every,
-        eval_every=eval_every,
-        checkpoint_every=checkpoint_every,
-        checkpoint_seconds=checkpoint_seconds,
-        precision=precision,
-        recompute=recompute,
-    )
     if resume and out is None:
         raise ValueError("resume=True needs the folder of the run to continue: give out")
+    options_of_optimizer: dict[str, Any] = {}
+    if optimizer is not None:
+        if lr is not None:
+            raise ValueError("lr is that of fit's own optimizer: give yours its learning rate, and leave lr out")
+        look = build(optimizer, nn.Parameter(torch.zeros(1, dtype=dtype_of(module))))
+        lr, options_of_optimizer = rate_of(look), {"optimizer": options_of(look)}
+    settings = Settings(max_steps, max_seconds, LEARNING_RATE if lr is None else lr, seed, optimization, logging)
+    callbacks = _all_callbacks(callbacks, logging, out)
     processes = start_processes(device)
     chosen_device = as_device(device) if processes.device is None else processes.device
-    prepare = prepare_clouds if of_clouds else prepare_points
-    prepared = prepare(module, data, held_out, settings, _dtype_of(module), chosen_device)
+    if objective is None:
+        objective = _objective(module, data, batch_size, noise, held_out, settings.seed, sampling)
+    else:
+        _check_objective(objective, data, batch_size, noise, held_out, sampling)
 
+    config = {
+        "settings": {**settings.plain(), **options_of_optimizer},
+        "data": objective.description(),
+        "module": _describe(module),
+        "environment": {"device": str(chosen_device), "threads": torch.get_num_threads(), **versions()},
+    }
     folder = None
     if out is not None:
-        share = float(held_out) if isinstance(held_out, Real) else "given"
-        description = {
-            "settings": {**asdict(settings), "held_out": share},
-            "data": prepared.description,
-            "module": _describe(module),
-            "environment": {"device": str(chosen_device), "threads": torch.get_num_threads(), **versions()},
-        }
-        folder = RunFolder(
-            out,
-            description,
-            resume=resume,
-            compared=("settings", "data", "module"),
-            ignored=("log_every", "eval_every", "checkpoint_every", "checkpoint_seconds"),
-            limits=("max_steps", "max_seconds"),
-            pictures=prepared.pictures(module) if pictures else (),
-        )
-    # Nobody writes before everybody has looked into the folder.
+        files = [file for callback in callbacks for file in callback.files(module)]
+        folder = RunFolder(out, config, resume=resume, outputs=files)
+    # No process writes before every process has looked into the folder.
     processes.wait()
 
-    loop: Loop | None = None
+    trainer: Trainer | None = None
 
     def kept() -> str:
-        if loop is not None:
-            return loop.kept()
+        if trainer is not None:
+            return trainer.kept()
         return "interrupted before the first step: call it again" + (
             "" if folder is None else " with resume=True (on the command line --resume)"
         )
@@ -252,43 +219,95 @@ def fit(
     with interruptible() as interrupts, ExitStack() as until_the_end:
         until_the_end.enter_context(_telling(kept))
         with _borrowed(module, chosen_device), seeded(settings.seed + processes.rank, chosen_device):
-            normalize = getattr(module, "normalize", None)
-            if callable(normalize) and not getattr(module, "normalized", False):
-                normalize(prepared.points_for_units())
+            objective = objective.to(chosen_device)
+            set_units(module, objective)
             if folder is not None and processes.is_first:
                 until_the_end.enter_context(folder.locked())
             warm_up = until_the_end.enter_context(WarmUp(module, chosen_device, settings.max_seconds))
-            loop = Loop(module, prepared.objective(module), settings, folder, processes, interrupts, warm_up)
+            trainer = Trainer(
+                module,
+                objective,
+                settings,
+                folder,
+                optimizer=optimizer,
+                callbacks=callbacks,
+                config=config,
+                processes=processes,
+                interrupts=interrupts,
+                warm_up=warm_up,
+            )
             until_the_end.enter_context(interrupts.undisguised())
-            with loop:
-                loop.run(progress)
-        if folder is not None and pictures and processes.is_first:
-            prepared.write_pictures(module, folder.path, **camera)
+            with trainer:
+                trainer.run()
+        trainer.end()
     return FitResult(
-        steps=loop.step,
-        seconds=loop.seconds,
-        nats_per_point=loop.scores.get("nats_per_point"),
-        scores=loop.scores,
-        history=loop.history,
+        steps=trainer.step,
+        seconds=trainer.seconds,
+        nats_per_point=trainer.scores.get("nats_per_point"),
+        scores=trainer.scores,
+        history=trainer.history,
         out=None if folder is None else folder.path,
         device=str(chosen_device),
     )
 
 
-def _dtype_of(module: nn.Module) -> torch.dtype:
-    for parameter in module.parameters():
-        if parameter.requires_grad:
-            return parameter.dtype
-    raise ValueError(f"{type(module).__name__} has no parameter that requires a gradient: there is nothing to train")
+def _all_callbacks(
+    callbacks: Sequence[Callback], logging: Logging, out: str | os.PathLike[str] | None
+) -> list[Callback]:
+    """Those of the user, and pictures where there is a folder for them."""
+    found = list(callbacks)
+    for callback in found:
+        if not isinstance(callback, Callback):
+            raise TypeError(
+                f"callbacks: expected instances of pyro_pcflow.training.Callback, got {type(callback).__name__}"
+            )
+    if logging.pictures and out is not None:
+        found.append(Pictures() if logging.pictures is True else logging.pictures)
+    return found
+
+
+def _objective(
+    module: nn.Module,
+    data: Any,
+    batch_size: int | None,
+    noise: float,
+    held_out: Any,
+    seed: int,
+    sampling: CloudSampling,
+) -> Objective:
+    """Build the objective of the road that a module takes."""
+    if data is None:
+        raise TypeError("nothing to train on: give data, or an objective")
+    options: dict[str, Any] = {"noise": noise, "held_out": held_out, "seed": seed, "sampling": sampling}
+    if batch_size is not None:
+        options["batch_size"] = batch_size
+    road = EvidenceLowerBound if is_cloud_model(module) else ExactLikelihood
+    return road(module, data, **options)
+
+
+def _check_objective(
+    objective: Objective, data: Any, batch_size: int | None, noise: Any, held_out: Any, sampling: CloudSampling
+) -> None:
+    if not isinstance(objective, Objective):
+        raise TypeError(f"objective: expected a pyro_pcflow.training.Objective, got {type(objective).__name__}")
+    given = {
+        "data": data is not None,
+        "batch_size": batch_size is not None,
+        "noise": noise != 0,
+        "held_out": isinstance(held_out, torch.Tensor) or held_out != 0.1,
+        "sampling": sampling != CloudSampling(),
+    }
+    names = [name for name, is_given in given.items() if is_given]
+    if names:
+        raise ValueError(f"an objective has data and batches of its own: leave out {', '.join(names)}")
 
 
 def _describe(module: nn.Module) -> dict[str, Any]:
-    config = getattr(module, "config", None)
     return {
         "class": type(module).__name__,
-        "dtype": str(_dtype_of(module)),
+        "dtype": str(dtype_of(module)),
         "parameters": sum(parameter.numel() for parameter in module.parameters()),
-        "config": config if isinstance(config, Mapping) else None,
+        "config": config_of(module),
     }
 
 

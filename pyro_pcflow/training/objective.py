@@ -1,184 +1,151 @@
-"""What training maximises, and on what."""
+"""What a training minimises, and what it may ask of a module.
+
+This is the one place that looks for attributes of a user's module; `docs/what-fit-needs.md` says the same in words.
+"""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
-from typing import Any, Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from typing import Any
 
-import pyro
-from pyro import poutine
-from pyro.infer import Trace_ELBO
+import torch
 from torch import Tensor, nn
 
-from pyro_pcflow.models import unregistered
-from pyro_pcflow.training.cloud_batches import MODEL_OPTIONS, CloudBatch, CloudBatches
-from pyro_pcflow.training.density import Batches
-from pyro_pcflow.training.distributed import Processes
+__all__ = [
+    "CLOUD_OPTIONS",
+    "Objective",
+    "check_module",
+    "cloud_options",
+    "config_of",
+    "context_dim_of",
+    "dtype_of",
+    "is_cloud_model",
+    "log_prob_of",
+    "model_and_guide",
+    "noise_input_of",
+    "num_classes_of",
+    "num_clouds_of",
+    "one_pass_methods",
+    "point_dim_of",
+    "set_units",
+    "share_of_rows",
+]
 
-__all__ = ["EvidenceLowerBound", "ExactLikelihood", "Objective", "check_module", "is_cloud_model", "known_options"]
+# Options of a model and its guide: a module is given those that their signatures name.
+CLOUD_OPTIONS = ("labels", "noise_level", "num_points", "kl_weight", "index", "encoder_points", "encoder_mask")
+# Transforms are evaluated through these methods, past the hooks of `torch.nn.Module.__call__`.
+ONE_PASS = ("transform_and_log_det", "inverse_and_log_det")
 
-POINTS_AT_ONCE = 16_384
 
+class Objective(ABC):
+    """What a training minimises and on what data: batches, their loss, and scores of held-out data.
 
-class Objective(Protocol):
-    """What the loop asks: batches, their loss, and an evaluation."""
+    `fit` builds `ExactLikelihood` or `EvidenceLowerBound` from its data, or takes an objective of yours. A subclass
+    defines `batch` and `loss`, and whatever else it needs.
 
-    points_per_step: int
-    evaluates: bool
+    Attributes:
+        points_per_step: points that a step takes, for the speed that is logged.
+        evaluates: whether `evaluate` has held-out data.
 
+    Examples:
+        >>> import pyro_pcflow as pcf
+        >>> class Weighted(Objective):
+        ...     '''Maximum likelihood where each point has a weight.'''
+        ...     def __init__(self, flow, points, weights):
+        ...         self.flow, self.points, self.weights = flow, points, weights
+        ...     def batch(self, step):
+        ...         chosen = torch.randint(len(self.points), (64,))
+        ...         return self.points[chosen], self.weights[chosen]
+        ...     def loss(self, batch):
+        ...         points, weights = batch
+        ...         return -(weights * self.flow.log_prob(points)).mean()
+        >>> flow = pcf.PointCloudFlow(2, num_couplings=2, hidden_dims=[8])
+        >>> objective = Weighted(flow, torch.randn(500, 2), torch.rand(500))
+        >>> pcf.fit(flow, objective=objective, max_steps=5, device="cpu").steps
+        5
+    """
+
+    points_per_step: int = 0
+    evaluates: bool = False
+
+    @abstractmethod
     def batch(self, step: int) -> Any:
-        """The training data of the step that follows `step` earlier ones."""
+        """The training data of the step that follows `step` earlier ones.
 
-    def share(self, batch: Any, processes: Processes) -> Any:
-        """What one of several processes takes of a batch."""
+        A run is resumed to the last bit if the batch follows from `step` and torch's random numbers alone.
 
+        Args:
+            step: number of earlier steps.
+        """
+
+    @abstractmethod
     def loss(self, batch: Any) -> Tensor:
-        """A differentiable scalar to minimise, in nats per point."""
+        """A differentiable scalar to minimise, by convention in nats per point.
 
-    def evaluate(self) -> dict[str, float]:
-        """Scores of the held-out data by name, `nats_per_point` among them; nothing without such data."""
-
-
-class ExactLikelihood:
-    """The mean negative log-density of batches of points under a module's own `log_prob`.
-
-    Args:
-        module: has `log_prob`, from points of shape (M, D) to nats of shape (M,).
-        batches: the training points.
-        held_out: points to evaluate on, shape (K, D), or None.
-    """
-
-    def __init__(self, module: nn.Module, batches: Batches, held_out: Tensor | None) -> None:
-        self.module = module
-        self.batches = batches
-        self.held_out = held_out
-        self.points_per_step = batches.batch_size
-        self.evaluates = held_out is not None
-        self._log_prob: Callable[[Tensor], Tensor] = module.log_prob  # type: ignore[assignment]
-
-    def batch(self, step: int) -> Tensor:
-        """Points of shape (M, D)."""
-        return self.batches.batch(step)
-
-    def share(self, batch: Tensor, processes: Processes) -> Tensor:
-        """The points of one process, all of them where it is alone."""
-        return batch if processes.size == 1 else batch[processes.share(len(batch))]
-
-    def loss(self, batch: Tensor) -> Tensor:
-        """The mean negative log-density of points of shape (M, D), in nats per point."""
-        return -self.log_prob(batch).mean()
-
-    def evaluate(self) -> dict[str, float]:
-        """The mean log-density of the held-out points, `nats_per_point`."""
-        if self.held_out is None:
-            return {}
-        total = sum(self.log_prob(part).double().sum().item() for part in self.held_out.split(POINTS_AT_ONCE))
-        return {"nats_per_point": total / len(self.held_out)}
-
-    def log_prob(self, points: Tensor) -> Tensor:
-        """Log-densities of shape (M,) of points of shape (M, D).
-
-        Raises:
-            ValueError: if the module returns another shape.
+        Args:
+            batch: from `batch` or `share`.
         """
-        log_prob = self._log_prob(points)
-        # Any other shape would be averaged without a word.
-        if log_prob.shape != points.shape[:-1]:
-            raise ValueError(
-                f"{type(self.module).__name__}.log_prob returned the shape {tuple(log_prob.shape)} for points of "
-                f"shape {tuple(points.shape)}: expected one log-density for each point, {tuple(points.shape[:-1])}"
-            )
-        return log_prob
-
-
-class EvidenceLowerBound:
-    """The negative evidence lower bound of clouds under a module's `model` and `guide`, by Pyro's `Trace_ELBO`.
-
-    Both are called with `(clouds, mask, dataset_size)`, and with those of `CloudBatch.options()` that their signatures
-    name. Parameters must be the module's own. Pyro's parameter store is left as it was.
-
-    Args:
-        module: has `model` and `guide`.
-        batches: the training clouds.
-        held_out: batches to evaluate on.
-    """
-
-    def __init__(self, module: nn.Module, batches: CloudBatches, held_out: list[CloudBatch]) -> None:
-        self.module = module
-        self.batches = batches
-        self.held_out = held_out
-        self.points_per_step = batches.batch_size * batches.num_points
-        self.evaluates = bool(held_out)
-        self.size = len(batches.clouds)
-        self._options = known_options(module)
-        self._model, self._guide = module.model, module.guide
-        self._elbo = Trace_ELBO()
-
-    def batch(self, step: int) -> CloudBatch:
-        """Two samples of the points of some clouds."""
-        return self.batches.batch(step)
-
-    def share(self, batch: CloudBatch, processes: Processes) -> CloudBatch:
-        """The clouds of one process, all of them where it is alone."""
-        return batch if processes.size == 1 else batch.part(processes.share(len(batch.clouds)), processes.size)
-
-    def loss(self, batch: CloudBatch) -> Tensor:
-        """The negative bound over the number of points, in nats per point, the latents' terms weighted by the batch."""
-        with pyro.get_param_store().scope(), unregistered():
-            arguments, options = self._arguments(batch)
-            loss = self._elbo.differentiable_loss(self._model, self._guide, *arguments, **options)
-        # The plate scales the batch to all clouds. A process has a part of a batch, and the mean of the parts is taken.
-        return loss * len(batch.clouds) * batch.parts / (self.size * batch.whole_points)
 
     def evaluate(self) -> dict[str, float]:
-        """The bound of the held-out clouds, never with weighted terms.
+        """Scores of the held-out data by name, of which `nats_per_point` is shown; called without gradients."""
+        return {}
 
-        Returns:
-            `nats_per_point` and `nats_per_cloud`, the bound, and its parts in nats per cloud: `log_likelihood`, the
-            expected log-density of the points, and `kl`, which is taken from it.
+    def share(self, batch: Any, rank: int, size: int) -> Any:
+        """What one of several processes takes of a batch; the mean of their losses is the loss of the batch.
+
+        Args:
+            batch: the same for all processes.
+            rank: number of the process, from 0.
+            size: number of processes.
         """
-        if not self.held_out:
-            return {}
-        log_likelihood = kl = 0.0
-        with pyro.get_param_store().scope(), unregistered():
-            for batch in self.held_out:
-                arguments, options = self._arguments(batch, size=len(batch.clouds))
-                guide = poutine.trace(self._guide).get_trace(*arguments, **options)
-                model = poutine.trace(poutine.replay(self._model, trace=guide)).get_trace(*arguments, **options)
-                observed = poutine.util.prune_subsample_sites(model).observation_nodes
-                likelihood = model.log_prob_sum(lambda name, _, observed=observed: name in observed)
-                log_likelihood += float(likelihood)
-                kl += float(guide.log_prob_sum() - (model.log_prob_sum() - likelihood))
-        clouds = sum(len(batch.clouds) for batch in self.held_out)
-        points = max(1, sum(int(batch.num_points.sum()) for batch in self.held_out))
-        return {
-            "nats_per_point": (log_likelihood - kl) / points,
-            "nats_per_cloud": (log_likelihood - kl) / clouds,
-            "log_likelihood": log_likelihood / clouds,
-            "kl": kl / clouds,
-        }
+        raise NotImplementedError(
+            f"{type(self).__name__} does not say how several processes share a batch: define share"
+        )
 
-    def _arguments(self, batch: CloudBatch, size: int | None = None) -> tuple[tuple, dict[str, Any]]:
-        size = self.size if size is None else size
-        options = {name: value for name, value in batch.options().items() if name in self._options}
-        return (batch.clouds, batch.mask, size), options
+    def points_for_units(self) -> Tensor | None:
+        """Training points, shape `(M, D)`, for the `normalize` of a module; None leaves its units alone."""
+        return None
+
+    def description(self) -> dict[str, Any]:
+        """What identifies the data, in plain values: a run is resumed only with the same."""
+        return {}
+
+    def to(self, device: torch.device) -> Objective:
+        """Move the data to the device of the training, and return the objective itself.
+
+        Args:
+            device: where the module is.
+        """
+        return self
 
 
-def known_options(module: nn.Module) -> set[str]:
-    """The keyword options of training that a module's `model` and `guide` name, `MODEL_OPTIONS` or some of them.
+def share_of_rows(count: int, rank: int, size: int) -> slice:
+    """One process's part of a batch of `count` rows.
 
     Raises:
-        TypeError: if they name different ones.
+        ValueError: if the batch cannot be divided evenly.
     """
-    calls: list[Any] = [module.model, module.guide]
-    names = [set(MODEL_OPTIONS) & set(inspect.signature(call).parameters) for call in calls]
-    if names[0] != names[1]:
-        raise TypeError(
-            f"the model and the guide of {type(module).__name__} are called with the same arguments, but only one of "
-            f"them names {', '.join(sorted(names[0] ^ names[1]))}"
+    if count % size:
+        raise ValueError(
+            f"a batch of {count} cannot be shared evenly by {size} processes: choose a batch_size that is a multiple "
+            f"of {size}"
         )
-    return names[0]
+    part = count // size
+    return slice(rank * part, (rank + 1) * part)
+
+
+def check_module(module: nn.Module) -> None:
+    """Raise unless a module can be trained.
+
+    Raises:
+        TypeError: if it is no module.
+        ValueError: if it has nothing to train.
+    """
+    if not isinstance(module, nn.Module):
+        raise TypeError(f"expected a torch.nn.Module to train, got {type(module).__name__}")
+    dtype_of(module)
 
 
 def is_cloud_model(module: nn.Module) -> bool:
@@ -186,19 +153,100 @@ def is_cloud_model(module: nn.Module) -> bool:
     return callable(getattr(module, "model", None)) and callable(getattr(module, "guide", None))
 
 
-def check_module(module: nn.Module) -> None:
-    """Raise unless a module can be trained.
+def log_prob_of(module: nn.Module) -> Callable[..., Tensor]:
+    """The `log_prob` of a density.
 
     Raises:
-        TypeError: if it is no module, or has neither `log_prob` nor `model` and `guide`.
-        ValueError: if it is a conditional flow.
+        TypeError: if there is none.
     """
-    if not isinstance(module, nn.Module):
-        raise TypeError(f"expected a torch.nn.Module to train, got {type(module).__name__}")
-    if getattr(module, "context_dim", 0) > 0:
-        raise ValueError(
-            f"a conditional flow (context_dim={module.context_dim}) needs a model that supplies its contexts: fit "
-            "such a model, as PointCloudVAE is one, or a flow built with context_dim=0"
-        )
-    if not is_cloud_model(module) and not callable(getattr(module, "log_prob", None)):
+    log_prob = getattr(module, "log_prob", None)
+    if not callable(log_prob):
         raise TypeError(f"{type(module).__name__} has no log_prob(points) to maximise, nor a model and a guide")
+    return log_prob
+
+
+def model_and_guide(module: nn.Module) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """The `model` and the `guide` of a model of clouds."""
+    return module.model, module.guide  # type: ignore[return-value]
+
+
+def cloud_options(module: nn.Module) -> tuple[str, ...]:
+    """Which of `CLOUD_OPTIONS` the signatures of `model` and `guide` name.
+
+    Raises:
+        TypeError: if one names an option that the other does not take: Pyro gives both the same arguments.
+    """
+    model, guide = model_and_guide(module)
+    named, takes_all = [], []
+    for function in (model, guide):
+        parameters = inspect.signature(function).parameters.values()
+        named.append({parameter.name for parameter in parameters} & {*CLOUD_OPTIONS})
+        takes_all.append(any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters))
+    for (one, other), (name, others_name) in zip(
+        ((0, 1), (1, 0)), (("model", "guide"), ("guide", "model")), strict=True
+    ):
+        missing = sorted(named[one] - named[other])
+        if missing and not takes_all[other]:
+            raise TypeError(
+                f"{type(module).__name__}.{name} names {', '.join(missing)}, and {others_name} does not: Pyro gives "
+                "both the same arguments, so name them in both"
+            )
+    return tuple(option for option in CLOUD_OPTIONS if option in named[0] | named[1])
+
+
+def dtype_of(module: nn.Module) -> torch.dtype:
+    """Data type of the parameters that are trained.
+
+    Raises:
+        ValueError: if there are none.
+    """
+    for parameter in module.parameters():
+        if parameter.requires_grad:
+            return parameter.dtype
+    raise ValueError(f"{type(module).__name__} has no parameter that requires a gradient: there is nothing to train")
+
+
+def point_dim_of(module: nn.Module) -> int | None:
+    """Number of coordinates that a module expects, if it says so."""
+    return getattr(module, "point_dim", None)
+
+
+def context_dim_of(module: nn.Module) -> int | None:
+    """Size of the context that a density expects, 0 for none; None if it does not say."""
+    return getattr(module, "context_dim", None)
+
+
+def num_classes_of(module: nn.Module) -> int | None:
+    """Number of classes whose labels a model takes, 0 for none; None if it does not say."""
+    return getattr(module, "num_classes", None)
+
+
+def num_clouds_of(module: nn.Module) -> int | None:
+    """Number of training clouds that a model has embeddings of; None if it embeds any cloud."""
+    return getattr(module, "num_clouds", None)
+
+
+def noise_input_of(module: nn.Module) -> bool:
+    """Whether a model is told how much noise a cloud has, so that training varies it."""
+    return bool(getattr(module, "noise_input", False))
+
+
+def set_units(module: nn.Module, objective: Objective) -> None:
+    """Give training points to a module that takes its units from data and has none yet."""
+    normalize = getattr(module, "normalize", None)
+    if callable(normalize) and not getattr(module, "normalized", False):
+        points = objective.points_for_units()
+        if points is not None:
+            normalize(points)
+
+
+def config_of(module: nn.Module) -> dict[str, Any] | None:
+    """Arguments that a module was built with, if it says so."""
+    config = getattr(module, "config", None)
+    return dict(config) if isinstance(config, Mapping) else None
+
+
+def one_pass_methods(layer: nn.Module) -> dict[str, Callable[..., Any]]:
+    """Methods by which a transform is evaluated past its `__call__`, by name."""
+    methods = {name: getattr(layer, name, None) for name in ONE_PASS if name not in vars(layer)}
+    return {name: method for name, method in methods.items() if callable(method)}

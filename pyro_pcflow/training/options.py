@@ -1,77 +1,198 @@
-"""The numbers that a training is described by, checked at the border."""
+"""Options of a training, checked where they are made, and its device."""
 
 from __future__ import annotations
 
 import math
 import operator
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-__all__ = ["PRECISIONS", "Settings", "as_device"]
+from pyro_pcflow.training.callbacks import Callback
+
+__all__ = [
+    "PRECISIONS",
+    "CloudSampling",
+    "Logging",
+    "Optimization",
+    "Settings",
+    "as_device",
+    "noise_scale",
+    "real_number",
+    "whole_number",
+]
 
 # Names to data types of the hidden layers, None for that of the parameters.
 PRECISIONS: dict[str, torch.dtype | None] = {"full": None, "bfloat16": torch.bfloat16}
 
 
-@dataclass(frozen=True)
-class Settings:
-    """The settings of one training; `fit` documents each.
+@dataclass(frozen=True, kw_only=True)
+class Optimization:
+    """How `fit` steps, beside its learning rate.
+
+    Args:
+        warmup_steps: steps over which the learning rate rises.
+        grad_clip: largest norm of the gradient; infinity for no clipping.
+        ema_decay: share of itself that the average of the weights keeps at a step, in the long run; 0 for no averaging.
+        precision: `"full"`, or `"bfloat16"` for the hidden layers of networks, which a GPU evaluates faster; shifts and
+            log-scales, and with them the log-determinant, keep the precision of the parameters. Scores are always full.
+        recompute: whether a backward pass evaluates couplings once more instead of keeping their hidden layers
+            (activation checkpointing): a third slower, and only the coordinates take memory in proportion to depth.
 
     Raises:
-        TypeError: if a number of steps or points is not an integer.
-        ValueError: if a setting is out of range, naming it.
+        TypeError: if a number of steps is not an integer.
+        ValueError: if an option is out of range; the message names it.
+
+    Examples:
+        >>> Optimization(warmup_steps=500, ema_decay=0.9999).grad_clip
+        1.0
     """
+
+    warmup_steps: int = 100
+    grad_clip: float = 1.0
+    ema_decay: float = 0.999
+    precision: str = "full"
+    recompute: bool = False
+
+    def __post_init__(self) -> None:
+        _set(self, "warmup_steps", whole_number("warmup_steps", self.warmup_steps, 0))
+        positive = "positive (infinity for no clipping)"
+        _set(self, "grad_clip", real_number("grad_clip", self.grad_clip, lambda value: value > 0, positive))
+        share = "at least 0 and below 1"
+        _set(self, "ema_decay", real_number("ema_decay", self.ema_decay, lambda value: 0 <= value < 1, share))
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}")
+        _set(self, "recompute", bool(self.recompute))
+
+
+@dataclass(frozen=True, kw_only=True)
+class CloudSampling:
+    """Which points of a cloud a step of `fit` takes; no concern of a density of single points.
+
+    Args:
+        target_points: how many points of a cloud are scored in a step; they stand for all of them.
+        encoder_points: how many other points its encoder reads, at most half of the cloud. An encoder that was trained
+            on few points does badly on the many that it is evaluated on.
+        kl_warmup_steps: steps over which the weight of the latents' terms rises to 1. What is evaluated is always the
+            bound, without weights.
+
+    Raises:
+        TypeError: if a number is not an integer.
+        ValueError: if an option is out of range; the message names it.
+
+    Examples:
+        >>> CloudSampling(target_points=256).encoder_points
+        512
+    """
+
+    target_points: int = 128
+    encoder_points: int = 512
+    kl_warmup_steps: int = 0
+
+    def __post_init__(self) -> None:
+        for name, least in (("target_points", 1), ("encoder_points", 1), ("kl_warmup_steps", 0)):
+            _set(self, name, whole_number(name, getattr(self, name), least))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Logging:
+    """How often `fit` reports, evaluates and saves, and what it shows.
+
+    Args:
+        log_every: steps between lines of the metrics and updates of the progress bar.
+        eval_every: steps between evaluations on the held-out data.
+        checkpoint_every: steps between checkpoints.
+        checkpoint_seconds: seconds after which a checkpoint is written in any case; infinity for none by time.
+        progress: True shows a progress bar, or lines in a log; None shows a bar in a terminal or a notebook, and a line
+            every half a minute in a log; False shows nothing.
+        pictures: whether a `PointCloudFlow` or a `PointCloudVAE` is drawn into the run folder at the end, which takes
+            some seconds; or how, as `Pictures(up="z")`.
+
+    Raises:
+        TypeError: if a number of steps is not an integer, or `pictures` is neither a boolean nor a callback.
+        ValueError: if an option is out of range; the message names it.
+
+    Examples:
+        >>> Logging(eval_every=100, pictures=False).checkpoint_every
+        500
+    """
+
+    log_every: int = 50
+    eval_every: int = 500
+    checkpoint_every: int = 500
+    checkpoint_seconds: float = 60.0
+    progress: bool | None = None
+    pictures: bool | Callback = True
+
+    def __post_init__(self) -> None:
+        for name in ("log_every", "eval_every", "checkpoint_every"):
+            _set(self, name, whole_number(name, getattr(self, name), 1))
+        positive = "positive (infinity for none by time)"
+        seconds = real_number("checkpoint_seconds", self.checkpoint_seconds, lambda value: value > 0, positive)
+        _set(self, "checkpoint_seconds", seconds)
+        if not isinstance(self.pictures, bool | Callback):
+            raise TypeError(
+                f"pictures must be True, False, or a callback such as Pictures(up='z'), got {self.pictures!r}"
+            )
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the loop of a training is told: its end, its rate, and options."""
 
     max_steps: int | None
     max_seconds: float | None
-    batch_size: int
-    points_per_cloud: int
-    seen_points: int
     lr: float
     seed: int
-    noise: float
-    warmup_steps: int
-    kl_warmup_steps: int
-    grad_clip: float
-    ema_decay: float
-    log_every: int
-    eval_every: int
-    checkpoint_every: int
-    checkpoint_seconds: float
-    precision: str
-    recompute: bool
+    optimization: Optimization
+    logging: Logging
 
     def __post_init__(self) -> None:
         if self.max_steps is None and self.max_seconds is None:
             raise ValueError("training without an end: give max_steps, max_seconds, or both")
-        for field in fields(self):
-            value = getattr(self, field.name)
-            kind = str(field.type).split()[0]
-            if value is not None:
-                convert: Any = {"int": operator.index, "float": float, "bool": bool, "str": str}[kind]
-                object.__setattr__(self, field.name, convert(value))
-        for name in ("max_steps", "batch_size", "points_per_cloud", "seen_points"):
-            self._require(name, lambda value: value >= 1, "at least 1")
-        for name in ("log_every", "eval_every", "checkpoint_every"):
-            self._require(name, lambda value: value >= 1, "at least 1")
+        if self.max_steps is not None:
+            _set(self, "max_steps", whole_number("max_steps", self.max_steps, 1))
         for name in ("max_seconds", "lr"):
-            self._require(name, lambda value: 0 < value < math.inf, "positive and finite")
-        self._require("checkpoint_seconds", lambda value: value > 0, "positive (infinity for none by time)")
-        self._require("grad_clip", lambda value: value > 0, "positive (infinity for no clipping)")
-        self._require("noise", lambda value: 0 <= value < math.inf, "a standard deviation, at least 0 and finite")
-        for name in ("warmup_steps", "kl_warmup_steps"):
-            self._require(name, lambda value: value >= 0, "at least 0")
-        self._require("ema_decay", lambda value: 0 <= value < 1, "at least 0 and below 1")
-        self._require("precision", lambda value: value in PRECISIONS, f"one of {', '.join(PRECISIONS)}")
-        self._require("seed", lambda value: 0 <= value < 2**63, "at least 0 and below 2 ** 63")
+            value = getattr(self, name)
+            if value is not None:
+                _set(self, name, real_number(name, value, lambda value: 0 < value < math.inf, "positive and finite"))
+        _set(self, "seed", whole_number("seed", self.seed, 0))
+        if self.seed >= 2**63:
+            raise ValueError(f"seed must be below 2 ** 63, got {self.seed!r}")
 
-    def _require(self, name: str, holds: Callable[[Any], bool], expected: str) -> None:
-        value = getattr(self, name)
-        if value is not None and not holds(value):
-            raise ValueError(f"{name} must be {expected}, got {value!r}")
+    def plain(self) -> dict[str, Any]:
+        """As plain values by name, for `config.toml`."""
+        own = {"max_steps": self.max_steps, "max_seconds": self.max_seconds, "lr": self.lr, "seed": self.seed}
+        logging = {name: value for name, value in vars(self.logging).items() if name not in ("progress", "pictures")}
+        return {**own, **vars(self.optimization), **logging}
+
+
+def whole_number(name: str, value: Any, least: int) -> int:
+    """An integer of at least `least`, or an error that names it."""
+    number = operator.index(value)
+    if number < least:
+        raise ValueError(f"{name} must be at least {least}, got {value!r}")
+    return number
+
+
+def real_number(name: str, value: Any, holds: Callable[[float], bool], expected: str) -> float:
+    """A number that a condition holds for, or an error that names it."""
+    number = float(value)
+    if not holds(number):
+        raise ValueError(f"{name} must be {expected}, got {value!r}")
+    return number
+
+
+def noise_scale(noise: Any) -> float:
+    """The standard deviation of the noise on points."""
+    expected = "a standard deviation, at least 0 and finite"
+    return real_number("noise", noise, lambda value: 0 <= value < math.inf, expected)
+
+
+def _set(options: Any, name: str, value: Any) -> None:
+    object.__setattr__(options, name, value)
 
 
 def as_device(device: str | torch.device) -> torch.device:

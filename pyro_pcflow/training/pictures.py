@@ -1,42 +1,75 @@
-"""The pictures of a run folder."""
+"""The pictures of a run, as a callback."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pyro_pcflow.distributions import PointCloudFlow
 from pyro_pcflow.models import PointCloudVAE
-from pyro_pcflow.ops.options import check_options
 from pyro_pcflow.ops.random import seeded
 from pyro_pcflow.plotting import animate, plot_clouds, save_figure, save_html
 from pyro_pcflow.plotting.camera import view_matrix
+from pyro_pcflow.training.callbacks import Callback, Progress
 from pyro_pcflow.training.sources import Source
+from pyro_pcflow.training.variational import EvidenceLowerBound
 
-__all__ = ["PICTURES_OF_CLOUDS", "PICTURES_OF_POINTS", "check_camera", "write_cloud_pictures", "write_pictures"]
+__all__ = ["Pictures", "write_cloud_pictures", "write_pictures"]
 
-PICTURES_OF_POINTS = ("samples.png", "film.webp", "film.gif", "viewer.html")
-PICTURES_OF_CLOUDS = ("samples.png", "reconstructions.png", "walk.png", "walk.webp", "walk.html")
+OF_POINTS = ("samples.png", "film.webp", "film.gif", "viewer.html")
+OF_CLOUDS = ("samples.png", "reconstructions.png", "walk.png", "walk.webp", "walk.html")
 
 
-def check_camera(camera: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the camera of `fit`'s pictures, or raise before hours of training have passed.
+class Pictures(Callback):
+    """Draws a `PointCloudFlow` without context, or a `PointCloudVAE`, into the run folder at the end of a training.
+
+    Of a flow: data beside samples, a film of noise that becomes the shape, and a page to turn it by hand. Of a model of
+    clouds: new clouds, reconstructions, and a walk through the latents. Other modules are left alone.
 
     Args:
-        camera: `up` and `azim`, or one of them, or none.
+        up: the axis that stands upright, see `plot_clouds`.
+        azim: degrees of the camera around the upright axis.
 
     Raises:
-        TypeError: if there is something else.
         ValueError: if a value is wrong.
+
+    Examples:
+        >>> Pictures(up="z").up
+        'z'
     """
-    check_options(camera, ["up", "azim"], "the camera of pictures")
-    view_matrix(elev=0.0, **{"azim": 0.0, **camera})
-    return dict(camera)
+
+    def __init__(self, up: str = "y", azim: float = 215.0) -> None:
+        # Here, and not after hours of training.
+        view_matrix(elev=0.0, azim=azim, up=up)
+        self.up = up
+        self.azim = azim
+
+    def files(self, module: nn.Module) -> tuple[str, ...]:
+        """Names of the pictures of a module."""
+        if _is_drawn(module):
+            return OF_POINTS
+        return OF_CLOUDS if isinstance(module, PointCloudVAE) else ()
+
+    def on_end(self, progress: Progress) -> None:
+        """Draw the module."""
+        module, objective = progress.module, progress.objective
+        if progress.out is None:
+            return
+        camera = {"up": self.up, "azim": self.azim, "seed": progress.seed}
+        if isinstance(module, PointCloudFlow) and _is_drawn(module):
+            points = objective.points_for_units()
+            if points is not None:
+                write_pictures(module, points.cpu(), progress.out, **camera)  # type: ignore[arg-type]
+        elif isinstance(module, PointCloudVAE) and isinstance(objective, EvidenceLowerBound):
+            clouds, caption = objective.clouds_to_show()
+            write_cloud_pictures(module, clouds, progress.out, caption=caption, **camera)  # type: ignore[arg-type]
+
+
+def _is_drawn(module: nn.Module) -> bool:
+    return isinstance(module, PointCloudFlow) and module.context_dim == 0
 
 
 def write_pictures(

@@ -1,20 +1,18 @@
-"""From data to training clouds and held-out clouds."""
+"""Where the clouds of a training come from: memory, or a file that is larger than it."""
 
 from __future__ import annotations
 
-import operator
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from pyro_pcflow.data import MappedClouds
 from pyro_pcflow.ops.hashing import sha256_of
-from pyro_pcflow.training.density import as_tensor, check_share, first_equal, set_apart
+from pyro_pcflow.training.rows import check_share, first_equal, set_apart
 
-__all__ = ["Clouds", "MappedSource", "Source", "as_clouds", "some_points", "split_clouds"]
+__all__ = ["Clouds", "MappedSource", "Source", "first_equal_cloud", "held_out_clouds", "some_points", "split_clouds"]
 
 # Enough to know the units of a data set by.
 POINTS_FOR_UNITS = 2**20
@@ -51,6 +49,9 @@ class Source(Protocol):
 
     def subset(self, clouds: Tensor) -> Source:
         """Some of the clouds."""
+
+    def to(self, device: torch.device) -> Source:
+        """The same clouds with batches on a device."""
 
     def fingerprint(self) -> str:
         """A checksum of the clouds."""
@@ -146,65 +147,12 @@ class MappedSource:
         labels = None if self.labels is None else self.labels[clouds.to(self.labels.device)]
         return replace(self, chosen=self.chosen[clouds.cpu()], labels=labels)
 
+    def to(self, device: torch.device) -> MappedSource:
+        labels = None if self.labels is None else self.labels.to(device)
+        return replace(self, device=device, labels=labels)
+
     def fingerprint(self) -> str:
         return sha256_of(self.file.fingerprint(), self.chosen, self.labels)
-
-
-def as_clouds(
-    data: Any, dtype: torch.dtype, point_dim: int | None, device: torch.device, name: str = "data"
-) -> Clouds | MappedSource:
-    """Check data and take it as clouds.
-
-    Args:
-        data: clouds of shape (S, N, D), a tensor or an array; a `MappedClouds`; a list or a `Dataset` of clouds (N, D)
-            of any sizes; a `Dataset` of pairs of a cloud and a label; or a pair of any of the former and labels (S,).
-        dtype: data type of the points.
-        point_dim: expected number of coordinates `D`, or None for any.
-        device: where batches are needed.
-        name: what the data is called in an error.
-
-    Raises:
-        TypeError: if the data is not numeric.
-        ValueError: if it is empty, of another shape, or not finite; the message names the first bad cloud.
-    """
-    labels = None
-    if isinstance(data, tuple) and len(data) == 2:
-        data, labels = data
-        labels = as_tensor(labels, f"{name}, labels")
-    if isinstance(data, MappedClouds):
-        # Here, and not after hours of training, when a batch first draws it.
-        data.check_finite()
-        clouds: Clouds | MappedSource = MappedSource(data, torch.arange(len(data)), None, device, dtype)
-    elif isinstance(data, Dataset | list):
-        clouds, own_labels = _from_items(data, dtype, name)
-        labels = own_labels if labels is None else labels
-    else:
-        points = as_tensor(data, name)
-        if points.dim() != 3:
-            raise ValueError(
-                f"{name}: expected clouds of shape (S, N, D) for a model of many clouds, got {tuple(points.shape)}"
-            )
-        clouds = Clouds(points.detach().to(dtype))
-    if len(clouds) == 0 or clouds.max_points == 0:
-        raise ValueError(f"{name}: expected at least one cloud with a point, got {len(clouds)} clouds")
-    if point_dim is not None and clouds.point_dim != point_dim:
-        raise ValueError(f"{name}: its points have {clouds.point_dim} coordinates, but the module expects {point_dim}")
-    if isinstance(clouds, Clouds):
-        bad = (~clouds.points.isfinite().all(-1)).nonzero()
-        if len(bad):
-            raise ValueError(
-                f"{name}: {len(bad)} points are NaN or infinite in {dtype}, the first is point {int(bad[0, 1])} of "
-                f"cloud {int(bad[0, 0])}"
-            )
-    if labels is not None:
-        if labels.shape != (len(clouds),) or labels.is_floating_point():
-            raise ValueError(
-                f"{name}: expected one whole number for each of {len(clouds)} clouds as labels, got {labels.dtype} of "
-                f"shape {tuple(labels.shape)}"
-            )
-        place = clouds.points.device if isinstance(clouds, Clouds) else device
-        clouds = replace(clouds, labels=labels.long().to(place))
-    return clouds
 
 
 def split_clouds(clouds: Source, held_out: float, seed: int) -> tuple[Source, Source | None]:
@@ -218,11 +166,16 @@ def split_clouds(clouds: Source, held_out: float, seed: int) -> tuple[Source, So
     Raises:
         ValueError: if the share is not in [0, 1), or leaves nothing to train or to evaluate on.
     """
-    check_share(held_out, "clouds")
     if held_out == 0:
         return clouds, None
-    training, drawn = set_apart(first_equal_cloud(clouds), held_out, MAX_HELD_OUT, seed, "clouds")
+    training, drawn = held_out_clouds(clouds, held_out, seed)
     return clouds.subset(training), clouds.subset(drawn)
+
+
+def held_out_clouds(clouds: Source, share: float, seed: int) -> tuple[Tensor, Tensor]:
+    """Numbers of the clouds that stay, and of those that are evaluated on; arguments as for `split_clouds`."""
+    check_share(share, "clouds")
+    return set_apart(first_equal_cloud(clouds), share, MAX_HELD_OUT, seed, "clouds")
 
 
 def first_equal_cloud(clouds: Source) -> Tensor:
@@ -245,31 +198,3 @@ def some_points(clouds: Source) -> Tensor:
     chosen = torch.linspace(0, len(clouds) - 1, count).round().long().to(clouds.device)
     points, mask = clouds.take(chosen), clouds.mask_of(chosen)
     return points.reshape(-1, clouds.point_dim) if mask is None else points[mask]
-
-
-def _from_items(data: Any, dtype: torch.dtype, name: str) -> tuple[Clouds, Tensor | None]:
-    clouds: list[Tensor] = []
-    labels: list[int] = []
-    for index in range(len(data)):
-        item = data[index]
-        if isinstance(item, tuple) and len(item) == 1:
-            (item,) = item
-        elif isinstance(item, tuple) and len(item) == 2:
-            item, label = item
-            try:
-                labels.append(operator.index(label))
-            except TypeError as error:
-                raise TypeError(f"{name}, item {index}: expected a whole number as label, got {label!r}") from error
-        points = as_tensor(item, f"{name}, item {index}")
-        if points.dim() != 2 or (clouds and points.shape[-1] != clouds[0].shape[-1]):
-            expected = f" with D = {clouds[0].shape[-1]}" if clouds else ""
-            raise ValueError(f"{name}, item {index}: expected a cloud (N, D){expected}, got {tuple(points.shape)}")
-        clouds.append(points.detach().to(dtype))
-    if not clouds:
-        raise ValueError(f"{name}: expected at least one cloud, got an empty {type(data).__name__}")
-    if labels and len(labels) != len(clouds):
-        raise ValueError(f"{name}: {len(labels)} of {len(clouds)} items have a label: expected all or none")
-    sizes = torch.tensor([len(cloud) for cloud in clouds])
-    padded = torch.nn.utils.rnn.pad_sequence(clouds, batch_first=True)
-    mask = torch.arange(padded.shape[1]) < sizes.unsqueeze(-1)
-    return Clouds(padded, None if mask.all() else mask.to(padded.device)), torch.tensor(labels) if labels else None

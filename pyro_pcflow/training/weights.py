@@ -1,4 +1,4 @@
-"""The weights of a module as one vector, and a running average of it."""
+"""The parameters of a module as one vector, and its exponential moving average."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-__all__ = ["FlatWeights"]
+__all__ = ["FlatParameters"]
 
 
-class FlatWeights:
+class FlatParameters:
     """Trainable parameters as views of one vector, with their exponential moving average.
 
     A flow has a hundred small parameters. Clipping, stepping and averaging them one by one takes a tenth of a
@@ -29,7 +29,7 @@ class FlatWeights:
 
     Examples:
         >>> layer = nn.Linear(2, 1)
-        >>> flat = FlatWeights(dict(layer.named_parameters()), decay=0.99)
+        >>> flat = FlatParameters(dict(layer.named_parameters()), decay=0.99)
         >>> for step, value in enumerate([1.0, 2.0]):
         ...     _ = flat.values.data.fill_(value)
         ...     flat.update_average(step)
@@ -96,6 +96,10 @@ class FlatWeights:
         """Make the parameters views of a vector like `values`."""
         for parameter, view in zip(self.parameters.values(), self.named(flat.detach()).values(), strict=True):
             parameter.data = view
+
+    def is_finite(self, flat: Tensor) -> bool:
+        """Whether a vector like `values` is finite."""
+        return bool(flat.detach().isfinite().all())
 
     @torch.no_grad()
     def release(self, *, averaged: bool) -> None:

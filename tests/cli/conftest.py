@@ -8,7 +8,7 @@ import torch
 import pyro_pcflow as pcf
 from helpers.saved_models import MODELS
 from pyro_pcflow.models import AutoDecoder
-from pyro_pcflow.training import preparation
+from pyro_pcflow.training import Pictures
 
 
 @pytest.fixture(scope="session")
@@ -37,8 +37,7 @@ def _quick_posterior(monkeypatch):
 @pytest.fixture
 def no_pictures(monkeypatch):
     """Trainings that draw nothing, which takes longer than their few steps."""
-    for name in ("write_pictures", "write_cloud_pictures"):
-        monkeypatch.setattr(preparation, name, lambda *_, **__: None)
+    monkeypatch.setattr(Pictures, "on_end", lambda *_: None)
 
 
 @pytest.fixture

@@ -217,7 +217,6 @@ def test_points_of_two_dimensions_in_one_folder(tmp_path, fitted, capsys):
         (["--seed", "11"], "seed", 11),
         (["--resume"], "resume", True),
         ([], "resume", False),
-        (["--up", "z"], "pictures", {"up": "z"}),
         (["--device", "cpu"], "device", "cpu"),
     ],
 )
@@ -227,6 +226,13 @@ def test_each_option_reaches_the_training(options, name, value, tmp_path, fitted
     assert main(["train", str(tmp_path / "a.npy"), "--out", out, *options]) == 2
     assert fitted[0][2][name] == value
     assert fitted[0][2]["out"] == out
+
+
+@pytest.mark.parametrize("up", ["y", "z"])
+def test_the_upright_axis_reaches_the_pictures(up, tmp_path, fitted):
+    np.save(tmp_path / "a.npy", numbered(30))
+    assert main(["train", str(tmp_path / "a.npy"), "--out", str(tmp_path / "run"), "--up", up]) == 2
+    assert fitted[0][2]["logging"].pictures.up == up
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.5])

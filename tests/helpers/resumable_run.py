@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 
+from helpers.flat_fit import fit
 from helpers.stand_ins import small_stack, some_points
-from pyro_pcflow.training import fit
 
 STEPS = 40
 OPTIONS = {"batch_size": 64, "noise": 0.1, "log_every": 3, "eval_every": 10, "checkpoint_every": 2, "device": "cpu"}

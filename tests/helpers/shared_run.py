@@ -49,8 +49,9 @@ def run(kind, out, **options):
 
     torch.optim.Adam.step = noting
     try:
-        options = {"batch_size": 4, "grad_clip": float("inf"), "held_out": 0, "device": "cpu", **options}
-        result = pcf.fit(module, data, max_steps=3, out=out, progress=False, **options)
+        unclipped = pcf.training.Optimization(grad_clip=float("inf"))
+        options = {"batch_size": 4, "optimization": unclipped, "held_out": 0, "device": "cpu", **options}
+        result = pcf.fit(module, data, max_steps=3, out=out, **options)
     finally:
         torch.optim.Adam.step = step
     # The warm-up may have taken a step before them, of weights of its own.

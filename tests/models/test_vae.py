@@ -290,7 +290,8 @@ class TestOwnEncoder:
         vae = pcf.PointCloudVAE(3, 4, decoder=DECODER, prior="normal", encoder=MeanEncoder(4))
         before = copy.deepcopy(vae.encoder.state_dict())
         clouds = torch.randn(6, 80, 3)
-        pcf.fit(vae, clouds, max_steps=3, held_out=0, out=tmp_path / "run", pictures=False, device="cpu")
+        logging = pcf.training.Logging(pictures=False)
+        pcf.fit(vae, clouds, max_steps=3, held_out=0, out=tmp_path / "run", logging=logging, device="cpu")
         assert all((vae.encoder.state_dict()[name] != value).any() for name, value in before.items())
         twin = pcf.load(tmp_path / "run" / "model.pt", custom=[MeanEncoder])
         assert type(twin.encoder) is MeanEncoder

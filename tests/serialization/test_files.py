@@ -235,7 +235,13 @@ class TestFilesThatAreNotOurs:
 def test_a_flow_with_parts_of_its_own_ends_with_a_file_of_its_weights(tmp_path):
     flow = pcf.PointCloudFlow(3, num_couplings=2, hidden_dims=[4])
     flow.transform.parts[0] = pcf.transforms.additive_point_coupling(3, hidden_dims=[4])
-    options = {"max_steps": 2, "batch_size": 10, "out": tmp_path / "run", "pictures": False, "device": "cpu"}
+    options = {
+        "max_steps": 2,
+        "batch_size": 10,
+        "out": tmp_path / "run",
+        "logging": pcf.training.Logging(pictures=False),
+        "device": "cpu",
+    }
     with pytest.warns(UserWarning, match=r"model\.pt holds a state_dict alone.*parts\.0' has elementwise=.*Additive"):
         pcf.fit(flow, torch.randn(100, 3), **options)
     twin = pcf.PointCloudFlow(3, num_couplings=2, hidden_dims=[4])

@@ -11,9 +11,9 @@ from torch import nn
 from torch.utils.data import Dataset, TensorDataset
 
 import pyro_pcflow as pcf
+from helpers.flat_fit import fit
 from helpers.stand_ins import DiagonalGaussian, NormalizedGaussian, small_stack, some_points
-from pyro_pcflow.training import FitResult, fit, objective
-from pyro_pcflow.training import trainer as loop
+from pyro_pcflow.training import FitResult, density, trainer
 
 
 def closed_form(training, held_out):
@@ -39,7 +39,7 @@ class TestMaximumLikelihood:
 
     def test_the_score_is_no_mean_of_means(self, monkeypatch):
         """Held-out points are scored in parts, of which the last is smaller."""
-        monkeypatch.setattr(objective, "POINTS_AT_ONCE", 100)
+        monkeypatch.setattr(density, "POINTS_AT_ONCE", 100)
         held_out = some_points(103, seed=6)
         held_out[100:] += 5
         module = NormalizedGaussian()
@@ -121,7 +121,7 @@ class TestSettings:
         def tick(call):
             clock.now += 1.0
 
-        monkeypatch.setattr(loop, "time", SimpleNamespace(perf_counter=lambda: clock.now))
+        monkeypatch.setattr(trainer, "time", SimpleNamespace(perf_counter=lambda: clock.now))
         options = {"max_seconds": 8.0, "warmup_steps": 0, "log_every": 1, "device": "cpu"}
         result = fit(small_stack(before_step=tick), some_points(), **options)
         assert (result.steps, result.seconds) == (8, 8.0)
@@ -264,7 +264,7 @@ class TestData:
             (torch.zeros(0, 3), "at least one point"),
             (torch.zeros(10, 2), "2 coordinates .* expects 3"),
             (TensorDataset(torch.zeros(0, 3)), "at least one point"),
-            (TensorDataset(torch.zeros(4, 3), torch.zeros(4)), "item 0"),
+            (TensorDataset(torch.zeros(4, 3), torch.zeros(4)), "data, contexts: expected"),
         ],
     )
     def test_wrong_shapes(self, data, message):
@@ -292,7 +292,7 @@ class TestData:
             fit(dist.Normal(0, 1), some_points(), max_steps=1)
         with pytest.raises(TypeError, match="no log_prob"):
             fit(nn.Linear(3, 1), some_points(), max_steps=1)
-        with pytest.raises(ValueError, match="needs a model that supplies its contexts"):
+        with pytest.raises(ValueError, match="needs contexts"):
             fit(pcf.PointCloudFlow(context_dim=4, num_couplings=1), some_points(), max_steps=1)
         with pytest.raises(ValueError, match="nothing to train"):
             fit(DiagonalGaussian().requires_grad_(False), some_points(), max_steps=1)

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 import pyro_pcflow as pcf
-from pyro_pcflow.training import pictures
-from pyro_pcflow.training.sources import as_clouds
+from pyro_pcflow.training import Logging, pictures
+from pyro_pcflow.training.inputs import as_clouds
 
 CAMERA = {"up": "z", "azim": 30.0}
 
@@ -77,3 +77,10 @@ def test_random_numbers_are_left_alone_and_a_seed_repeats_the_samples(drawn, flo
     for first, again, other in zip(*found, strict=True):
         assert torch.equal(first, again)
         assert not torch.equal(first, other)
+
+
+def test_a_wrong_camera_is_refused_where_it_is_made():
+    with pytest.raises(ValueError, match="up: expected"):
+        pictures.Pictures(up="w")
+    with pytest.raises(TypeError, match="pictures must be True, False, or a callback"):
+        Logging(pictures={"up": "z"})

@@ -12,12 +12,13 @@ import pytest
 import torch
 
 import pyro_pcflow as pcf
+from helpers.flat_fit import fit
 from helpers.stand_ins import DiagonalGaussian
 from pyro_pcflow.kernels import dispatch as backends
 from pyro_pcflow.kernels import operator
 from pyro_pcflow.kernels.cpu import build as compiler
 from pyro_pcflow.kernels.cpu import launch as fused_cpu
-from pyro_pcflow.training.trainer import Loop
+from pyro_pcflow.training.trainer import Trainer
 from pyro_pcflow.training.warm_up import WarmUp
 
 CPU = torch.device("cpu")
@@ -110,15 +111,15 @@ def at_step(flow, number, action):
 
 
 def test_compiling_takes_nothing_from_max_seconds(kernel, runs, monkeypatch):
-    run, there = Loop.run, []
+    run, there = Trainer.run, []
 
-    def watched(self, progress):
+    def watched(self):
         there.append(kernel.there.is_set())
-        run(self, progress)
+        run(self)
 
-    monkeypatch.setattr(Loop, "run", watched)  # where the clock starts
+    monkeypatch.setattr(Trainer, "run", watched)  # where the clock starts
     kernel.seconds = 0.5
-    pcf.fit(make(), POINTS, max_seconds=60.0, max_steps=5, **OPTIONS)
+    fit(make(), POINTS, max_seconds=60.0, max_steps=5, **OPTIONS)
     assert kernel.compiles == 1
     assert there == [True]
     assert {run.split()[0] for run in runs} == {"fused"}
@@ -127,14 +128,14 @@ def test_compiling_takes_nothing_from_max_seconds(kernel, runs, monkeypatch):
 def test_steps_alone_wait_for_the_kernel_and_end_at_the_same_bits(kernel, runs):
     kernel.seconds = 0.0
     expected = make()
-    pcf.fit(expected, POINTS, max_steps=4, **OPTIONS)
+    fit(expected, POINTS, max_steps=4, **OPTIONS)
     backends._fused.cache_clear()
     backends._loaded = False
     kernel.there.clear()
     kernel.seconds = 0.5
     runs.clear()
     got = make()
-    pcf.fit(got, POINTS, max_steps=4, **OPTIONS)
+    fit(got, POINTS, max_steps=4, **OPTIONS)
     assert kernel.compiles == 2
     assert {run.split()[0] for run in runs} == {"fused"}
     for one, other in zip(got.parameters(), expected.parameters(), strict=True):
@@ -153,7 +154,7 @@ def test_a_late_kernel_takes_over_between_two_steps(kernel, runs, caplog, works)
     kernel.error = None if works else compiler.KernelUnavailableError("it fails")
     flow = make()
     at_step(flow, 3, finish)
-    result = pcf.fit(flow, POINTS, max_seconds=600.0, max_steps=8, **OPTIONS)
+    result = fit(flow, POINTS, max_seconds=600.0, max_steps=8, **OPTIONS)
     assert result.steps == 8
     in_torch, fused = (["tiled forward", "tiled backward"], ["fused forward", "fused backward"])
     # The first pair is that of the warm-up; step 3 is not changed in its middle.
@@ -166,10 +167,10 @@ def test_a_late_kernel_takes_over_between_two_steps(kernel, runs, caplog, works)
 @pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("comes", [True, False])
 def test_torch_leaves_a_core_to_the_compiler(kernel, monkeypatch, comes):
-    threads, seen, step = [4], [], Loop._take_step
+    threads, seen, step = [4], [], Trainer._take_step
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads[-1])
     monkeypatch.setattr(torch, "set_num_threads", threads.append)
-    monkeypatch.setattr(Loop, "_take_step", lambda loop: seen.append(threads[-1]) or step(loop))
+    monkeypatch.setattr(Trainer, "_take_step", lambda loop: seen.append(threads[-1]) or step(loop))
 
     def finish():
         kernel.there.set()
@@ -178,7 +179,7 @@ def test_torch_leaves_a_core_to_the_compiler(kernel, monkeypatch, comes):
     flow = make()
     if comes:
         at_step(flow, 3, finish)
-    pcf.fit(flow, POINTS, max_seconds=600.0, max_steps=8, **OPTIONS)
+    fit(flow, POINTS, max_seconds=600.0, max_steps=8, **OPTIONS)
     assert seen == (4 * [3] + 4 * [4] if comes else 8 * [3])
     assert threads[-1] == 4
 
@@ -186,7 +187,7 @@ def test_torch_leaves_a_core_to_the_compiler(kernel, monkeypatch, comes):
 @pytest.mark.usefixtures("impatient")
 def test_a_kernel_that_comes_after_the_training_is_taken_later(kernel, runs):
     flow = make()
-    pcf.fit(flow, POINTS, max_seconds=600.0, max_steps=2, **OPTIONS)
+    fit(flow, POINTS, max_seconds=600.0, max_steps=2, **OPTIONS)
     assert {run.split()[0] for run in runs} == {"tiled"}
     flow.log_prob(POINTS)
     assert runs[-1] == "tiled forward"  # and did not wait
@@ -199,7 +200,7 @@ def test_a_kernel_that_comes_after_the_training_is_taken_later(kernel, runs):
 
 def test_a_stack_that_must_be_fused_waits_as_long_as_it_takes(kernel, runs):
     kernel.seconds = 0.8
-    pcf.fit(make(backend="fused"), POINTS, max_seconds=0.1, max_steps=2, **OPTIONS)
+    fit(make(backend="fused"), POINTS, max_seconds=0.1, max_steps=2, **OPTIONS)
     assert {run.split()[0] for run in runs} == {"fused"}
 
 
@@ -214,7 +215,7 @@ def test_a_stack_that_must_be_fused_waits_as_long_as_it_takes(kernel, runs):
 )
 def test_what_needs_no_kernel_compiles_none(kernel, module):
     points = torch.randn(500, getattr(module, "point_dim", 3), dtype=next(module.parameters()).dtype)
-    pcf.fit(module, points, max_steps=2, device="cpu", batch_size=100, held_out=0)
+    fit(module, points, max_steps=2, device="cpu", batch_size=100, held_out=0)
     assert kernel.compiles == 0
 
 
@@ -224,18 +225,18 @@ def test_a_run_that_was_interrupted_waits_as_well(kernel, runs, tmp_path):
 
     kernel.seconds = 0.0
     expected = make()
-    pcf.fit(expected, POINTS, max_steps=5, **OPTIONS)
+    fit(expected, POINTS, max_steps=5, **OPTIONS)
     stopped = make()
     at_step(stopped, 2, interrupt)
     with pytest.raises(KeyboardInterrupt):
-        pcf.fit(stopped, POINTS, max_steps=5, out=tmp_path / "run", pictures=False, **OPTIONS)
+        fit(stopped, POINTS, max_steps=5, out=tmp_path / "run", pictures=False, **OPTIONS)
     backends._fused.cache_clear()
     backends._loaded = False
     kernel.there.clear()
     kernel.seconds = 0.5
     resumed = make()
     runs.clear()
-    pcf.fit(resumed, POINTS, max_steps=5, out=tmp_path / "run", resume=True, pictures=False, **OPTIONS)
+    fit(resumed, POINTS, max_steps=5, out=tmp_path / "run", resume=True, pictures=False, **OPTIONS)
     assert {run.split()[0] for run in runs} == {"fused"}
     for one, other in zip(resumed.parameters(), expected.parameters(), strict=True):
         assert torch.equal(one, other)
@@ -255,6 +256,6 @@ def test_it_changes_neither_the_module_nor_the_random_numbers(caplog):
 
 @pytest.mark.usefixtures("impatient")
 def test_available_waits_for_a_kernel_that_is_being_compiled(kernel):
-    pcf.fit(make(), POINTS, max_seconds=600.0, max_steps=1, **OPTIONS)
+    fit(make(), POINTS, max_seconds=600.0, max_steps=1, **OPTIONS)
     kernel.there.set()
     assert pcf.kernels.available()["fused"].ok

@@ -127,7 +127,8 @@ def test_a_map_of_another_is_trained_saved_and_loaded(name, tmp_path):
     module, clouds = BUILT[name](), torch.randn(4, 30, 3)
     assert len(elementwise_of(module)) == {"flow": 3, "mixture": 6, "vae": 6, "auto-decoder": 3}[name]
     data = clouds.flatten(0, 1) if name in ("flow", "mixture") else clouds
-    result = pcf.fit(module, data, max_steps=3, seed=0, device="cpu", out=tmp_path / "run", pictures=False, held_out=0)
+    options = {"device": "cpu", "out": tmp_path / "run", "logging": pcf.training.Logging(pictures=False)}
+    result = pcf.fit(module, data, max_steps=3, seed=0, held_out=0, **options)
     assert result.steps == 3
     path = tmp_path / "run" / "model.pt"
     with pytest.raises(ValueError, match=r"class 'Bend', which this library does not have: .*custom=\[MyClass\]"):

@@ -23,7 +23,7 @@ def vae():
 def test_the_bound_is_that_of_fit(vae):
     """More clouds than are scored at once, and an odd number of points."""
     held_out = ellipsoids(70, 129, seed=1)
-    result = pcf.fit(vae, ellipsoids(), held_out=held_out, noise=0.05, max_steps=2, seed=0, progress=False)
+    result = pcf.fit(vae, ellipsoids(), held_out=held_out, noise=0.05, max_steps=2, seed=0)
     bound = evidence_lower_bound(vae, held_out, 0.05)
     for name, value in bound.items():
         assert value == pytest.approx(result.scores[name], rel=1e-4, abs=1e-4), name

@@ -91,7 +91,7 @@ class Broken(torch.nn.Module):
 
 
 def diverge(model, clouds, **_):
-    raise pcf.training.TrainingDivergedError("the loss is nan", step=7, culprit=None)
+    raise pcf.training.TrainingDivergedError("the loss is nan", step=7, first_nonfinite=None)
 
 
 def test_a_failing_model_is_counted_and_not_hidden(judge, training, monkeypatch):

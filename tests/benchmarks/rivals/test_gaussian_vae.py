@@ -54,7 +54,7 @@ def test_it_learns_shapes_by_its_bound():
     vae = GaussianVAE(16, latent_dim=8)
     vae.normalize(clouds.flatten(0, 1))
     before = vae.log_prob(clouds, num_particles=4).mean()
-    pcf.fit(vae, clouds, held_out=0, noise=0.02, max_steps=150, lr=8e-3, seed=0, progress=False)
+    pcf.fit(vae, clouds, held_out=0, noise=0.02, max_steps=150, lr=8e-3, seed=0)
     vae.eval()
     assert vae.log_prob(clouds, num_particles=4).mean() > before + 200
     assert vae.sample(3, 70).shape == (3, 70, 3)

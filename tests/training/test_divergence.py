@@ -8,9 +8,10 @@ import torch
 from torch import nn
 
 import pyro_pcflow as pcf
+from helpers.flat_fit import fit
 from helpers.stand_ins import DiagonalGaussian, NormalizedGaussian, same_state, small_stack, some_points
-from pyro_pcflow.training import TrainingDivergedError, fit
-from pyro_pcflow.training.divergence import find_culprit
+from pyro_pcflow.training import TrainingDivergedError
+from pyro_pcflow.training.divergence import find_first_nonfinite
 
 OPTIONS = {"batch_size": 64, "device": "cpu"}
 
@@ -25,8 +26,8 @@ class TestDivergence:
         with pytest.raises(TrainingDivergedError, match="diverged at step 8") as caught:
             fit(module, some_points(), max_steps=20, **OPTIONS)
         assert caught.value.step == 8
-        assert caught.value.culprit == f"the output of layer 'layers.{layer}.network.4' (Breakable)"
-        assert caught.value.culprit in str(caught.value)
+        assert caught.value.first_nonfinite == f"the output of layer 'layers.{layer}.network.4' (Breakable)"
+        assert caught.value.first_nonfinite in str(caught.value)
         assert "lower lr than 0.003" in str(caught.value)
 
     def test_the_last_good_checkpoint_and_average_are_kept(self, tmp_path):
@@ -135,6 +136,6 @@ class TestDivergence:
 def test_nothing_is_found_where_all_is_finite():
     module = small_stack()
     hooks = [len(layer._forward_hooks) for layer in module.modules()]
-    assert find_culprit(module, lambda batch: -module.log_prob(batch).mean(), some_points(10)) is None
+    assert find_first_nonfinite(module, lambda batch: -module.log_prob(batch).mean(), some_points(10)) is None
     assert [len(layer._forward_hooks) for layer in module.modules()] == hooks
     assert all("inverse_and_log_det" not in vars(layer) for layer in module.modules())

@@ -1,4 +1,4 @@
-"""Ways to spend less memory and time on a training step."""
+"""Autocast of hidden layers and activation checkpointing of stacks, for a while."""
 
 from __future__ import annotations
 
@@ -11,24 +11,25 @@ from torch import nn
 from pyro_pcflow.nn import CloudEncoder, Conditioner
 from pyro_pcflow.transforms.stack import ConditionalCouplingStack, CouplingStack
 
-__all__ = ["economical"]
+__all__ = ["autocast"]
 
 
 @contextmanager
-def economical(module: nn.Module, hidden_dtype: torch.dtype | None, recompute: bool) -> Iterator[None]:
-    """Set how the networks of a module round their hidden layers and whether its stacks recompute them, for a while.
+def autocast(module: nn.Module, hidden_dtype: torch.dtype | None, recompute: bool) -> Iterator[None]:
+    """Set the data type of the hidden layers of a module's networks, and whether its stacks recompute them.
 
-    A backward pass belongs into the same context as its forward pass, which it may repeat.
+    A backward pass belongs into the same context as its forward pass, which it may repeat. Modules that are not of this
+    library are left alone.
 
     Args:
-        module: the module; what it was set to is restored, and modules that are not of this library are left alone.
-        hidden_dtype: see `pyro_pcflow.ops.network.autocast`.
-        recompute: see `fit`.
+        module: the module, which gets back what it was set to.
+        hidden_dtype: `torch.bfloat16`, or None for that of the parameters.
+        recompute: see `Optimization`.
 
     Examples:
         >>> from pyro_pcflow.nn import Conditioner
         >>> net = Conditioner(2, [1], [8])
-        >>> with economical(net, torch.bfloat16, recompute=False):
+        >>> with autocast(net, torch.bfloat16, recompute=False):
         ...     net.hidden_dtype
         torch.bfloat16
         >>> net.hidden_dtype is None

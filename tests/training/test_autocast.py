@@ -7,8 +7,9 @@ import torch
 from torch import nn
 
 import pyro_pcflow as pcf
+from helpers.flat_fit import fit
 from pyro_pcflow.nn import CloudEncoder, Conditioner
-from pyro_pcflow.training.economy import economical
+from pyro_pcflow.training.autocast import autocast
 
 
 def make(num_couplings=6, context_dim=4, **options):
@@ -21,7 +22,7 @@ def make(num_couplings=6, context_dim=4, **options):
 def score_and_gradients(flow, points, context, dtype, recompute):
     flow.zero_grad()
     points = points.clone().requires_grad_()
-    with economical(flow, dtype, recompute):
+    with autocast(flow, dtype, recompute):
         log_prob = flow.log_prob(points, context)
         log_prob.sum().backward()
     return log_prob.detach(), points.grad, [parameter.grad.clone() for parameter in flow.parameters()]
@@ -46,7 +47,7 @@ def saved_bytes(flow, points, context, recompute):
             kept[storage.data_ptr()] = (storage.nbytes(), tensor)
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor), economical(flow, None, recompute):
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor), autocast(flow, None, recompute):
         log_prob = flow.log_prob(points.clone().requires_grad_(), context)
     assert log_prob.requires_grad
     return sum(size for size, _ in kept.values())
@@ -73,7 +74,7 @@ def test_rounded_layers_are_near_and_log_determinants_are_exact():
     assert 0 < (near - exact).abs().max() < 0.05
     assert all(gradient.dtype == torch.float32 and gradient.isfinite().all() for gradient in gradients)
     # What moves a point and what is added up belong together to the last digits, whatever moves it.
-    with economical(flow, torch.bfloat16, False), torch.no_grad():
+    with autocast(flow, torch.bfloat16, False), torch.no_grad():
         noise, log_det = flow.transform.inverse_and_log_det(points[:1, :8], context[:1])
         back, forward = flow.transform.transform_and_log_det(noise, context[:1])
     torch.testing.assert_close(back, points[:1, :8], rtol=1e-5, atol=1e-5)
@@ -88,7 +89,7 @@ def test_outputs_are_not_rounded(net):
     arguments = (torch.randn(50, 2), torch.randn(50, 4)) if isinstance(net, Conditioner) else (torch.randn(50, 9, 3),)
     for parameter in net.parameters():
         nn.init.normal_(parameter, std=0.5)
-    with economical(net, torch.bfloat16, False), torch.no_grad():
+    with autocast(net, torch.bfloat16, False), torch.no_grad():
         for output in net(*arguments):
             assert output.dtype == torch.float32
             assert (output != output.bfloat16().float()).float().mean() > 0.9
@@ -105,7 +106,7 @@ class NotOurs(nn.Linear):
 def test_modules_of_the_user_are_left_alone():
     flow, _, _ = make(2)
     theirs = NotOurs()
-    with economical(nn.ModuleList([theirs, flow]), torch.bfloat16, True):
+    with autocast(nn.ModuleList([theirs, flow]), torch.bfloat16, True):
         assert flow.transform.recompute
         assert {layer.hidden_dtype for layer in flow.modules() if isinstance(layer, Conditioner)} == {torch.bfloat16}
         assert (theirs.backend, theirs.recompute, theirs.hidden_dtype) == ("nccl", 3, "half")
@@ -116,7 +117,7 @@ def test_modules_of_the_user_are_left_alone():
 def test_everything_is_as_before_afterwards():
     flow, points, context = make()
     before = flow.log_prob(points, context)
-    with pytest.raises(RuntimeError, match="stop"), economical(flow, torch.bfloat16, True):
+    with pytest.raises(RuntimeError, match="stop"), autocast(flow, torch.bfloat16, True):
         raise RuntimeError("stop")
     assert torch.equal(flow.log_prob(points, context), before)
 
@@ -127,7 +128,7 @@ class Watched(pcf.PointCloudVAE):
     def decode(self, *arguments, **options):
         layers = self.decoder.modules()
         dtypes = {layer.hidden_dtype for layer in layers if isinstance(layer, Conditioner)}
-        self.seen.append((torch.is_grad_enabled(), dtypes, self.decoder.transform.recompute))
+        self.encoder_points.append((torch.is_grad_enabled(), dtypes, self.decoder.transform.recompute))
         return super().decode(*arguments, **options)
 
 
@@ -136,16 +137,16 @@ class Watched(pcf.PointCloudVAE):
 def test_fit_trains_so_and_scores_in_full(precision, dtype, recompute):
     torch.manual_seed(0)
     vae = Watched(3, 4, decoder={"num_couplings": 3, "hidden_dims": [16]}, encoder={"point_dims": [16]})
-    vae.seen = []
+    vae.encoder_points = []
     clouds = torch.randn(8, 100, 3)
     options = {"precision": precision, "recompute": recompute, "held_out": clouds, "device": "cpu"}
-    pcf.fit(vae, clouds, max_steps=2, **options)
+    fit(vae, clouds, max_steps=2, **options)
     training, scoring = (True, {dtype}, recompute), (False, {None}, False)
-    assert vae.seen == [training, training, scoring]
+    assert vae.encoder_points == [training, training, scoring]
     assert {layer.hidden_dtype for layer in vae.modules() if isinstance(layer, Conditioner)} == {None}
 
 
 def test_unknown_precision():
     flow = pcf.PointCloudFlow(3, num_couplings=2, hidden_dims=[8])
     with pytest.raises(ValueError, match="precision must be one of full, bfloat16, got 'half'"):
-        pcf.fit(flow, torch.randn(100, 3), max_steps=1, precision="half")
+        fit(flow, torch.randn(100, 3), max_steps=1, precision="half")

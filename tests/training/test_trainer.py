@@ -16,12 +16,13 @@ import pytest
 import torch
 
 import pyro_pcflow as pcf
+from helpers.flat_fit import fit
 from helpers.resumable_run import OPTIONS, losses_of, run, stop_at
 from helpers.stand_ins import same_state, small_stack, some_points
 from pyro_pcflow.ops.signals import Interrupts
-from pyro_pcflow.training import fit, toml
-from pyro_pcflow.training import trainer as loop
-from pyro_pcflow.training.objective import ExactLikelihood
+from pyro_pcflow.training import pictures, toml, trainer
+from pyro_pcflow.training.density import ExactLikelihood
+from pyro_pcflow.training.metrics_file import MetricsFile
 from pyro_pcflow.training.run_folder import RunFolder
 from pyro_pcflow.training.schedule import Schedule
 
@@ -31,7 +32,8 @@ OFTEN = {"eval_every": 4, "tracks": False}
 PACKAGE = Path(pcf.__file__).parent
 SHORT = {"max_steps": 3, "device": "cpu", "batch_size": 50}
 # Where an interrupt could find things half done.
-WATCHED = {str(PACKAGE / "training" / name) for name in ("trainer.py", "weights.py", "run_folder.py")}
+LOOP = ("trainer.py", "checkpoint.py", "weights.py", "run_folder.py", "run_config.py", "metrics_file.py")
+WATCHED = {str(PACKAGE / "training" / name) for name in LOOP}
 WATCHED |= {str(PACKAGE / "ops" / name) for name in ("files.py", "random.py", "signals.py")}
 
 
@@ -144,15 +146,15 @@ class TestMoments:
         check_same(tmp_path, whole)
 
     def test_the_writing_of_a_line(self, tmp_path, whole, monkeypatch):
-        log = RunFolder.log
+        append = MetricsFile.append
 
         def stopping(self, line):
-            log(self, line)
+            append(self, line)
             if line["step"] == 8:
                 raise KeyboardInterrupt
 
         with monkeypatch.context() as patch:
-            patch.setattr(RunFolder, "log", stopping)
+            patch.setattr(MetricsFile, "append", stopping)
             with pytest.raises(KeyboardInterrupt):
                 run(tmp_path, max_steps=STEPS, **OFTEN, checkpoint_every=1000)
         check_same(tmp_path, whole)
@@ -165,7 +167,7 @@ class TestMoments:
         options = {"max_steps": 3, "out": tmp_path, "resume": True, "device": "cpu"}
         points = some_points(point_dim=2)
         monkeypatch.setattr("pyro_pcflow.training.pictures.animate", lambda points, path, **options: path)
-        for owner, name in ((RunFolder, "write_model"), (pcf.training.preparation, "write_pictures")):
+        for owner, name in ((RunFolder, "write_model"), (pictures, "write_pictures")):
             with monkeypatch.context() as patch:
                 patch.setattr(owner, name, stop)
                 with pytest.raises(KeyboardInterrupt, match="checkpoint of step 3: continue"):
@@ -237,7 +239,7 @@ class TestLock:
         assert run(tmp_path, max_steps=STEPS)[1].steps == STEPS
 
     def test_two_that_looked_at_once_do_not_both_begin(self, tmp_path):
-        first, second = (RunFolder(tmp_path, {"a": 1}, resume=False, compared=()) for _ in range(2))
+        first, second = (RunFolder(tmp_path, {"a": 1}, resume=False) for _ in range(2))
         with first.locked():
             pass
         with pytest.raises(FileExistsError, match="already holds a run"), second.locked():
@@ -256,7 +258,7 @@ class TestLock:
             raise NotImplementedError("FileSystem does not appear to support flock")
 
         monkeypatch.setattr("pyro_pcflow.training.run_folder.FileLock.acquire", acquire)
-        with pytest.warns(UserWarning, match="no locks: see to it"):
+        with pytest.warns(UserWarning, match="no locks: make sure"):
             run(tmp_path, max_steps=2)
 
 
@@ -284,7 +286,7 @@ class TestForeignFiles:
             drawn.append(1)
             (folder / "samples.png").write_text(str(len(drawn)))
 
-        monkeypatch.setattr(pcf.training.preparation, "write_pictures", draw)
+        monkeypatch.setattr(pictures, "write_pictures", draw)
         points = some_points(200, point_dim=2)
         flow = self.flow()
         log_prob, calls = flow.log_prob, []
@@ -374,7 +376,7 @@ class TestExtension:
         def tick(_):
             clock.now += 1.0
 
-        monkeypatch.setattr(loop, "time", SimpleNamespace(perf_counter=lambda: clock.now))
+        monkeypatch.setattr(trainer, "time", SimpleNamespace(perf_counter=lambda: clock.now))
         for limit in (10.0, 30.0):
             options = {"max_seconds": limit, "out": tmp_path, "resume": True, "device": "cpu", "log_every": 1}
             result = fit(small_stack(before_step=tick), some_points(), warmup_steps=2, **options)
@@ -421,7 +423,7 @@ class TestCheckpoints:
             clock.now += 1.0
 
         write = RunFolder.write_checkpoint
-        monkeypatch.setattr(loop, "time", SimpleNamespace(perf_counter=lambda: clock.now))
+        monkeypatch.setattr(trainer, "time", SimpleNamespace(perf_counter=lambda: clock.now))
         monkeypatch.setattr(
             RunFolder, "write_checkpoint", lambda self, state: (written.append(state["step"]), write(self, state))
         )
@@ -432,15 +434,15 @@ class TestCheckpoints:
 
     def test_a_line_is_whole_or_not_there(self, tmp_path):
         resource = pytest.importorskip("resource")
-        folder = RunFolder(tmp_path, {}, resume=True, compared=())
-        folder.log({"step": 1})
-        whole = folder.metrics.read_bytes()
+        metrics = MetricsFile(tmp_path / "metrics.jsonl")
+        metrics.append({"step": 1})
+        whole = metrics.path.read_bytes()
         soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
         for room in (0, 5):
             resource.setrlimit(resource.RLIMIT_FSIZE, (len(whole) + room, hard))
             try:
                 with pytest.raises(OSError, match=r"full|large"):
-                    folder.log({"step": 2, "loss": 1.0})
+                    metrics.append({"step": 2, "loss": 1.0})
             finally:
                 resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-            assert folder.metrics.read_bytes() == whole
+            assert metrics.path.read_bytes() == whole

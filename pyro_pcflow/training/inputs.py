@@ -1,0 +1,237 @@
+"""Tensors, arrays and Datasets, checked and taken as points, clouds or contexts."""
+
+from __future__ import annotations
+
+import operator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from pyro_pcflow.data import MappedClouds
+from pyro_pcflow.training.sources import Clouds, MappedSource
+
+__all__ = ["as_clouds", "as_contexts", "as_points", "as_tensor", "is_pair", "stacked", "unzipped"]
+
+
+def as_tensor(data: Any, name: str) -> Tensor:
+    """A tensor or an array as a tensor, or a `TypeError` that calls it by its name."""
+    if isinstance(data, np.ndarray) and not (data.flags.writeable and data.flags.c_contiguous):
+        # torch warns about memory that it may not write to, and cannot read it backwards.
+        data = data.copy()
+    try:
+        points = torch.as_tensor(data)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(
+            f"{name}: expected a tensor, an array or a Dataset of points, got {type(data).__name__} ({error})"
+        ) from error
+    if points.is_complex():
+        raise TypeError(f"{name}: expected real coordinates, got {points.dtype}")
+    return points
+
+
+def as_points(data: Any, dtype: torch.dtype, point_dim: int | None, name: str = "data") -> Tensor:
+    """Check data and flatten it to points.
+
+    Args:
+        data: shape (N, D) or (S, N, D), a tensor, an array, or a `Dataset` of items of shape (D,) or (N, D).
+        dtype: data type of the points.
+        point_dim: expected number of coordinates `D`, or None for any.
+        name: what the data is called in an error.
+
+    Returns:
+        Points of shape (M, D).
+
+    Raises:
+        TypeError: if the data is not numeric.
+        ValueError: if it is empty, of another shape, or not finite; the message names the first bad point.
+    """
+    if isinstance(data, Dataset):
+        points = _points_of_dataset(data, name)
+    else:
+        points = as_tensor(data, name)
+        if points.dim() not in (2, 3):
+            raise ValueError(f"{name}: expected shape (N, D) or (S, N, D), got {tuple(points.shape)}")
+    if points.numel() == 0:
+        raise ValueError(f"{name}: expected at least one point, got shape {tuple(points.shape)}")
+    if point_dim is not None and points.shape[-1] != point_dim:
+        raise ValueError(
+            f"{name}: its points have {points.shape[-1]} coordinates (shape {tuple(points.shape)}), but the module "
+            f"expects {point_dim}"
+        )
+    points = points.detach().to(dtype)
+    _check_finite(points, dtype, name, "points")
+    return points.reshape(-1, points.shape[-1])
+
+
+def as_contexts(data: Any, count: int, dtype: torch.dtype, context_dim: int | None, name: str = "data") -> Tensor:
+    """Check the contexts of points or clouds.
+
+    Args:
+        data: shape (K, C), one context for each of the points or clouds.
+        count: how many `K` there must be.
+        dtype: data type of the contexts.
+        context_dim: expected size `C`, or None for any.
+        name: what the data is called in an error.
+
+    Raises:
+        TypeError: if the contexts are not numeric.
+        ValueError: if they are of another shape, or not finite.
+    """
+    name = f"{name}, contexts"
+    contexts = as_tensor(stacked(data, name), name)
+    expected = f"({count}, {'C' if context_dim is None else context_dim})"
+    if contexts.dim() != 2 or len(contexts) != count or context_dim not in (None, contexts.shape[-1]):
+        raise ValueError(
+            f"{name}: expected one for each point (N, D), or for each cloud (S, N, D), of shape {expected}, got "
+            f"{tuple(contexts.shape)}"
+        )
+    contexts = contexts.detach().to(dtype)
+    _check_finite(contexts, dtype, name, "contexts")
+    return contexts
+
+
+def as_clouds(
+    data: Any, dtype: torch.dtype, point_dim: int | None, device: torch.device, name: str = "data"
+) -> Clouds | MappedSource:
+    """Check data and take it as clouds.
+
+    Args:
+        data: clouds of shape (S, N, D), a tensor or an array; a `MappedClouds`; a list or a `Dataset` of clouds (N, D)
+            of any sizes; a `Dataset` of pairs of a cloud and a label; or a pair of any of the former and labels (S,).
+        dtype: data type of the points.
+        point_dim: expected number of coordinates `D`, or None for any.
+        device: where batches of a file are needed.
+        name: what the data is called in an error.
+
+    Raises:
+        TypeError: if the data is not numeric.
+        ValueError: if it is empty, of another shape, or not finite; the message names the first bad cloud.
+    """
+    labels = None
+    if is_pair(data):
+        data, labels = data
+        labels = as_tensor(labels, f"{name}, labels")
+    if isinstance(data, MappedClouds):
+        # Here, and not after hours of training, when a batch first draws it.
+        data.check_finite()
+        clouds: Clouds | MappedSource = MappedSource(data, torch.arange(len(data)), None, device, dtype)
+    elif isinstance(data, Dataset | list):
+        clouds, own_labels = _clouds_of_items(data, dtype, name)
+        labels = own_labels if labels is None else labels
+    else:
+        points = as_tensor(data, name)
+        if points.dim() != 3:
+            raise ValueError(
+                f"{name}: expected clouds of shape (S, N, D) for a model of many clouds, got {tuple(points.shape)}"
+            )
+        clouds = Clouds(points.detach().to(dtype))
+    if len(clouds) == 0 or clouds.max_points == 0:
+        raise ValueError(f"{name}: expected at least one cloud with a point, got {len(clouds)} clouds")
+    if point_dim is not None and clouds.point_dim != point_dim:
+        raise ValueError(f"{name}: its points have {clouds.point_dim} coordinates, but the module expects {point_dim}")
+    if isinstance(clouds, Clouds):
+        bad = (~clouds.points.isfinite().all(-1)).nonzero()
+        if len(bad):
+            raise ValueError(
+                f"{name}: {len(bad)} points are NaN or infinite in {dtype}, the first is point {int(bad[0, 1])} of "
+                f"cloud {int(bad[0, 0])}"
+            )
+    if labels is not None:
+        if labels.shape != (len(clouds),) or labels.is_floating_point():
+            raise ValueError(
+                f"{name}: expected one whole number for each of {len(clouds)} clouds as labels, got {labels.dtype} of "
+                f"shape {tuple(labels.shape)}"
+            )
+        place = clouds.points.device if isinstance(clouds, Clouds) else device
+        clouds = replace(clouds, labels=labels.long().to(place))
+    return clouds
+
+
+def is_pair(data: Any) -> bool:
+    """Whether data is a pair: clouds and labels, or points and contexts."""
+    return isinstance(data, tuple) and len(data) == 2
+
+
+def unzipped(data: Any) -> Any:
+    """A `Dataset` of pairs as a pair of lists; other data as it is."""
+    if not isinstance(data, Dataset) or isinstance(data, MappedClouds):
+        return data
+    items = [data[index] for index in range(len(data))]  # type: ignore[arg-type]
+    if not items or not all(is_pair(item) for item in items):
+        return data
+    return [item[0] for item in items], [item[1] for item in items]
+
+
+def stacked(data: Any, name: str) -> Any:
+    """A list of tensors as one tensor; other data as it is."""
+    if isinstance(data, list) and data and isinstance(data[0], Tensor):
+        try:
+            return torch.stack(data)
+        except (RuntimeError, TypeError) as error:
+            raise ValueError(f"{name}: expected tensors of one shape ({error})") from error
+    return data
+
+
+def _check_finite(values: Tensor, dtype: torch.dtype, name: str, kind: str) -> None:
+    bad = (~values.isfinite().all(-1)).nonzero()
+    if len(bad):
+        first = ", ".join(map(str, bad[0].tolist()))
+        raise ValueError(
+            f"{name}: {len(bad)} of {values.numel() // values.shape[-1]} {kind} are NaN or infinite in {dtype}, the "
+            f"first at index ({first})"
+        )
+
+
+def _points_of_dataset(data: Any, name: str) -> Tensor:
+    try:
+        count = len(data)
+    except TypeError as error:
+        raise TypeError(f"{name}: expected a Dataset with a length and indices, got {type(data).__name__}") from error
+    items: list[Tensor] = []
+    for index in range(count):
+        item = data[index]
+        # A TensorDataset of one tensor hands out tuples of one.
+        if isinstance(item, tuple) and len(item) == 1:
+            (item,) = item
+        points = as_tensor(item, f"{name}, item {index}")
+        if points.dim() not in (1, 2) or (items and points.shape[-1] != items[0].shape[-1]):
+            expected = f" with D = {items[0].shape[-1]}" if items else ""
+            raise ValueError(
+                f"{name}, item {index}: expected shape (D,) or (N, D){expected}, got {tuple(points.shape)}"
+            )
+        items.append(points.reshape(-1, points.shape[-1]))
+    if not items:
+        raise ValueError(f"{name}: expected at least one point, got an empty {type(data).__name__}")
+    return torch.cat(items)
+
+
+def _clouds_of_items(data: Any, dtype: torch.dtype, name: str) -> tuple[Clouds, Tensor | None]:
+    clouds: list[Tensor] = []
+    labels: list[int] = []
+    for index in range(len(data)):
+        item = data[index]
+        if isinstance(item, tuple) and len(item) == 1:
+            (item,) = item
+        elif is_pair(item):
+            item, label = item
+            try:
+                labels.append(operator.index(label))
+            except TypeError as error:
+                raise TypeError(f"{name}, item {index}: expected a whole number as label, got {label!r}") from error
+        points = as_tensor(item, f"{name}, item {index}")
+        if points.dim() != 2 or (clouds and points.shape[-1] != clouds[0].shape[-1]):
+            expected = f" with D = {clouds[0].shape[-1]}" if clouds else ""
+            raise ValueError(f"{name}, item {index}: expected a cloud (N, D){expected}, got {tuple(points.shape)}")
+        clouds.append(points.detach().to(dtype))
+    if not clouds:
+        raise ValueError(f"{name}: expected at least one cloud, got an empty {type(data).__name__}")
+    if labels and len(labels) != len(clouds):
+        raise ValueError(f"{name}: {len(labels)} of {len(clouds)} items have a label: expected all or none")
+    sizes = torch.tensor([len(cloud) for cloud in clouds])
+    padded = torch.nn.utils.rnn.pad_sequence(clouds, batch_first=True)
+    mask = torch.arange(padded.shape[1]) < sizes.unsqueeze(-1)
+    return Clouds(padded, None if mask.all() else mask.to(padded.device)), torch.tensor(labels) if labels else None

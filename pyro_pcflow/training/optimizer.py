@@ -1,0 +1,61 @@
+"""Optimizers of one vector: Adam, or one that a user's factory makes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["OptimizerFactory", "adam", "build", "options_of", "rate_of"]
+
+OptimizerFactory = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
+
+
+def adam(lr: float) -> OptimizerFactory:
+    """The factory of the optimizer that is used by default."""
+    return partial(torch.optim.Adam, lr=lr, fused=True)
+
+
+def build(factory: OptimizerFactory, values: nn.Parameter) -> torch.optim.Optimizer:
+    """An optimizer of one vector.
+
+    Raises:
+        TypeError: if the factory returns something else.
+        ValueError: if it is of other parameters, or has no learning rate.
+    """
+    optimizer: Any = factory([values])
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise TypeError(
+            "optimizer must be a function from a list of parameters to a torch.optim.Optimizer, such as lambda "
+            f"parameters: torch.optim.AdamW(parameters, lr=1e-3); it returned a {type(optimizer).__name__}"
+        )
+    groups = optimizer.param_groups
+    if len(groups) != 1 or len(groups[0]["params"]) != 1 or groups[0]["params"][0] is not values:
+        raise ValueError(
+            "optimizer: expected one group with the parameters that it was given, a list of one vector of all weights; "
+            f"got {len(groups)} groups"
+        )
+    rate = groups[0].get("lr")
+    if isinstance(rate, Tensor) or not isinstance(rate, int | float) or not rate > 0:
+        raise ValueError(f"optimizer: expected a learning rate above 0, as a number, got {rate!r}")
+    return optimizer
+
+
+def rate_of(optimizer: torch.optim.Optimizer) -> float:
+    """Its learning rate."""
+    return float(optimizer.param_groups[0]["lr"])
+
+
+def options_of(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """Class and options but the learning rate, in plain values."""
+    group = {name: value for name, value in optimizer.param_groups[0].items() if name not in ("params", "lr")}
+    return {"class": type(optimizer).__name__, **{name: value for name, value in group.items() if _is_plain(value)}}
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return all(_is_plain(item) for item in value)
+    return isinstance(value, bool | int | float | str)

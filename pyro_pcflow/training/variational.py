@@ -1,0 +1,234 @@
+"""The road of clouds: the evidence lower bound of a model and its guide."""
+
+from __future__ import annotations
+
+from numbers import Real
+from typing import Any
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.infer import Trace_ELBO
+from torch import Tensor, nn
+
+from pyro_pcflow.models import unregistered
+from pyro_pcflow.training.cloud_batches import CloudBatch, CloudBatches, evaluation_batches
+from pyro_pcflow.training.inputs import as_clouds
+from pyro_pcflow.training.objective import (
+    Objective,
+    cloud_options,
+    dtype_of,
+    model_and_guide,
+    noise_input_of,
+    num_classes_of,
+    num_clouds_of,
+    point_dim_of,
+    share_of_rows,
+)
+from pyro_pcflow.training.options import CloudSampling, noise_scale, whole_number
+from pyro_pcflow.training.sources import Source, some_points, split_clouds
+
+__all__ = ["EvidenceLowerBound"]
+
+CLOUDS_PER_STEP = 32
+
+
+class EvidenceLowerBound(Objective):
+    """The negative evidence lower bound of clouds under a module's `model` and `guide`, by Pyro's `Trace_ELBO`.
+
+    `fit` builds it from its arguments of the same names. Both are called as `model(clouds, mask, dataset_size)`, with
+    those keyword options that their signatures name. A module whose signatures name `encoder_points` gets two
+    independent samples of each cloud, one for its encoder and one to be scored; any other gets whole clouds. The
+    parameters must be the module's own: Pyro's parameter store is left as it was.
+
+    Args:
+        module: has `model` and `guide`.
+        data: clouds, or a pair of clouds and labels, see `fit`.
+        batch_size: clouds per step.
+        noise: standard deviation of the Gaussian noise that is added afresh to every point, and once to held-out data.
+        held_out: the share of clouds kept for evaluation, or clouds in any form of `data`.
+        seed: decides the held-out clouds, the order, the points that are drawn and the noise on held-out clouds.
+        sampling: how many points of a cloud are in a batch, and the warm-up of the latents' terms.
+
+    Attributes:
+        batches: `batch(step)` of the training clouds.
+        held_out: batches that `evaluate` scores.
+
+    Raises:
+        TypeError: if the data is of a wrong type, or model and guide name different options.
+        ValueError: if an argument, the shape or a value of the data is out of range, or does not fit the module.
+
+    Examples:
+        >>> import pyro_pcflow as pcf
+        >>> vae = pcf.PointCloudVAE(3, 4, decoder={"num_couplings": 4, "hidden_dims": [16]})
+        >>> objective = EvidenceLowerBound(vae, torch.randn(20, 100, 3), batch_size=5)
+        >>> with torch.no_grad():
+        ...     sorted(objective.evaluate())
+        ['kl', 'log_likelihood', 'nats_per_cloud', 'nats_per_point']
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        data: Any,
+        *,
+        batch_size: int = CLOUDS_PER_STEP,
+        noise: float = 0.0,
+        held_out: Any = 0.1,
+        seed: int = 0,
+        sampling: CloudSampling | None = None,
+    ) -> None:
+        self.module = module
+        self.batch_size = whole_number("batch_size", batch_size, 1)
+        self.noise = noise_scale(noise)
+        self.seed = whole_number("seed", seed, 0)
+        self.sampling = CloudSampling() if sampling is None else sampling
+        self._model, self._guide = model_and_guide(module)
+        self._options = cloud_options(module)
+        self._splits = "encoder_points" in self._options
+        dtype, cpu = dtype_of(module), torch.device("cpu")
+        self._training: Source = as_clouds(data, dtype, point_dim_of(module), cpu)
+        self._evaluated: Source | None
+        if isinstance(held_out, Real):
+            self._training, self._evaluated = split_clouds(self._training, float(held_out), self.seed)
+        else:
+            self._evaluated = as_clouds(held_out, dtype, self._training.point_dim, cpu, "held_out")
+        self._check()
+        self._description = {
+            "clouds": len(self._training),
+            "points_in_a_cloud": self._training.max_points,
+            "point_dim": self._training.point_dim,
+            "sha256": self._training.fingerprint(),
+            "held_out_clouds": 0 if self._evaluated is None else len(self._evaluated),
+            "held_out_sha256": None if self._evaluated is None else self._evaluated.fingerprint(),
+            "batch_size": self.batch_size,
+            "noise": self.noise,
+            "held_out": float(held_out) if isinstance(held_out, Real) else "given",
+            "target_points": self.sampling.target_points,
+            "encoder_points": self.sampling.encoder_points,
+            "kl_warmup_steps": self.sampling.kl_warmup_steps,
+        }
+        self.size = len(self._training)
+        self.evaluates = self._evaluated is not None
+        self._elbo = Trace_ELBO()
+        self._make_batches()
+        self.points_per_step = self.batches.batch_size * self.sampling.target_points
+
+    def _make_batches(self) -> None:
+        self.batches = CloudBatches(
+            self._training,
+            self.batch_size,
+            self.sampling.target_points,
+            self.sampling.encoder_points,
+            self.seed,
+            noise=self.noise,
+            varied_noise=noise_input_of(self.module),
+            kl_warmup_steps=self.sampling.kl_warmup_steps,
+            split=self._splits,
+        )
+        self.held_out: list[CloudBatch] = []
+        if self._evaluated is not None:
+            self.held_out = evaluation_batches(self._evaluated, self.seed, self.noise, split=self._splits)
+
+    def batch(self, step: int) -> CloudBatch:
+        """Two samples of the points of some clouds, or whole clouds."""
+        return self.batches.batch(step)
+
+    def share(self, batch: CloudBatch, rank: int, size: int) -> CloudBatch:
+        """The clouds of one process."""
+        return batch.part(share_of_rows(len(batch.clouds), rank, size), size)
+
+    def loss(self, batch: CloudBatch) -> Tensor:
+        """The negative bound over the number of points, in nats per point, the latents' terms weighted by the batch."""
+        with pyro.get_param_store().scope(), unregistered():
+            loss = self._elbo.differentiable_loss(
+                self._model, self._guide, batch.clouds, batch.mask, self.size, **batch.options(self._options)
+            )
+        # The plate scales the batch to all clouds. A process has a part of a batch, and the mean of the parts is taken.
+        return loss * len(batch.clouds) * batch.parts / (self.size * batch.whole_points)
+
+    def evaluate(self) -> dict[str, float]:
+        """The bound of the held-out clouds, never with weighted terms.
+
+        Returns:
+            `nats_per_point` and `nats_per_cloud`, the bound, and its parts in nats per cloud: `log_likelihood`, the
+            expected log-density of the points, and `kl`, which is taken from it.
+        """
+        if not self.held_out:
+            return {}
+        log_likelihood = kl = 0.0
+        with pyro.get_param_store().scope(), unregistered():
+            for batch in self.held_out:
+                arguments, options = (batch.clouds, batch.mask, len(batch.clouds)), batch.options(self._options)
+                guide = poutine.trace(self._guide).get_trace(*arguments, **options)
+                model = poutine.trace(poutine.replay(self._model, trace=guide)).get_trace(*arguments, **options)
+                observed = poutine.util.prune_subsample_sites(model).observation_nodes
+                likelihood = model.log_prob_sum(lambda name, _, observed=observed: name in observed)
+                log_likelihood += float(likelihood)
+                kl += float(guide.log_prob_sum() - (model.log_prob_sum() - likelihood))
+        clouds = sum(len(batch.clouds) for batch in self.held_out)
+        points = max(1, sum(int(batch.num_points.sum()) for batch in self.held_out))
+        return {
+            "nats_per_point": (log_likelihood - kl) / points,
+            "nats_per_cloud": (log_likelihood - kl) / clouds,
+            "log_likelihood": log_likelihood / clouds,
+            "kl": kl / clouds,
+        }
+
+    def points_for_units(self) -> Tensor:
+        """Points of evenly spaced training clouds, shape `(M, D)`."""
+        return some_points(self._training)
+
+    def clouds_to_show(self) -> tuple[Source, str]:
+        """Held-out clouds, or training clouds where there are none, and what they are called."""
+        return (self._training, "trained on") if self._evaluated is None else (self._evaluated, "held out")
+
+    def description(self) -> dict[str, Any]:
+        """Numbers and checksums of the clouds, and what decides the batches."""
+        return self._description
+
+    def to(self, device: torch.device) -> EvidenceLowerBound:
+        """Have the batches on a device."""
+        if device != self._training.device:
+            self._training = self._training.to(device)
+            self._evaluated = None if self._evaluated is None else self._evaluated.to(device)
+            self._make_batches()
+        return self
+
+    def _check(self) -> None:
+        """Raise unless model and clouds fit each other, before the first step."""
+        name, num_clouds = type(self.module).__name__, num_clouds_of(self.module)
+        if num_clouds is not None:
+            if self._evaluated is not None:
+                raise ValueError(
+                    f"{name} has embeddings of its training clouds alone: fit it with held_out=0, and score other "
+                    "clouds by its log_prob"
+                )
+            if len(self._training) != num_clouds:
+                raise ValueError(
+                    f"{name} has embeddings of num_clouds={num_clouds} training clouds, but there are "
+                    f"{len(self._training)}"
+                )
+        if self.sampling.kl_warmup_steps and "kl_weight" not in self._options:
+            raise ValueError(
+                f"kl_warmup_steps needs a model and a guide that take kl_weight; those of {name} do not: leave it at "
+                "0, or scale the latents in your model"
+            )
+        for what, clouds in (("data", self._training), ("held_out", self._evaluated)):
+            if clouds is not None:
+                _check_labels(what, clouds, num_classes_of(self.module), "labels" in self._options)
+
+
+def _check_labels(what: str, clouds: Source, num_classes: int | None, takes_labels: bool) -> None:
+    labels = clouds.labels
+    if num_classes is None:
+        if labels is not None and not takes_labels:
+            raise ValueError(f"{what}: there are labels, but model and guide do not take the option labels")
+        return
+    if (labels is None) != (num_classes == 0):
+        raise ValueError(
+            f"{what}: the model has {num_classes} classes, but there are {'no' if labels is None else len(clouds)} "
+            "labels: a pair of clouds and labels, of shape (S,), is data for a model with classes"
+        )
+    if labels is not None and not bool(((labels >= 0) & (labels < num_classes)).all()):
+        raise ValueError(f"{what}: expected labels from 0 to {num_classes - 1}, got up to {int(labels.max())}")

@@ -1,0 +1,26 @@
+"""The learning rate over a training."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from pyro_pcflow.training.schedule import Schedule
+
+
+def test_warm_up_is_a_line_and_decay_half_a_cosine():
+    schedule = Schedule(lr=2.0, warmup_steps=4, max_steps=1000)
+    decay = [0.5 * (1 + math.cos(math.pi * step / 1000)) for step in range(5)]
+    expected = [0.5 * decay[0], 1.0 * decay[1], 1.5 * decay[2], 2.0 * decay[3], 2.0 * decay[4]]
+    assert [schedule.rate(step, 0.0) for step in range(5)] == pytest.approx(expected)
+    assert schedule.rate(250, 0.0) == pytest.approx(1 + math.sqrt(0.5))
+    assert schedule.rate(1000, 0.0) == 0.0
+
+
+def test_whichever_ends_first_decides():
+    schedule = Schedule(lr=1.0, warmup_steps=0, max_steps=100, max_seconds=10.0)
+    assert schedule.progress(50, 1.0) == 0.5
+    assert schedule.progress(10, 9.0) == 0.9
+    assert schedule.progress(10, 99.0) == 1.0
+    assert Schedule(1.0, 0, max_seconds=10.0).rate(10**9, 5.0) == pytest.approx(0.5)
