@@ -308,8 +308,8 @@ def test_a_run_of_many_clouds(tmp_path, capsys, no_pictures):
     assert main(["train", str(tmp_path / "kind.npy"), "--out", str(run), *TINY]) == 0
     assert "bound on held-out clouds, after 2 steps" in capsys.readouterr().out
     # The noise is a share of the largest cloud, wherever it stands, and not of the first.
-    settings = toml.loads((run / "config.toml").read_text())["settings"]
-    assert settings["noise"] == pytest.approx(0.01 * pcf.data.half_extent(clouds), rel=1e-4)
+    data = toml.loads((run / "config.toml").read_text())["data"]
+    assert data["noise"] == pytest.approx(0.01 * pcf.data.half_extent(clouds), rel=1e-4)
     assert pcf.load(run / "model.pt").config["decoder"]["num_couplings"] == 2
     assert main(["sample", str(run), "--num-clouds", "3", "--num-points", "50", "--out", str(tmp_path / "a.npy")]) == 0
     drawn = np.load(tmp_path / "a.npy")
