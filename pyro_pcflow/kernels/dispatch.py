@@ -1,4 +1,4 @@
-"""Which ways to run a stack there are on this machine, and which one a stack takes."""
+"""Dispatch: which backends this machine has, and which one a stack takes."""
 
 from __future__ import annotations
 
@@ -15,15 +15,13 @@ from pyro_pcflow.kernels.cpu import launch as fused_cpu
 from pyro_pcflow.kernels.cpu.build import KernelUnavailableError, instruction_sets, is_kept
 from pyro_pcflow.kernels.gpu import launch as fused_gpu
 from pyro_pcflow.kernels.program import MAX_COORDINATES
+from pyro_pcflow.ops.backends import HasBackend, check_backend
 from pyro_pcflow.ops.tracing import in_function_transform
 
 __all__ = [
-    "BACKENDS",
     "Availability",
     "BackgroundCompile",
-    "HasBackend",
     "available",
-    "check_backend",
     "choose",
     "is_fused_ready",
     "set_backend",
@@ -31,7 +29,6 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-BACKENDS = ("auto", "plain", "tiled", "fused", "triton")
 # Below, a stack takes longer to describe than to evaluate.
 FEW_POINTS, FEW_IN_A_GROUP = 64, 4
 # Below, tiles in torch are no faster than layers.
@@ -52,12 +49,6 @@ class Availability(NamedTuple):
 
     ok: bool
     detail: str
-
-
-class HasBackend:
-    """A base of modules that a kernel may run, whose `backend` is set by `set_backend`."""
-
-    backend = "auto"
 
 
 class BackgroundCompile:
@@ -117,13 +108,6 @@ def available() -> dict[str, Availability]:
     }
 
 
-def check_backend(name: str) -> str:
-    """Return the name, or raise a `ValueError` unless it is one of `BACKENDS`."""
-    if name not in BACKENDS:
-        raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {name!r}")
-    return name
-
-
 def set_backend(module: nn.Module, name: str) -> None:
     """Set how all stacks within a module are run, `"auto"` by default.
 
@@ -153,7 +137,7 @@ def choose(wanted: str, points: Tensor, groups: int) -> str:
     """The way to run couplings: `"plain"`, `"tiled"`, `"fused"` or `"triton"`.
 
     Args:
-        wanted: one of `BACKENDS`.
+        wanted: one of `pyro_pcflow.ops.backends.BACKENDS`.
         points: as they come, shape `(*batch, D)`.
         groups: how many contexts they have.
 

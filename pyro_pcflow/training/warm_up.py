@@ -8,9 +8,12 @@ from types import TracebackType
 import torch
 from torch import nn
 
-from pyro_pcflow.kernels.dispatch import MAX_COORDINATES, BackgroundCompile, is_fused_ready
 from pyro_pcflow.ops.random import seeded
+from pyro_pcflow.transforms.backend import HAS_KERNELS
 from pyro_pcflow.transforms.stack import ConditionalCouplingStack, CouplingStack, coupling_stack
+
+if HAS_KERNELS:
+    from pyro_pcflow.kernels.dispatch import MAX_COORDINATES, BackgroundCompile, is_fused_ready
 
 __all__ = ["WarmUp"]
 
@@ -32,7 +35,7 @@ class WarmUp:
     def __init__(self, module: nn.Module, device: torch.device, patience: float | None) -> None:
         self._compile: BackgroundCompile | None = None
         self._threads = 0
-        choices = _kernel_choices(module, device)
+        choices = _kernel_choices(module, device) if HAS_KERNELS else set()
         if choices and not is_fused_ready():
             # A stack that must not run in torch waits in any case.
             self._compile_kernel(None if "fused" in choices else patience)

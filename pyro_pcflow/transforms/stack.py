@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from pyro_pcflow.kernels.dispatch import HasBackend, check_backend, choose
-from pyro_pcflow.kernels.operator import run
+from pyro_pcflow.ops.backends import HasBackend, check_backend
 from pyro_pcflow.ops.options import check_options, option_names
 from pyro_pcflow.transforms.actnorm import ActNorm
+from pyro_pcflow.transforms.backend import choose_backend, is_lowerable, run_lowered
 from pyro_pcflow.transforms.base import ConditionalPointTransform, PointTransform
 from pyro_pcflow.transforms.coupling import (
     CONDITIONER_OPTIONS,
@@ -24,7 +24,6 @@ from pyro_pcflow.transforms.coupling import (
 )
 from pyro_pcflow.transforms.elementwise import COUPLINGS, Elementwise
 from pyro_pcflow.transforms.grouping import Groups
-from pyro_pcflow.transforms.lowering import can_lower, lower
 from pyro_pcflow.transforms.lu_linear import LULinear
 from pyro_pcflow.transforms.masks import MASK_PATTERNS, check_mask, iterate_masks
 
@@ -56,13 +55,12 @@ class _Stack(HasBackend, nn.Module):
         if weight is not None:
             # A compiled kernel would read the memory of wider weights as that of the points' type.
             points = points.to(torch.promote_types(points.dtype, weight.dtype))
-        backend = choose(self.backend, points, groups.count)
+        backend = choose_backend(self.backend, points, groups.count)
         total = points.new_zeros(points.shape[:-1])
-        for lowerable, members in groupby(
-            reversed(self.parts) if inverse else self.parts, key=lambda part: backend != "plain" and can_lower(part)
-        ):
+        parts = reversed(self.parts) if inverse else self.parts
+        for lowerable, members in groupby(parts, key=lambda part: is_lowerable(part, backend)):
             if lowerable:
-                points, log_det = self._run(list(members), points, groups, context, inverse, backend)
+                points, log_det = run_lowered(list(members), points, groups, context, inverse, backend)
                 total = total + log_det
                 continue
             for part in members:
@@ -70,21 +68,6 @@ class _Stack(HasBackend, nn.Module):
                 points, log_det = self._evaluate(method, points, *_context_of(part, context))
                 total = total + log_det
         return points, total
-
-    def _run(
-        self,
-        couplings: list[nn.Module],
-        points: Tensor,
-        groups: Groups,
-        context: Tensor | None,
-        inverse: bool,
-        backend: str,
-    ) -> tuple[Tensor, Tensor]:
-        """Run couplings that follow each other by one of the fast ways."""
-        from_noise = couplings[::-1] if inverse else couplings
-        program, weights, offsets = lower(from_noise, groups.contexts(context), groups.count, points.shape[-1])
-        points, log_det = run(program, groups.gather(points), weights, offsets, inverse, backend)
-        return groups.scatter(points), groups.scatter(log_det)
 
     def _evaluate(self, method: Callable, *arguments: Tensor | None) -> tuple[Tensor, Tensor]:
         if self.recompute and torch.is_grad_enabled():
