@@ -135,13 +135,14 @@ class Generator(nn.Module):
         """Whether `normalize` has set the units."""
         return self.decoder.normalized
 
-    def normalize(self, points: Tensor) -> None:
+    def normalize(self, points: Tensor, mask: Tensor | None = None) -> None:
         """Set the units of the decoder, see `PointCloudFlow.normalize`.
 
         Args:
             points: shape `(*batch, D)`, in the data's units, of training clouds only.
+            mask: True at points, shape `(*batch,)`; all of them by default.
         """
-        self.decoder.normalize(points)
+        self.decoder.normalize(points, mask)
 
     def latent_prior(self, labels: Tensor | None = None) -> Distribution:
         """The prior over latents, `event_shape (latent_dim,)`, with the batch shape of the labels.

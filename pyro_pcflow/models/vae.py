@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
+from pyro_pcflow.distributions.base import select_points
 from pyro_pcflow.models.latent import LatentCloudModel
 from pyro_pcflow.nn import CloudEncoder
 from pyro_pcflow.ops.options import check_options, option_names
@@ -119,14 +120,15 @@ class PointCloudVAE(LatentCloudModel):
             raise TypeError(f"expected options of CloudEncoder or a module as encoder, got {type(encoder).__name__}")
         self.config = {**self.config, "encoder": encoder}
 
-    def normalize(self, points: Tensor) -> None:
+    def normalize(self, points: Tensor, mask: Tensor | None = None) -> None:
         """Set the units of encoder and decoder, see `PointCloudFlow.normalize`.
 
         Args:
             points: shape `(*batch, D)`, in the data's units, of training clouds only.
+            mask: True at points, shape `(*batch,)`; all of them by default.
         """
-        super().normalize(points)
-        self.units.fit(points)
+        super().normalize(points, mask)
+        self.units.fit(select_points(points, mask))
 
     def encode(self, clouds: Tensor, mask: Tensor | None = None, *, labels: Tensor | None = None) -> Distribution:
         """The approximate posterior over the latents of clouds: independent normals.

@@ -233,6 +233,16 @@ class TestUnits:
         assert vae.decoder.normalized
         torch.testing.assert_close(vae.units.loc, vae.decoder.units.loc)
 
+    @pytest.mark.parametrize("num_flows", [1, 2])
+    def test_padding_has_no_part_in_the_units(self, num_flows):
+        clouds, mask = ragged(padding=1e6)
+        padded, alone = make_vae(num_flows=num_flows), make_vae(num_flows=num_flows)
+        padded.normalize(clouds, mask)
+        alone.normalize(clouds[mask])
+        for name, value in alone.named_buffers():
+            assert torch.equal(padded.get_buffer(name), value), name
+        torch.testing.assert_close(padded.units.loc, clouds[mask].mean(0))
+
     def test_a_new_model_starts_at_its_prior(self):
         """Near it: the guide has a scale of about one."""
         vae = pcf.PointCloudVAE(3, 8, decoder=DECODER, encoder=ENCODER)
