@@ -27,6 +27,6 @@ class ForeignDecoderVAE(pcf.PointCloudVAE):
         """Whether the units are set."""
         return self.units.fitted
 
-    def normalize(self, points: Tensor) -> None:
+    def normalize(self, points: Tensor, mask: Tensor | None = None) -> None:
         """Set the units."""
-        self.units.fit(points)
+        self.units.fit(points if mask is None else points[mask])
