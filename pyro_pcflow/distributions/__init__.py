@@ -1,4 +1,4 @@
-"""Distributions: a flow over points, sets of points as one event, and what a sensor makes of them."""
+"""Distributions: flows over points, sets of points as one event, and observation models of a sensor."""
 
 from pyro_pcflow.distributions.flow import PointCloudFlow
 from pyro_pcflow.distributions.flow_mixture import MixtureOfFlows

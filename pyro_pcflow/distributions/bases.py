@@ -13,7 +13,7 @@ __all__ = ["ConditionalNormal", "StandardNormal"]
 
 
 class StandardNormal(nn.Module):
-    """Standard normal noise in `D` dimensions, whatever the context.
+    """Standard normal noise in `D` dimensions; the context plays no part.
 
     Args:
         point_dim: number of coordinates `D`.
@@ -28,7 +28,7 @@ class StandardNormal(nn.Module):
 
     def distribution(self, context: Tensor | None) -> dist.Independent:
         """Return the noise, `batch_shape ()` and `event_shape (D,)`."""
-        # Expanded views of one number: nothing is allocated, and no argument is worth checking.
+        # Expanded views of one number: nothing is allocated, and there is no argument to check.
         one = torch.ones((), dtype=self.zero.dtype, device=self.zero.device).expand_as(self.zero)
         return dist.Normal(self.zero, one, validate_args=False).to_event(1)
 
@@ -36,11 +36,11 @@ class StandardNormal(nn.Module):
 class ConditionalNormal(ConditionalPointTransform):
     """Independent normal noise whose mean and scale come from the context.
 
-    Klokov, Boyer and Verbeek, Discrete point flow networks, ECCV 2020. The scale is `exp(tanh(s))` of a linear
-    `s`, so it stays between `1 / e` and `e`; the first noise is standard normal.
+    Klokov, Boyer and Verbeek, Discrete point flow networks, ECCV 2020. The scale is `exp(tanh(s))`, with `s` linear in
+    the context, so it stays between `1 / e` and `e`. A new module gives standard normal noise.
 
-    It is a transform of standard normal noise, so that its network is evaluated when a density or a sample is asked
-    for, and never by `condition`.
+    It is a transform of standard normal noise, so that its network is evaluated when points are scored or sampled, and
+    not by `condition`.
 
     Args:
         point_dim: number of coordinates `D`.

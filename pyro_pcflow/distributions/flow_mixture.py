@@ -112,7 +112,7 @@ class MixtureOfFlows(nn.Module):
         return self.condition(context).log_prob(points)
 
     def sample(self, num_clouds: int, num_points: int, context: Tensor | None = None) -> Tensor:
-        """Draw clouds, shape `(S, N, D)`; arguments as for `PointCloudFlow.sample`."""
+        """Sample clouds, shape `(S, N, D)`; arguments as for `PointCloudFlow.sample`."""
         return sample_clouds(self.cloud(context, num_points=num_points), num_clouds)
 
     def _members(self) -> Sequence[PointCloudFlow]:

@@ -1,4 +1,4 @@
-"""Mixtures of different point distributions."""
+"""Mixtures of point distributions, and the uniform background of a scan."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ __all__ = ["PointMixture", "with_background"]
 
 
 class PointMixture(PointDistribution):
-    """A point comes from one of `K` point distributions, which need not be of one kind.
+    """Mixture of `K` point distributions, which may be of different kinds.
 
-    `log p(x) = log sum_k w_k p_k(x)`, exact, by log-sum-exp. torch's `MixtureSameFamily` wants the components in one
-    batched distribution; here each is its own object, such as a flow and a uniform background.
+    `log p(x) = log sum_k w_k p_k(x)`, exact, by log-sum-exp. torch's `MixtureSameFamily` needs the components in one
+    batched distribution; here each is an object of its own, such as a flow and a uniform background.
 
     Args:
         logits: logarithms of the weights up to a constant, shape `(*batch, K)`.
@@ -57,7 +57,7 @@ class PointMixture(PointDistribution):
             )
         if logits.dim() < 1 or logits.shape[-1] != len(self.components):
             raise ValueError(
-                f"expected logits of shape (*batch, {len(self.components)}), one for each component, got "
+                f"expected logits of shape (*batch, {len(self.components)}), one per component, got "
                 f"{tuple(logits.shape)}"
             )
         self.logits = logits.log_softmax(-1)
@@ -85,22 +85,22 @@ class PointMixture(PointDistribution):
         return {"components": self.components}
 
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
-        """Draw points, shape `(*sample_shape, *batch_shape, D)`."""
+        """Sample points, shape `(*sample_shape, *batch_shape, D)`."""
         return self.sample_with_labels(sample_shape)[0]
 
     def sample_with_labels(self, sample_shape: Sequence[int] = ()) -> tuple[Tensor, Tensor]:
-        """Draw points together with the components that they come from.
+        """Sample points together with the components that they come from.
 
         Args:
             sample_shape: as for `sample`.
 
         Returns:
-            Points of shape `(*sample_shape, *batch_shape, D)`, and numbers of components without the last dimension.
+            Points of shape `(*sample_shape, *batch_shape, D)`, and indices of components, without the last dimension.
         """
         with torch.no_grad():
             logits = self.logits.expand(*self.batch_shape, len(self.components))
             shape = torch.Size((*sample_shape, *self.batch_shape))
-            # torch draws no empty sample.
+            # Categorical cannot draw an empty sample.
             labels = (
                 Categorical(logits=logits).sample(torch.Size(sample_shape))
                 if shape.numel()
@@ -117,7 +117,7 @@ class PointMixture(PointDistribution):
         return self._joint(value).logsumexp(-1)
 
     def responsibilities(self, value: Tensor) -> Tensor:
-        """The posterior probability of each component given a point: unsupervised parts of a cloud.
+        """The posterior probability of each component given a point, such as unsupervised parts of a cloud.
 
         Args:
             value: shape `(*sample_shape, *batch_shape, D)`.

@@ -70,7 +70,7 @@ def _missing(points: Tensor) -> str:
 
 
 def _view(clouds: dict[str, Tensor], **options: Any) -> str:
-    # Only who looks needs Matplotlib.
+    # Imported here, so that Matplotlib is loaded only to draw.
     from pyro_pcflow.plotting import view_clouds
 
     return view_clouds(clouds, **options)._repr_html_()

@@ -65,7 +65,7 @@ class PointCloud(CompositeDistribution):
             except RuntimeError as error:
                 raise ValueError(
                     f"a mask of shape {tuple(mask.shape)} does not fit clouds of batch shape {tuple(batch_shape)}: "
-                    f"expected a shape that broadcasts to {(*batch_shape, self.num_points)}, one row for each cloud"
+                    f"expected a shape that broadcasts to {(*batch_shape, self.num_points)}, one row per cloud"
                 ) from error
         self._point_dim = point_distribution.event_shape[0]
         super().__init__(batch_shape, torch.Size((self.num_points, self._point_dim)), validate_args=validate_args)
@@ -92,11 +92,11 @@ class PointCloud(CompositeDistribution):
         return cloud_html(self)
 
     def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
-        """Draw clouds with gradients, shape `(*sample_shape, *batch_shape, N, D)`."""
+        """Sample clouds with gradients, shape `(*sample_shape, *batch_shape, N, D)`."""
         return self._draw(self._points().rsample, sample_shape)
 
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
-        """Draw clouds, shape `(*sample_shape, *batch_shape, N, D)`; padding is zero."""
+        """Sample clouds, shape `(*sample_shape, *batch_shape, N, D)`; padding is zero."""
         with torch.no_grad():
             return self._draw(self._points().sample, sample_shape)
 
@@ -104,7 +104,7 @@ class PointCloud(CompositeDistribution):
         return self.point_distribution.expand(self.batch_shape)
 
     def _draw(self, draw: Any, sample_shape: Sequence[int]) -> Tensor:
-        # Points lead, so that whatever belongs to a cloud broadcasts over them without being repeated.
+        # Points come first, so that what belongs to a cloud broadcasts over them without being repeated.
         clouds = draw(torch.Size((self.num_points, *sample_shape))).movedim(0, -2)
         if self.point_mask is not None:
             clouds = torch.where(self.point_mask.unsqueeze(-1), clouds, torch.zeros_like(clouds))
@@ -129,7 +129,7 @@ class PointCloud(CompositeDistribution):
             return value.new_zeros(batch_shape)
         if self.point_mask is not None:
             value = torch.where(self.point_mask.unsqueeze(-1), value, self._padding(value))
-        # The leading dimension of points broadcasts against the contexts, which stay one for each cloud.
+        # The leading dimension of points broadcasts against the contexts, which stay one per cloud.
         value = value.expand(*(1,) * (len(batch_shape) + 2 - value.dim()), *value.shape)
         log_prob = self.point_distribution.log_prob(value.movedim(-2, 0))
         if self.point_mask is not None:
@@ -139,7 +139,7 @@ class PointCloud(CompositeDistribution):
 
     def _check_value(self, value: Tensor) -> torch.Size:
         """The batch shape of the density of `value`, which must fit."""
-        # Written out in both places: a number of points in a string would fix it in a compiled graph.
+        # Written out in both places: a string with the number of points would make it a constant of a compiled graph.
         if not isinstance(value, Tensor):
             raise TypeError(
                 f"expected clouds as a torch.Tensor of shape (*batch, {self.num_points}, {self._point_dim}), got "
@@ -156,11 +156,11 @@ class PointCloud(CompositeDistribution):
         except RuntimeError as error:
             raise ValueError(
                 f"clouds of batch shape {tuple(value.shape[:-2])} do not broadcast with a distribution of batch shape "
-                f"{tuple(self.batch_shape)}: there must be one cloud for each context"
+                f"{tuple(self.batch_shape)}: expected one cloud per context"
             ) from error
 
     def _padding(self, value: Tensor) -> Tensor:
-        """Some point of the support, so that padding never meets the arithmetic."""
+        """A point of the support to stand in for padding."""
         origin = value.new_zeros(self._point_dim)
         support = self.point_distribution.support
         return origin if support is None else transform_to(support)(origin)
@@ -186,18 +186,18 @@ def _check_num_points(num_points: int | None, mask: Tensor | None) -> int:
     if mask is not None and mask.shape[-1] != num_points:
         raise ValueError(
             f"expected a mask of shape (*batch, {num_points}), got {tuple(mask.shape)}: its last dimension must "
-            "have one entry for each of the num_points points"
+            "have one entry per point"
         )
     return int(num_points)
 
 
 def sample_clouds(density: PointCloud, num_clouds: int) -> Tensor:
-    """Draw clouds from one density, or one from each of a batch of `num_clouds`, without gradients: (S, N, D)."""
+    """Sample clouds from one density, or one from each of a batch of `num_clouds`, without gradients: (S, N, D)."""
     if num_clouds < 0:
         raise ValueError(f"num_clouds must not be negative, got {num_clouds}")
     if density.batch_shape not in ((), (num_clouds,)):
         raise ValueError(
-            f"expected one context for all of {num_clouds} clouds, shape (C,), or one for each, shape ({num_clouds}, "
+            f"expected one context for all of {num_clouds} clouds, shape (C,), or one per cloud, shape ({num_clouds}, "
             f"C), got contexts of batch shape {tuple(density.batch_shape)}"
         )
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Points seen through a noisy sensor."""
+"""Gaussian sensor noise, by quadrature."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ __all__ = ["NoisyPoint"]
 
 
 class NoisyPoint(PointDistribution):
-    """A point with Gaussian sensor noise: `x = y + scale * noise`, with `y` from any point distribution.
+    """Gaussian sensor noise (measurement error): `x = y + scale * noise`, with `y` from any point distribution.
 
-    Draws are exact. The density is the convolution `E[p_0(x - scale * noise)]`, approximated by Gauss-Hermite
+    Samples are exact. The density is the convolution `E[p_0(x - scale * noise)]`, approximated by Gauss-Hermite
     quadrature with `nodes` per coordinate (Abramowitz and Stegun, Handbook of Mathematical Functions, 1964, 25.4.46):
 
         p(x) = sum_k w_k p_0(x - scale * e_k)
 
-    It is itself a density, that of noise which takes the values `e_k` with the probabilities `w_k` and has the
-    moments of a Gaussian up to the order `2 * nodes - 1`. It is as good as `p_0` is smooth between the nodes. For a
+    The sum is itself a density: that of noise which takes the values `e_k` with probabilities `w_k`, and whose moments
+    are those of a Gaussian up to order `2 * nodes - 1`. It is accurate where `p_0` is smooth between the nodes. For a
     sheet of Gaussian profile whose thickness is the noise's scale, the log-density of a point is off by 0.03 nats
     (standard deviation) with 3 nodes and by 0.002 with 5; for noise of four times the thickness by 0.5 and 0.2. The
     cost is that of `nodes ** D` evaluations of `p_0`.
@@ -43,8 +43,8 @@ class NoisyPoint(PointDistribution):
 
     Examples:
         >>> import pyro.distributions as dist
-        >>> thing = dist.Normal(torch.zeros(3), 0.3).to_event(1)
-        >>> scan = NoisyPoint(thing, scale=0.4, nodes=9)
+        >>> point = dist.Normal(torch.zeros(3), 0.3).to_event(1)
+        >>> scan = NoisyPoint(point, scale=0.4, nodes=9)
         >>> exact = dist.Normal(torch.zeros(3), 0.5).to_event(1)
         >>> bool((scan.log_prob(torch.ones(3)) - exact.log_prob(torch.ones(3))).abs() < 0.01)
         True
@@ -86,11 +86,11 @@ class NoisyPoint(PointDistribution):
         return {"point_distribution": self.point_distribution, "scale": self.scale, "nodes": self.nodes}
 
     def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
-        """Draw points with gradients, shape `(*sample_shape, *batch_shape, D)`."""
+        """Sample points with gradients, shape `(*sample_shape, *batch_shape, D)`."""
         return self._with_noise(self.point_distribution.expand(self.batch_shape).rsample(torch.Size(sample_shape)))
 
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
-        """Draw points, shape `(*sample_shape, *batch_shape, D)`."""
+        """Sample points, shape `(*sample_shape, *batch_shape, D)`."""
         with torch.no_grad():
             return self._with_noise(self.point_distribution.expand(self.batch_shape).sample(torch.Size(sample_shape)))
 
@@ -101,7 +101,7 @@ class NoisyPoint(PointDistribution):
         dim = self.event_shape[0]
         nodes, log_weights = gauss_hermite(self.nodes, dim)
         shape = torch.broadcast_shapes(value.shape[:-1], self.batch_shape)
-        # The nodes lead, so that contexts stay one for each cloud.
+        # The nodes come first, so that contexts stay one per cloud.
         lead = (len(nodes), *(1,) * len(shape))
         shifts = self.scale.to(value).unsqueeze(-1) * nodes.to(value).reshape(*lead, dim)
         log_prob = self.point_distribution.log_prob(value - shifts)

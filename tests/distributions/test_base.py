@@ -45,7 +45,7 @@ POINTS = {
         FLOW.condition(c), [similarity(torch.cat([c, torch.ones_like(c)], -1), scale=c[..., 0].exp())]
     ),
     "background": lambda c: with_background(FLOW.condition(c), 0.2, LOW, HIGH),
-    "background, share of the context": lambda c: with_background(FLOW.condition(c), c[..., 0].sigmoid(), LOW, HIGH),
+    "background by the context": lambda c: with_background(FLOW.condition(c), c[..., 0].sigmoid(), LOW, HIGH),
     "noisy": lambda c: NoisyPoint(FLOW.condition(c), 0.1, nodes=4),
     "noisy by the context": lambda c: NoisyPoint(FLOW.condition(c), 0.1 * c[..., 0].exp(), nodes=4),
     "one side": lambda c: one_sided(FLOW.condition(c), UP),

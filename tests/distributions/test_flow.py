@@ -324,7 +324,7 @@ def test_sample_draws_from_the_density_of_each_cloud(kind, dtype):
         assert drawn.shape == (5, 7, module.point_dim)
         assert not drawn.requires_grad
     assert plain.sample(0, 7).shape == (0, 7, 3)
-    with pytest.raises(ValueError, match=r"one for each, shape \(4, C\), got contexts of batch shape \(5,\)"):
+    with pytest.raises(ValueError, match=r"one per cloud, shape \(4, C\), got contexts of batch shape \(5,\)"):
         flow.sample(4, 7, contexts)
     with pytest.raises(ValueError, match="num_clouds must not be negative, got -1"):
         plain.sample(-1, 7)

@@ -38,8 +38,8 @@ def test_draws_come_from_the_density():
     """Frequencies of labels, and E_p[q / p] = 1."""
     mixture = PointMixture(torch.tensor([0.5, 0.3, 0.2]).double().log(), normals(0, 1, 4))
     points, labels = mixture.sample_with_labels((100_000,))
-    share = labels.bincount() / 100_000
-    assert ((share - mixture.logits.exp()).abs() < 4 * (0.25 / 100_000) ** 0.5).all()
+    frequencies = labels.bincount() / 100_000
+    assert ((frequencies - mixture.logits.exp()).abs() < 4 * (0.25 / 100_000) ** 0.5).all()
     for label, loc in enumerate([0.0, 1.0, 4.0]):
         assert (points[labels == label].mean(0) - loc).abs().max() < 4 / (labels == label).sum().sqrt()
     ratio = (normals(1.2)[0].log_prob(points) - mixture.log_prob(points)).exp()
@@ -49,8 +49,8 @@ def test_draws_come_from_the_density():
 def test_background_by_hand():
     thing = normals(0)[0]
     low, high = torch.tensor([-2.0, -2.0, -1.0]).double(), torch.tensor([2.0, 2.0, 3.0]).double()
-    share = torch.tensor(0.2, dtype=torch.float64, requires_grad=True)
-    scan = with_background(thing, share, low, high)
+    outlier = torch.tensor(0.2, dtype=torch.float64, requires_grad=True)
+    scan = with_background(thing, outlier, low, high)
     inside, outside = torch.zeros(3).double(), torch.full((3,), 2.5).double()
     expected = (0.8 * thing.log_prob(inside).exp() + 0.2 / 64).log()
     torch.testing.assert_close(scan.log_prob(inside), expected.detach(), check_dtype=False)
@@ -58,7 +58,7 @@ def test_background_by_hand():
     responsibility = scan.responsibilities(torch.stack([inside, outside]))[:, 1]
     torch.testing.assert_close(responsibility[0], (0.2 / 64 / expected.exp()).detach(), check_dtype=False)
     assert responsibility[1] == 0
-    (gradient,) = torch.autograd.grad(scan.log_prob(torch.stack([inside, outside])).sum(), share)
+    (gradient,) = torch.autograd.grad(scan.log_prob(torch.stack([inside, outside])).sum(), outlier)
     by_hand = (1 / 64 - thing.log_prob(inside).exp()) / expected.exp() - 1 / 0.8
     torch.testing.assert_close(gradient, by_hand.detach())
 
@@ -72,15 +72,15 @@ def test_the_box_of_a_scan_holds_its_outermost_points(dtype):
     torch.testing.assert_close(density, (0.5 / (high - low).prod()).log().expand(50))
 
 
-def test_unknown_share_has_its_exact_posterior():
-    """A Beta prior over the share, against a numerical integral; shares in a batch."""
+def test_unknown_outlier_probability_has_its_exact_posterior():
+    """Against a numerical integral; probabilities in a batch."""
     thing = normals(0)[0]
     points = torch.cat([0.3 * torch.randn(20, 3), 4 * torch.rand(5, 3) - 2]).double()
-    share = torch.linspace(0.001, 0.999, 999, dtype=torch.float64)
+    outlier = torch.linspace(0.001, 0.999, 999, dtype=torch.float64)
     low, high = torch.full((3,), -2.0).double(), torch.full((3,), 2.0).double()
-    log_joint = pcf.PointCloud(with_background(thing, share, low, high), num_points=25).log_prob(points)
+    log_joint = pcf.PointCloud(with_background(thing, outlier, low, high), num_points=25).log_prob(points)
     likelihoods = torch.stack([thing.log_prob(points).exp(), torch.full((25,), 1 / 64).double()])
-    by_hand = ((1 - share)[:, None] * likelihoods[0] + share[:, None] * likelihoods[1]).log().sum(-1)
+    by_hand = ((1 - outlier)[:, None] * likelihoods[0] + outlier[:, None] * likelihoods[1]).log().sum(-1)
     torch.testing.assert_close(log_joint, by_hand)
 
 
@@ -89,7 +89,7 @@ def test_wrong_mixtures():
         PointMixture(torch.zeros(2), [*normals(0), 3])
     with pytest.raises(ValueError, match="one event shape"):
         PointMixture(torch.zeros(2), [*normals(0), dist.Normal(torch.zeros(2), 1.0).to_event(1)])
-    with pytest.raises(ValueError, match="one for each component"):
+    with pytest.raises(ValueError, match="one per component"):
         PointMixture(torch.zeros(3), normals(0, 1))
     with pytest.raises(ValueError, match="at least one component"):
         PointMixture(torch.zeros(0), [])

@@ -26,7 +26,7 @@ def make_flow(**options):
 DIRECTION = torch.tensor([2.0, -1.0, 2.0]).double() / 3
 
 
-def test_share_and_density_of_a_normal():
+def test_normalizer_and_density_of_a_normal():
     """`E Phi((d x - o) / s)` under `N(mu, S)` is `Phi((d mu - o) / sqrt(s^2 + d S d))`."""
     loc, covariance = torch.randn(3).double(), thin_sheet(0.3)[1]
     half = torch.linalg.cholesky(covariance)
@@ -35,14 +35,14 @@ def test_share_and_density_of_a_normal():
     point = dist.TransformedDistribution(dist.Normal(torch.zeros(3).double(), spread).to_event(1), [pose])
     seen = one_sided(point, DIRECTION, offset=0.4, softness=0.2)
     spread_along = (0.2**2 + DIRECTION @ covariance @ DIRECTION).sqrt()
-    share = torch.special.ndtr((DIRECTION @ loc - 0.4) / spread_along)
-    torch.testing.assert_close(seen.log_normalizer(), share.log(), rtol=0, atol=1e-3)
+    kept = torch.special.ndtr((DIRECTION @ loc - 0.4) / spread_along)
+    torch.testing.assert_close(seen.log_normalizer(), kept.log(), rtol=0, atol=1e-3)
     points = torch.randn(9, 3).double()
     height = (points @ DIRECTION - 0.4) / 0.2
-    exact = dist.MultivariateNormal(loc, covariance).log_prob(points) + torch.special.log_ndtr(height) - share.log()
+    exact = dist.MultivariateNormal(loc, covariance).log_prob(points) + torch.special.log_ndtr(height) - kept.log()
     torch.testing.assert_close(seen.log_prob(points), exact, rtol=0, atol=1e-3)
     hidden = (
-        dist.MultivariateNormal(loc, covariance).log_prob(points) + torch.special.log_ndtr(-height) - (-share).log1p()
+        dist.MultivariateNormal(loc, covariance).log_prob(points) + torch.special.log_ndtr(-height) - (-kept).log1p()
     )
     torch.testing.assert_close(seen.complement().log_prob(points), hidden, rtol=0, atol=1e-3)
 
@@ -68,8 +68,8 @@ def test_a_soft_edge_is_left_to_chance():
 
 
 @pytest.mark.exhaustive
-def test_error_of_the_share_for_a_flow():
-    """The documented 4e-3, root mean square over flows, against two million draws each."""
+def test_error_of_the_normalizer_for_a_flow():
+    """The documented 4e-3, root mean square over flows, against two million samples each."""
     errors = []
     for seed in range(4):
         torch.manual_seed(seed)
@@ -114,8 +114,8 @@ def test_components_of_a_mixture_are_integrated_one_by_one():
     low, high = torch.full((3,), -1.0).double(), torch.ones(3).double()
     normal = dist.Normal(torch.zeros(3).double(), 1.0).to_event(1)
     scan = with_background(normal, 0.25, low, high)
-    share = one_sided(scan, DIRECTION, softness=1e-3).log_normalizer().exp()
-    torch.testing.assert_close(share, torch.tensor(0.5).double(), rtol=0, atol=5e-3)
+    kept = one_sided(scan, DIRECTION, softness=1e-3).log_normalizer().exp()
+    torch.testing.assert_close(kept, torch.tensor(0.5).double(), rtol=0, atol=5e-3)
     assert isinstance(scan, PointMixture)
 
 

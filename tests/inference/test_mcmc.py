@@ -229,17 +229,17 @@ def test_pose_before_a_background_under_jit():
     scan = flow.cloud(num_points=6).sample()
 
     def model(scan):
-        share = pyro.sample("share", dist.Beta(PRIOR.scale, 3.0))
+        outlier = pyro.sample("outlier", dist.Beta(PRIOR.scale, 3.0))
         pose = sample_pose(around=torch.tensor([1.0, 0.0, 0.0, 0.0]).double())
         point = with_background(
-            dist.TransformedDistribution(flow.condition(), [pose]), share, scan.amin(0), scan.amax(0)
+            dist.TransformedDistribution(flow.condition(), [pose]), outlier, scan.amin(0), scan.amax(0)
         )
         pyro.sample("scan", pcf.PointCloud(point, len(scan)), obs=scan)
 
     _, plain, _, _ = initialize_model(model, (scan,))
     _, traced, _, _ = initialize_model(model, (scan,), jit_compile=True, skip_jit_warnings=True)
     for _ in range(3):
-        params = {"share": torch.randn(()).double(), "pose_quaternion_offset": 0.3 * torch.randn(4).double()}
+        params = {"outlier": torch.randn(()).double(), "pose_quaternion_offset": 0.3 * torch.randn(4).double()}
         torch.testing.assert_close(traced(params), plain(params))
 
 

@@ -135,7 +135,7 @@ def test_points_that_do_not_broadcast_with_an_expanded_density(plain):
         (POINTS[..., :2], ValueError, r"clouds of shape \(\*batch, 5, 3\), got a tensor of shape \(4, 5, 2\)"),
         (POINTS[:, :3], ValueError, r"clouds of shape \(\*batch, 5, 3\), got a tensor of shape \(4, 3, 3\).*5 points"),
         (torch.zeros(3), ValueError, r"clouds of shape \(\*batch, 5, 3\), got a tensor of shape \(3,\)"),
-        (POINTS[:3], ValueError, r"batch shape \(3,\) do not broadcast.*batch shape \(4,\).*one cloud for each"),
+        (POINTS[:3], ValueError, r"batch shape \(3,\) do not broadcast.*batch shape \(4,\).*one cloud per context"),
         (POINTS.tolist(), TypeError, r"clouds as a torch.Tensor of shape \(\*batch, 5, 3\), got list"),
     ],
 )
