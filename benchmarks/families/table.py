@@ -172,7 +172,7 @@ def _bold(cell: str, best: bool) -> str:
 def _legend(training: Training, protocol: pcf.metrics.Protocol) -> list[str]:
     length = f"{training.seconds:g} s" if training.seconds is not None else f"{training.max_steps} steps"
     return [
-        "Bold is the best mean of a column, unless all are alike. "
+        "Bold is the best mean of a column, unless all are equal. "
         f"Every run was trained for {length}. The bound is the "
         f"importance-weighted one of {training.particles} particles, in units of the {protocol.units}, of "
         f"{training.scored_points} points of each cloud, thickened by Gaussian noise of {training.noise:g} "
