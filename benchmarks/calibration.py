@@ -145,7 +145,7 @@ def calibrate(
             ignore_jit_warnings=True,
         ),
         num_samples=draws,
-        optimization=pcf.training.Optimization(warmup_steps=warmup),
+        warmup_steps=warmup,
         disable_progbar=True,
     )
     chain.run(clouds)

@@ -72,8 +72,8 @@ assert round_trip < 1e-12
 # $$ \frac{\partial z}{\partial x} = \begin{pmatrix} 1 & 0 \\ * & \mathrm{diag}(e^{M}) \end{pmatrix}
 # \qquad \log \left| \det \frac{\partial z}{\partial x} \right| = \sum_i (1 - b_i) M_i $$
 #
-# The sum runs over the *moved* coordinates. A slip that one meets in print sums $b_i M_i$, over the kept ones.
-# Automatic differentiation knows which is right:
+# The sum runs over the *moved* coordinates. A common misprint sums $b_i M_i$, over the kept ones. Automatic
+# differentiation shows which one is correct:
 
 # %%
 jacobian = torch.func.vmap(torch.func.jacrev(data_to_noise))(x)  # (500, 3, 3)
@@ -86,12 +86,12 @@ assert (over_moved - truth).abs().max() < 1e-12
 assert (over_kept - truth).abs().max() > 0.1
 
 # %% [markdown]
-# It matters, because the log-density of a point is that of its noise plus this term,
+# The difference matters, because the log-density of a point is that of its noise plus this term,
 #
 # $$ \log p(x) = \log \mathcal N(z; 0, I) + \log \left| \det \frac{\partial z}{\partial x} \right|, $$
 #
-# and with another term it is no density: its integral, which is the mean of $e^{\text{wrong} - \text{right}}$ over
-# draws of the right one, is not 1.
+# and with another term it is not a density: its integral, which is the mean of $e^{\text{wrong} - \text{right}}$ over
+# draws of the correct one, is not 1.
 
 # %%
 draws = noise_to_data(torch.randn(20_000, 3, dtype=torch.float64))
@@ -164,12 +164,12 @@ print(f"gain:     {gain.mean().item():.3f} ± {gain.std().item() / 100:.3f}")
 assert gain.mean() > (1.0 if smoke else 2.5)
 
 # %% [markdown]
-# How far it could still rise is [a table of the benchmarks](../benchmarks.md#density-on-single-meshes), which also has
-# the true density of the thickened cow.
+# How high a score can be is in [a table of the benchmarks](../benchmarks.md#density-on-single-meshes), which has the
+# score of the true density of the thickened cow.
 #
 # ## The film
 #
-# `trajectory` carries noise to data and keeps every state on the way: noise, then one frame a coupling. Each coupling
+# `trajectory` carries noise to data and keeps every state on the way: noise, then one frame per coupling. Each coupling
 # moves points along one axis. Drag to turn, and move the slider.
 
 # %%
@@ -179,10 +179,10 @@ pcf.plotting.view_clouds(film, azim=120, title="Noise becomes a cow")
 # %% [markdown]
 # ## The density on a slice
 #
-# A density has a value everywhere, and not only where there are points. Here is $\log p$ on the plane of symmetry of
-# the cow, and on one that cuts a front leg and a hind leg. Colours end 12 nats below the maximum. The thin threads
-# inside of the body, and the wisps under the chest, are errors: a smooth map stretches the ball of noise into a hollow
-# shape, and cannot tear it.
+# A density has a value everywhere, not only at points of the data. Here is $\log p$ on the plane of symmetry of the
+# cow, and on one that cuts a front leg and a hind leg. Colours end 12 nats below the maximum. The thin threads inside
+# the body, and the wisps under the chest, are errors: a smooth map stretches the ball of noise into a hollow shape, and
+# cannot tear it.
 
 # %% alt="Log-density on two upright planes through the cow: bright outlines of its body, and faint threads"
 side = torch.linspace(-1.3, 1.3, 131 if smoke else 261)
@@ -237,7 +237,7 @@ for name, corner in {
 #
 # A point off the surface has a low log-density. The area under the receiver operating characteristic (AUROC) is the
 # probability that a stray point, uniform in the box, scores below a held-out point of the cow; 0.5 is guessing. A stray
-# that lands on the surface cannot be told from it, so that no score reaches 1.
+# point on the surface cannot be detected, so that no score reaches 1.
 
 # %% alt="The cow in yellow and green, stray points around it in dark blue"
 strays = low + (high - low) * torch.rand(10_000, 3)
@@ -258,10 +258,10 @@ pcf.plotting.plot_clouds(
 #
 # - A coupling is a shift and a scale that the kept coordinates decide; its log-determinant is the sum of the log-scales
 #   of the moved ones.
-# - A surface has to be thickened before its likelihood means anything, and two scores compare only under the same
+# - The likelihood of a surface has a meaning only after thickening, and two scores are comparable only under the same
 #   noise.
 # - The density of a fit is exact: it agrees with its own samples in any box.
 #
-# The flow is a Pyro distribution: [flows inside Pyro](2_flows_inside_pyro.md) goes on from here. The layers are in the
-# [reference of transforms](../reference/transforms.md), and a folder of your own scans is the subject of [your own
+# The flow is a Pyro distribution: [flows inside Pyro](2_flows_inside_pyro.md) continues from here. The layers are in
+# the [reference of transforms](../reference/transforms.md), and a folder of your own scans is the subject of [your own
 # data](9_your_own_data.md).

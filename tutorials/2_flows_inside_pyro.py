@@ -2,9 +2,9 @@
 # # Flows inside Pyro
 #
 # A flow under a context is an ordinary Pyro distribution with an exact log-density. We train one on clouds with two
-# known factors, infer the factors of new clouds by SVI and by NUTS, and compare both with the posterior itself, which
-# two factors allow us to integrate on a grid. Claim: both agree with it. At the end we look at what Pyro's own
-# conditional flows do at the same places.
+# known factors, infer the factors of new clouds by SVI and by NUTS, and compare both with the exact posterior, which
+# for two factors can be integrated on a grid. Claim: both agree with it. At the end we look at what Pyro's own
+# conditional flows do in the same situations.
 
 # %%
 import math
@@ -57,7 +57,7 @@ def true_log_prob(clouds, factors):
 # ## Shapes
 #
 # A context of shape `(*batch, C)` gives a distribution with `batch_shape (*batch,)`: its event is a point of `(D,)`
-# from `flow.condition`, or a cloud of `(N, D)` from `flow.cloud`. Samplers want smooth densities, hence `tanh` and no
+# from `flow.condition`, or a cloud of `(N, D)` from `flow.cloud`. Samplers need smooth densities, hence `tanh` and no
 # Fourier features.
 
 # %%
@@ -272,7 +272,7 @@ assert points["ours"].condition(contexts).batch_shape == (5,)
 assert points["Pyro's"].condition(contexts).batch_shape == ()  # where this fails, Pyro has changed: so must the text
 
 # %% [markdown]
-# The remedy is to say it by hand, `noise.expand([5])`. A plate does the same, as it expands what is sampled in it:
+# The remedy is to state it explicitly, `noise.expand([5])`. A plate does the same, as it expands what is sampled in it:
 # inside plates, Pyro's couplings draw the right number of points.
 #
 # The second difference shows when parameters change. Both remember the noise that a sample came from, since scoring the
@@ -297,7 +297,8 @@ assert errors["Pyro's"] > 0.1  # where this fails, Pyro has changed: so must the
 # %% [markdown]
 # Pyro knows this ([issue 2564](https://github.com/pyro-ppl/pyro/issues/2564)). Its remedies are `clear_cache()` after
 # each change of the weights, and to condition anew, as a model does in every step. Ours believes its memory only while
-# every parameter has the identity, version and value that it had ([concepts](../concepts.md)): nobody has to clear it.
+# every parameter has the identity, version and value that it had ([concepts](../concepts.md)): you never have to clear
+# it.
 #
 # ## What we learned
 #
@@ -305,7 +306,7 @@ assert errors["Pyro's"] > 0.1  # where this fails, Pyro has changed: so must the
 # are one density. NUTS and SVI found the posterior that a grid integrates, and the gap of the bound is the divergence
 # of the guide.
 #
-# [Inference](../inference.md) lists what else is tested to work, and what to know about samplers;
-# [Where is it and what is it?](5_where_and_what.md) adds a pose and clutter. With factors that nobody knows, contexts
-# become latents that are learned: [Many shapes](3_many_shapes.md). What the two kinds of couplings cost is in the
+# [Inference](../inference.md) lists what else is tested to work, and what to know about samplers; [Where is it and what
+# is it?](5_where_and_what.md) adds a pose and clutter. If the factors are unknown, contexts become latents that are
+# learned: [Many shapes](3_many_shapes.md). What the two kinds of couplings cost is in the
 # [benchmarks](../benchmarks.md).

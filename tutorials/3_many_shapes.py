@@ -1,10 +1,10 @@
 # %% [markdown]
 # # Many shapes
 #
-# One conditional flow draws every shape of a kind, given a latent for each; a second flow is the prior over latents.
-# We train such a model on human bodies, sample, reconstruct and walk with a trained one, and ask what its evidence is.
+# One conditional flow draws every shape of a kind, given a latent for each; a second flow is the prior over latents. We
+# train such a model on human bodies, sample, reconstruct and interpolate with a trained one, and estimate its evidence.
 # The claim: a flow as prior raises the bound, for clouds and in a variational autoencoder (VAE) that has nothing to do
-# with points, where it makes most of the samples right.
+# with points, where it makes most of the samples correct.
 
 # %%
 import math
@@ -50,9 +50,9 @@ for prior in ["normal", "flow"]:
     print(f"{prior:>6}: " + ", ".join(f"{name} {value:.2f}" for name, value in result.scores.items()))
 
 # %% [markdown]
-# The KL is what the latents cost. The flow lowers it, since it learns where the latents are, and the bound gains.
-# The gain is small beside the log-likelihood of 2048 points. Do samples gain too? 1-NNA with the Chamfer distance is
-# the share of clouds whose nearest neighbour is of their own set; 0.5 is best, and its two halves belong beside it.
+# The KL is the cost of the latents. The flow lowers it, since it learns where the latents are, and the bound rises. The
+# gain is small beside the log-likelihood of 2048 points. Do samples gain too? 1-NNA with the Chamfer distance is the
+# share of clouds whose nearest neighbour is of their own set; 0.5 is best, and its two halves belong beside it.
 
 # %%
 for prior, samples in drawn.items():
@@ -62,8 +62,8 @@ for prior, samples in drawn.items():
     )
 
 # %% [markdown]
-# This is one seed and a short training: take the order of the bounds from it, and nothing from small differences
-# between samples. [The benchmarks](../benchmarks.md) have the same ablation on another kind, with three seeds.
+# This is one seed and a short training: it shows the order of the bounds, and small differences between samples mean
+# nothing. [The benchmarks](../benchmarks.md) have the same ablation on another kind, with three seeds.
 
 # %%
 gain = scores["flow"]["nats_per_cloud"] - scores["normal"]["nats_per_cloud"]
@@ -143,9 +143,9 @@ figure.tight_layout()
 plt.show()
 
 # %% [markdown]
-# It still rises at the right end: the weights vary by many nats, so that a few of them make up the mean. Most of what
-# is missing is the encoder's, which guesses a posterior for every cloud in one pass. A $q$ of the same family, fitted
-# to these clouds alone from the encoder's on, shows how much.
+# It still rises at the right end: the weights vary by many nats, so that a few of them make up the mean. Most of the
+# gap is due to the encoder, which guesses a posterior for every cloud in one pass (the amortisation gap). A $q$ of the
+# same family, fitted to these clouds alone and started at the encoder's, shows how much.
 
 # %%
 loc, log_scale = q.mean.clone().requires_grad_(), q.stddev.log().requires_grad_()
@@ -168,9 +168,9 @@ assert bounds[num_particles] > bounds[1] + 10
 assert own_bound > bounds[num_particles] + 100
 
 # %% [markdown]
-# The KL grows, and the log-likelihood by much more. One sees some of it: legs come apart, and limbs are sharper, though
+# The KL grows, and the log-likelihood by much more. Some of it is visible: legs separate, and limbs are sharper, though
 # the raised arm of the first body stays wrong. `complete`, in the [next tutorial](4_half_a_chair.md), fits a posterior
-# in this way, and an [`AutoDecoder`](../reference/models.md) never has another one.
+# in this way, and an [`AutoDecoder`](../reference/models.md) has no other one.
 
 # %%
 with torch.no_grad():
@@ -181,8 +181,9 @@ pcf.plotting.plot_clouds({"held out": test[:6], "encoder": again[:6], "own q": o
 # ## The same prior without points
 #
 # `pcf.models.latent_flow(latent_dim)` is a module whose `condition()` is a Pyro distribution. Here it is the prior of a
-# VAE of images: 12 by 12 pixels with noise, and a hand that points up or down, within 60 degrees, never sideways.
-# The truth has one angle, so that its log-density is an integral along two arcs, and we know what no model can exceed.
+# VAE of images: 12 by 12 pixels with noise, and a hand that points up or down, within 60 degrees, never sideways. The
+# truth has one angle, so that its log-density is an integral along two arcs, and we know the highest score that a model
+# can have.
 
 # %%
 side, sigma = 12, 0.1
@@ -275,9 +276,9 @@ print(f"the flow is ahead by {ahead.mean():.2f}, standard error {ahead.std() / m
 
 # %% [markdown]
 # The codes lie on two curves, and a normal prior has much of its mass beside them, however the encoder bends them: many
-# of its samples point in two directions at once. The flow goes to where the codes are. In grey the
-# log-density of each prior, from 8 nats below its highest on; the dots are codes of held-out images, coloured by the
-# angle of the hand. Below them are images decoded from draws of the priors.
+# of its samples point in two directions at once. The flow has its mass where the codes are. In grey the log-density of
+# each prior, from 8 nats below its highest on; the dots are codes of held-out images, coloured by the angle of the
+# hand. Below them are images decoded from draws of the priors.
 
 # %%
 figure, axes = plt.subplots(1, 2, figsize=(8, 4), facecolor="white")

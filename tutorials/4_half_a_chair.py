@@ -1,10 +1,10 @@
 # %% [markdown]
 # # Half a chair
 #
-# A scanner sees a chair from below, and we ask what is above. A model of chairs gives not one answer but a density of
-# answers. The claim: the sensor belongs in the model. If one forgets to say that it saw one side only, the missing side
-# counts as evidence that nothing is there, and the hidden points become less probable. And a limit, which is measured
-# as well: of a kind of chair that it has not met, the model is sure and wrong.
+# A scanner sees a chair from below, and we infer what is above. A model of chairs gives not one answer but a density of
+# answers. The claim: the sensor belongs in the model. If the model does not know that the sensor saw one side only, the
+# missing side counts as evidence that nothing is there, and the hidden points become less probable. A limit is measured
+# as well: about a kind of chair that it was not trained on, the model is certain and wrong.
 
 # %%
 import math
@@ -24,8 +24,8 @@ pyro.set_rng_seed(0)
 # ## Few chairs, stretched
 #
 # The package has 17 chairs to train on, and three to test on. Seventeen shapes are too few for a model of chairs, so we
-# stretch each of them at random along its axes, mirror it left to right, and scale it to half extent 1 again. That
-# teaches proportions and nothing else: the model will know 17 kinds of chair in many sizes.
+# stretch each of them at random along its axes, mirror it left to right, and scale it to half extent 1 again. This
+# teaches only proportions: the model will know 17 kinds of chair in many sizes.
 
 
 # %%
@@ -68,8 +68,8 @@ pcf.plotting.plot_clouds({"training": train[:6], "learned": learned, "new": mode
 #   p(x \mid \text{recorded}, z) = \frac{p(x \mid z)\, \text{keep}(x)}{Z(z)}, \qquad
 #   Z(z) = \int p(x \mid z)\, \text{keep}(x)\, dx.$$
 #
-# $Z(z)$ is the share of the chair that is seen, and differs between chairs. Who leaves it out prefers chairs with
-# little on the other side, by $-\log Z(z)$ for every point. We take 50 recorded points of each test chair, and keep 300
+# $Z(z)$ is the share of the chair that is seen, and differs between chairs. Without it, chairs with little on the other
+# side are preferred, by $-\log Z(z)$ for every point. We take 50 recorded points of each test chair, and keep 300
 # hidden ones for the score.
 
 # %%
@@ -92,13 +92,14 @@ seen, hidden = draw(test, recorded, 50), draw(test, ~recorded, 300)
 # %% [markdown]
 # ## Four points
 #
-# What do four points say? With latents $z_k$ from the prior, the posterior given $n$ points gives $z_k$ the weight
+# What can be inferred from four points? With latents $z_k$ from the prior, the posterior given $n$ points gives $z_k$
+# the weight
 #
 # $$w_k \propto \prod_{i=1}^n p(x_i \mid \text{recorded}, z_k).$$
 #
-# We draw completions by these weights. How many draws share the weight, $1 / \sum_k w_k^2$, says how much is left open.
-# So does the distance from a point of one completion to the nearest point of another, less the same between two
-# samples of one latent, which is what drawing points at random makes of it.
+# We draw completions by these weights. The effective number of draws, $1 / \sum_k w_k^2$, shows how uncertain the
+# result is. So does the distance from a point of one completion to the nearest point of another, less the same between
+# two samples of one latent, which is the effect of drawing points at random.
 
 
 # %%
@@ -133,7 +134,7 @@ pcf.plotting.plot_clouds(rows, titles=["armchair", "bar stool"], size=1.5)
 # %% [markdown]
 # ## Fifty points
 #
-# With more points hardly one draw of the prior is left, and a guide is fitted instead: `complete` fits a normal
+# With more points hardly one draw of the prior has any weight, and a guide is fitted instead: `complete` fits a normal
 # distribution to the posterior of $z$, and fills in hidden points. It stays at the kind of chair where it starts, so it
 # starts at the best of many draws.
 
@@ -179,7 +180,7 @@ pcf.plotting.plot_clouds({**rows, "no sensor": wrong.clouds[0, picked]}, size=1.
 #
 # $$\hat p(x) = \frac1K \sum_{k=1}^K p(x \mid z_k)$$
 #
-# with $z_k$ from a posterior, or from the prior, which is what one would say without having looked.
+# with $z_k$ from a posterior, or from the prior, which is the answer without an observation.
 
 
 # %%
@@ -222,16 +223,17 @@ if not smoke:
     assert scores["sensor"][:3].mean() < scores["prior"][:3].mean()  # sure, and wrong
 
 # %% [markdown]
-# Of known kinds, the posterior puts more on the hidden points than the prior does, and the sensor adds to it: without
-# one, too much of the chair is put on the seen side. Of unknown kinds, the posterior is worse than having not looked.
-# It has chosen the nearest of its kinds, in all certainty. No inference repairs a prior that excludes the truth.
+# For known kinds, the posterior gives the hidden points a higher density than the prior does, and the sensor adds to
+# it: without one, too much of the chair is put on the seen side. For unknown kinds, the posterior is worse than the
+# prior: it has chosen the nearest of its kinds, with certainty. No inference can repair a prior that excludes the
+# truth.
 #
 # ## What was learned
 #
 # - What a sensor does not see is not empty: say so by `observe=`, and fill what is missing by `fill=`.
 # - Held-out points on the hidden side score a completion, and the prior is the score to beat.
-# - Disagreement between completions is the doubt of the model, and of the family that fits its posterior. It knows
-#   nothing of kinds that were not trained on; for these, train on more kinds, or look at the evidence first.
+# - Disagreement between completions is the uncertainty of the model, and of the family that fits its posterior. It does
+#   not cover kinds that the model was not trained on; for these, train on more kinds, or look at the evidence first.
 #
 # [Inference](../inference.md) has other sensors and more on `complete`, which can sample by NUTS as well;
 # [Where is it and what is it?](5_where_and_what.md) has a pose that is unknown too.

@@ -1,9 +1,9 @@
 # %% [markdown]
 # # Where is it and what is it?
 #
-# A scan shows a hammer among clutter. Which hammer, in which pose, and which points are clutter? One Pyro model asks
-# for all of it at once, and NUTS answers with draws. Claim: the truth lies within the spread of the draws, up to the
-# symmetry of a hammer, and the clutter is told from the hammer.
+# A scan shows a hammer among clutter. Which hammer, in which pose, and which points are clutter? One Pyro model infers
+# all of it at once, by draws of NUTS. Claim: the truth lies within the spread of the draws, up to the symmetry of a
+# hammer, and the clutter is separated from the hammer.
 
 # %%
 import math
@@ -30,8 +30,8 @@ pyro.set_rng_seed(0)
 # %% [markdown]
 # ## A family of hammers
 #
-# A hammer is two tubes, seen with a little noise. Two standard normal factors say how long its handle is and how wide
-# its head: $1.2\, e^{c_1 / 4}$ and $1.0\, e^{c_2 / 4}$ units.
+# A hammer is two tubes, seen with a little noise. Two standard normal factors decide the length of its handle and the
+# width of its head: $1.2\, e^{c_1 / 4}$ and $1.0\, e^{c_2 / 4}$ units.
 
 
 # %%
@@ -50,7 +50,7 @@ def make_hammers(factors, num_points):  # (*batch, 2) -> (*batch, num_points, 3)
 
 # %% [markdown]
 # A conditional flow learns their density by maximum likelihood, $\max_\theta \sum \log p_\theta(x \mid c)$, from fresh
-# hammers in each step. `tanh` and no Fourier features keep the density smooth, which samplers want.
+# hammers in each step. `tanh` and no Fourier features keep the density smooth, as samplers need it.
 
 # %%
 num_steps, num_couplings, width = (300, 4, 32) if smoke else (4000, 8, 48)
@@ -180,8 +180,8 @@ kept["pose_quaternion_offset"] = torch.zeros(num_chains, 4)
 
 
 # %% [markdown]
-# Each chain runs by itself, with a mass matrix of its ten unknowns, which are correlated: a longer handle and a place
-# further up explain a scan alike.
+# Each chain runs independently, with a mass matrix of its ten unknowns, which are correlated: a longer handle and a
+# place further up explain a scan alike.
 
 
 # %%
@@ -283,7 +283,7 @@ print(f"{(found_clutter & ~is_clutter).sum()} of {num_thing} points of the hamme
 assert (found_clutter == is_clutter).float().mean() > (0.9 if smoke else 0.95)
 
 # %% [markdown]
-# Clutter that happens to lie on the hammer cannot be told from it. The scan is coloured by the probability of clutter;
+# Clutter that happens to lie on the hammer cannot be detected. The scan is coloured by the probability of clutter;
 # beside it are hammers of eight draws, each point of which is a draw from the posterior predictive. They agree closely.
 
 # %% alt="The scan coloured by the probability of clutter, and hammers drawn from the posterior"
@@ -298,8 +298,8 @@ pcf.plotting.view_clouds(
 # %% [markdown]
 # ## What we learned
 #
-# A pose, a shape and a background are three lines of one model, and one sampler answers for all of them. The search
-# before it is what makes it work: bad local modes are many. Symmetries make modes that no data can tell apart, so
+# A pose, a shape and a background are three lines of one model, and one sampler infers all of them. The search before
+# it is essential, because there are many bad local modes. Symmetries make modes that no data can distinguish, so
 # compare rotations up to them.
 #
 # The [benchmarks](../benchmarks.md) have poses of eight real meshes among 5% of clutter, what becomes of them without a

@@ -1,10 +1,9 @@
 # %% [markdown]
 # # Sorting a box of parts
 #
-# A box holds scans of small parts, and nobody says which is which or how many kinds there are. A mixture over whole
-# clouds, its label summed out by Pyro, sorts them; the same label for each point instead cuts one object into its
-# pieces. The claim: labels of scans that were held out agree with the truth, and evidence rises up to the true
-# number of kinds.
+# A box holds scans of small parts, without labels and of an unknown number of kinds. A mixture over whole clouds, its
+# label summed out by Pyro, sorts them; the same label for each point instead cuts one object into its pieces. The
+# claim: labels of scans that were held out agree with the truth, and evidence rises up to the true number of kinds.
 
 # %%
 import os
@@ -69,8 +68,8 @@ pcf.plotting.plot_clouds(clouds[:10], up="z", size=1.5, columns=5)
 #
 # $$p(x_1, \ldots, x_N) = \sum_{k=1}^K w_k \prod_{n=1}^N p(x_n \mid k).$$
 #
-# `config_enumerate` gives the label a dimension of its own on the left, the flow broadcasts, and `TraceEnum_ELBO`
-# takes the sum inside the logarithm. There is no guide, since nothing is left to guess: the "bound" is the evidence.
+# `config_enumerate` gives the label a dimension of its own on the left, the flow broadcasts, and `TraceEnum_ELBO` takes
+# the sum inside the logarithm. The guide is empty, since no latent is left: the "bound" is the evidence.
 
 
 # %%
@@ -102,8 +101,8 @@ def log_joint(flow, weights, clouds):
 
 # %% [markdown]
 # A mixture needs a start in which its kinds differ. We group the scans around $K$ of them by the Chamfer distance
-# (medoids), and for the first steps condition the same model on these groups as labels. Then the labels are let go.
-# Trainings end differently all the same, so there are several, and the evidence of the training clouds chooses.
+# (medoids), and for the first steps condition the same model on these groups as labels. Then the labels are latent
+# again. Trainings still end differently, so we run several and choose by the evidence of the training clouds.
 
 # %%
 distances = pcf.metrics.pairwise(clouds)
@@ -171,7 +170,7 @@ for k in kinds:
 # %% [markdown]
 # ## How many kinds?
 #
-# The evidence of clouds that were held out is the sum above, exactly. Two models meet the same clouds, so the
+# The evidence of clouds that were held out is the sum above, exactly. All models are scored on the same clouds, so the
 # standard error is that of the difference, cloud by cloud.
 
 # %%
@@ -192,10 +191,10 @@ axis.set(xlabel="kinds", ylabel="held-out nats a cloud", xticks=kinds)
 plt.show()
 
 # %% [markdown]
-# It rises up to four and then no more: the fifth flow has to share the scans of one kind with another, and both
-# learn from fewer. The error is that between clouds; trainings from other starts differ too, so a step of a nat or
-# two is nothing to count kinds by. And if scans of one kind differed in more than noise, their differences would
-# become kinds: then a cloud needs a latent of its own beside its label.
+# It rises up to four and then no more: the fifth flow has to share the scans of one kind with another, and both learn
+# from fewer. The error is that between clouds; trainings from other starts differ too, so a difference of a nat or two
+# is no evidence for another kind. And if scans of one kind differed in more than noise, their differences would become
+# kinds: then a cloud needs a latent of its own beside its label.
 #
 # ## Which is which?
 #
@@ -220,9 +219,9 @@ colors = [inks[k].expand(num_points, 3) for k in label[:14]]
 pcf.plotting.plot_clouds(list(held_out[:14]), colors=colors, up="z", size=1.3, columns=7)
 
 # %% [markdown]
-# One ink a label: it agrees with what one sees. A probability comes with it, $p(k \mid x) \propto w_k \prod_n p(x_n
-# \mid k)$. How many points does it need, and may it be believed? If it may, the mean probability of the chosen label
-# is the share of right ones.
+# One colour per label: labels agree with the shapes. Each label has a probability, $p(k \mid x) \propto w_k \prod_n
+# p(x_n \mid k)$. How many points does it need, and is it calibrated? If it is, the mean probability of the chosen label
+# is the share of correct ones.
 
 # %%
 for count in (1, 2, 4, 8, 16, 32):
@@ -236,7 +235,7 @@ for count in (1, 2, 4, 8, 16, 32):
 #
 # With the label inside the plate of points, $p(x) = \prod_n \sum_k w_k\, p_k(x_n)$, and an object falls into pieces.
 # `MixtureOfFlows` has this density. Its flows start in regions found by k-means, and maximum likelihood moves the
-# borders. The flows are small on purpose: one that could be the whole object has no reason to share it.
+# borders. The flows are small on purpose: one that could model the whole object would not share it.
 
 # %%
 points, piece = scan(bracket, 2048, seed=5)
@@ -270,10 +269,10 @@ with torch.no_grad():
 # ## What was learned
 #
 # - A label is one `pyro.sample` of a `Categorical`; enumerated, it costs a factor $K$ and no variance.
-# - Evidence of held-out clouds says how many kinds a box has, up to kinds that are split; its error is that of
+# - Evidence of held-out clouds estimates how many kinds a box has, up to kinds that are split; its error is that of
 #   differences on the same clouds, and trainings differ by more.
-# - Where a mixture ends depends on its start: take several, and let the evidence of the training clouds choose.
-# - Pieces are where simple densities fit. They need not be the pieces that a person would name.
+# - The result of a mixture depends on its start: try several, and choose by the evidence of the training clouds.
+# - Pieces are where simple densities fit. They need not be pieces that have a name.
 #
 # Scans that lie in any pose: [where is it and what is it](5_where_and_what.md). A latent beside the label: [many
 # shapes](3_many_shapes.md). More on enumeration: [inference](../inference.md).

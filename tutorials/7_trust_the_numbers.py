@@ -1,8 +1,8 @@
 # %% [markdown]
 # # Trust the numbers
 #
-# Sets of generated clouds are judged by a few numbers, and each of them can be bought without a better model. We
-# take a trained model of human bodies and turn one knob, the temperature of its latent noise. The claim: one setting
+# Sets of generated clouds are judged by a few numbers, and each of them can be improved without a better model. We take
+# a trained model of human bodies and vary one parameter, the temperature of its latent noise. The claim: one setting
 # has the better MMD, another the better coverage; the mean of 1-NNA can look ideal while both of its halves are far
 # off; and copies of the training set pass every test. Both halves, several draws, the worst sample and a row for the
 # training set show it.
@@ -39,7 +39,8 @@ def sample(count, points, temperature=1.0):
 
 
 # %% [markdown]
-# A cool model draws bodies that are alike, a hot one draws more varied and stranger ones.
+# A model at a low temperature draws similar bodies, one at a high temperature draws more varied and less realistic
+# ones.
 
 # %%
 rows = {f"temperature {t}": sample(6, 1024, t) for t in (0.6, 1.0, 1.5)}
@@ -48,8 +49,8 @@ pcf.plotting.plot_clouds({"held out": load(1024, split="test")[:6], **rows}, up=
 # %% [markdown]
 # ## Which Chamfer, which EMD?
 #
-# With $d(p, Y) = \min_{q \in Y} \lVert p - q \rVert$, papers write "CD" for sums, means and maxima of distances or
-# of their squares; the [table of conventions](../reference/metrics.md) says who means which. The default is
+# With $d(p, Y) = \min_{q \in Y} \lVert p - q \rVert$, papers write "CD" for sums, means and maxima of distances or of
+# their squares; the [table of conventions](../reference/metrics.md) lists who uses which. The default is
 #
 # $$\mathrm{CD}(X, Y) = \frac1N \sum_n d(x_n, Y)^2 + \frac1N \sum_n d(y_n, X)^2.$$
 
@@ -73,10 +74,10 @@ for name in powers:
 assert torch.allclose(metrics.chamfer(x, y), by_hand, rtol=1e-4)
 
 # %% [markdown]
-# "EMD" has the same fault. The earth mover's distance is $\min_s \frac1N \sum_n \lVert x_n - y_{s(n)} \rVert$ over
-# all matchings $s$. What PointFlow and LION report comes from an approximate matching, of distances in one and of
-# squares in the other; Sinkhorn's smooth transport depends on its entropy. The last column has both clouds in units
-# ten times as small: a distance must become ten times as large.
+# "EMD" is as ambiguous. The earth mover's distance is $\min_s \frac1N \sum_n \lVert x_n - y_{s(n)} \rVert$ over all
+# matchings $s$. What PointFlow and LION report comes from an approximate matching, of distances in one and of squares
+# in the other; Sinkhorn's smooth transport depends on its entropy. The last column has both clouds in units ten times
+# as small: a distance must become ten times as large.
 
 # %%
 kinds = {
@@ -95,11 +96,10 @@ assert abs(metrics.emd(10 * x, 10 * y) / metrics.emd(x, y) - 10) < 0.01
 # %% [markdown]
 # ## Three questions about two sets
 #
-# Let $D_{sr}$ be the distance from sample $s$ to reference $r$, here the default Chamfer distance. MMD, $\frac1R
-# \sum_r \min_s D_{sr}$, asks whether each reference has a likeness. Coverage is the share of references that are the
+# Let $D_{sr}$ be the distance from sample $s$ to reference $r$, here the default Chamfer distance. MMD, $\frac1R \sum_r
+# \min_s D_{sr}$, asks whether each reference has a similar sample. Coverage is the share of references that are the
 # nearest, $\arg\min_r D_{sr}$, of some sample. 1-NNA pools both sets and asks how often the nearest neighbour of a
-# cloud is of its own set: 0.5 is ideal, more says that the sets can be told apart, less that samples copy
-# references.
+# cloud is of its own set: 0.5 is ideal, more says that the sets can be told apart, less that samples copy references.
 
 # %%
 samples = sample(num_clouds, num_points)
@@ -132,8 +132,8 @@ assert abs(swapped_coverage - coverage) > 0.05
 # %% [markdown]
 # ## One knob buys what you like
 #
-# `evaluate` asks all of this, with a new set of samples for each draw. The last row has clouds of the training set
-# in the place of the samples, the row to beat: new bodies of the same kind score like that, and not 1.
+# `evaluate` computes all of this, with a new set of samples for each draw. The last row has clouds of the training set
+# in the place of the samples, the row to compare with: new bodies of the same kind have such scores, and not 1.
 
 # %%
 keys = {"1-nna-cd": "1-NNA", "1-nna-cd-ref": "of references", "1-nna-cd-smp": "of samples"}
@@ -160,11 +160,11 @@ for axis, chosen in zip(axes, (list(keys)[:3], ["cov-cd"], ["mmd-cd"]), strict=T
 plt.show()
 
 # %% [markdown]
-# Dotted lines are the training set. MMD looks for likenesses alone, and likes a cool model that crowds in the middle
-# of the data: it falls below that of real bodies. Coverage likes a hot one, whose varied clouds fall near more
-# references. 1-NNA finds both, if one looks at its halves: under a cool model, references have samples around them
-# (a low half) and samples have samples (a high one), and the mean lies between. The band is where 95% of the values
-# lie if both sets are of one kind, by permutation of the labels.
+# Dotted lines are the training set. MMD only measures similarity, and prefers a low temperature, at which samples crowd
+# in the middle of the data: it falls below that of real bodies. Coverage prefers a high temperature, at which varied
+# clouds are near to more references. 1-NNA detects both in its halves: at a low temperature, references have samples
+# around them (a low half) and samples have samples (a high one), and the mean lies between. The band is where 95% of
+# the values lie if both sets are of one kind, by permutation of the labels.
 
 # %%
 cool, normal, hot, real = (
@@ -183,19 +183,18 @@ if not smoke:
     assert hot[3].mean() > normal[3].mean() + normal[3].std()  # coverage
 
 # %% [markdown]
-# At 1.2 all columns are near the training set's. This is no result: the temperature was looked for among the
-# held-out clouds, which are therefore no longer held out. To be believed, it needs clouds that nothing was chosen
-# by.
+# At 1.2 all columns are near the training set's. This is not a result: the temperature was chosen on the held-out
+# clouds, which are therefore no longer held out. It must be confirmed on clouds that were not used for any choice.
 #
-# Draws differ too. One draw is luck, and one that was picked from several is worse:
+# Draws differ too. One draw is a matter of chance, and the best of several is biased:
 
 # %%
 for t, report in reports.items():
     print(f"1-NNA at {t}, draw by draw: " + ", ".join(f"{value:.3f}" for value in report.draws["1-nna-cd"]))
 
 # %% [markdown]
-# No column sees an awful sample: MMD and coverage ignore it, and 1-NNA counts it as one of many. So look at the
-# samples that are farthest from all references; at 1.5 there are some that have left the scene.
+# No column shows a very bad sample: MMD and coverage ignore it, and 1-NNA counts it as one of many. So look at the
+# samples that are farthest from all references; at 1.5 some are far away from all bodies.
 
 # %%
 torch.manual_seed(0)
@@ -223,8 +222,8 @@ assert all(report.null[key].low <= report[key] <= report.null[key].high for key 
 assert nearest["copies"] < 0.5 * nearest["held out"] < nearest["samples"]
 
 # %% [markdown]
-# A cloud with a NaN is a failure of the model. Dropped, it costs nothing; taken along, it may even help, since
-# `argmin` of a row of NaNs is its first entry, a reference that is then "covered". Here it is counted: it covers
+# A cloud with a NaN is a failure of the model. If it is dropped, it costs nothing; if it is kept, it may even help,
+# since `argmin` of a row of NaNs is its first entry, a reference that is then "covered". Here it is counted: it covers
 # nothing and is told apart.
 
 # %%
@@ -241,8 +240,8 @@ assert report.failed[0] == num_clouds // 5
 assert report["1-nna-cd"] > dropped["1-nna-cd"] + 0.02
 
 # %% [markdown]
-# A normalisation for each cloud hides what is wrong with place and size, and moves 1-NNA where nothing is wrong.
-# Here are our samples, as they are and moved and shrunk:
+# A normalisation per cloud hides errors of place and size, and changes 1-NNA where nothing is wrong. Here are our
+# samples, as they are and moved and shrunk:
 
 # %%
 moved = 0.8 * samples + torch.tensor([0.1, 0.0, 0.0])
@@ -256,7 +255,7 @@ for normalization in ("none", "per_cloud"):
 # ## Nats have a unit
 #
 # If $y = s\,x$ then $\log p(y) = \log p(x) - D \log s$: the same flow on the same bodies, measured in thousandths of
-# the unit, loses $3 \log 1000$ nats a point, and an impressive gain may be a change of units.
+# the unit, loses $3 \log 1000$ nats per point, and an impressive gain may be a change of units.
 
 # %%
 nats = {}
@@ -271,10 +270,11 @@ assert abs(nats[1] - nats[1000] - 3 * math.log(1000)) < 0.05
 # %% [markdown]
 # ## Likely is not the same as familiar
 #
-# That flow is the density of a point of any body. Points in the middle of all bodies are the likeliest, so a cloud
-# that is small, or smooth and compact, is likelier than a body. A correction adds what a coder would need that knows
-# only the cloud's extent, $L(x) = \frac12 (D \log 2 \pi e + \log \det S)$ with the covariance $S$ of its own points:
-# the score of a stranger is $-\log p(x) - L(x)$. AUROC is the chance that a stranger has a higher score than a body.
+# That flow is the density of a point of any body. Points in the middle of all bodies are the likeliest, so a cloud that
+# is small, or smooth and compact, is likelier than a body. A correction adds what a coder would need that knows only
+# the cloud's extent, $L(x) = \frac12 (D \log 2 \pi e + \log \det S)$ with the covariance $S$ of its own points: the
+# outlier score of a cloud is $-\log p(x) - L(x)$. AUROC is the probability that an outlier has a higher score than a
+# body.
 
 # %%
 centre, spread = held_out.mean((0, 1)), held_out.std((0, 1))
@@ -308,18 +308,17 @@ assert result["flow over points", "ellipsoids"].corrected > 0.7
 assert result["model of clouds", "ellipsoids"].raw > 0.95
 
 # %% [markdown]
-# The raw likelihood of the flow takes small and compact strangers for better bodies than bodies, and the correction
-# turns that around. The model of whole clouds needs no correction for these, since no body of its own has such
-# points. Neither is a cure: bodies drawn at a low temperature are likelier than real ones under the flow, corrected
-# or not.
+# Under the raw likelihood of the flow, small and compact outliers score better than bodies, and the correction reverses
+# that. The model of whole clouds needs no correction for these, since no body of its own has such points. Neither is
+# sufficient: bodies drawn at a low temperature are likelier than real ones under the flow, corrected or not.
 #
 # ## What was learned
 #
-# - Name the distance with its convention, the unit, the normalisation and the numbers of clouds and points; a
-#   report's `protocol` holds them, and `metrics.compare` refuses to mix them. The key to all names is in
+# - Name the distance with its convention, the unit, the normalisation and the numbers of clouds and points; a report's
+#   `protocol` holds them, and `metrics.compare` refuses to mix them. The key to all names is in
 #   [metrics](../reference/metrics.md).
 # - Print both halves of 1-NNA, several draws with their spread, failures, and the training set's row.
-# - Hold out clouds that nothing was chosen by, and look at the worst samples with your own eyes.
+# - Hold out clouds that are not used for any choice, and look at the worst samples yourself.
 #
 # [Many shapes](3_many_shapes.md) trains such a model, [the benchmarks](../benchmarks.md) report models by these
 # rules, and [your own data](9_your_own_data.md) evaluates by one command.

@@ -1,8 +1,8 @@
 # %% [markdown]
 # # Bigger
-# One training in other circumstances: by a compiled kernel, with less memory, in fewer bits, from a file that does not
-# fit into memory, in two processes, and after a kill. The claim is that none of them changes what is computed, but for
-# rounding, whose size is measured. Speed is printed and never promised: it is your machine's.
+# The same training in several ways: by a compiled kernel, with less memory, in fewer bits, from a file that does not
+# fit into memory, in two processes, and after a kill. The claim: none of them changes what is computed, except for
+# rounding, whose size is measured. Speeds are printed and not asserted, as they depend on your machine.
 
 # %%
 import copy
@@ -32,8 +32,8 @@ folder = Path(temporary.name)
 
 # %% [markdown]
 # ## Which kernel
-# A stack of couplings can be run in several ways. `"auto"` takes the fastest that works here, and this says why another
-# does not:
+# A stack of couplings can be run in several ways. `"auto"` takes the fastest that works here, and this prints why
+# another does not:
 
 # %%
 for name, entry in pcf.kernels.available().items():
@@ -45,7 +45,7 @@ for name, entry in pcf.kernels.available().items():
 # $$\log p(x) = \log \mathcal N(z; 0, I) + \sum_l \sum_{i \text{ moved}} M_{l,i}$$
 #
 # in another order of operations, so the difference is the rounding of float32, about $10^{-7}$ of the numbers that are
-# added. The weights get some noise, for a new flow is the identity, on which anything agrees.
+# added. The weights get some noise, since a new flow is the identity, on which all ways agree.
 
 # %%
 cow = pcf.data.load_example("spot", num_points=20_000)
@@ -69,8 +69,8 @@ assert abs(fast_loss - plain_loss) < 1e-5
 assert gradient_error < 1e-4
 
 # %% [markdown]
-# Times are measured in turn, so that both meet the same machine, and given as a ratio of medians. On a computer that
-# does something else meanwhile, such a ratio still means something; a single time does not.
+# Both are timed alternately, so that the load of the machine is the same for both, and compared by the ratio of
+# medians. On a busy machine such a ratio is still informative; a single time is not.
 
 # %%
 times = {"plain": [], "auto": []}
@@ -132,14 +132,14 @@ axis.legend(loc=(0.03, 0.26), fontsize="small")
 plt.show()
 
 # %% [markdown]
-# The plain way lies a little above the dotted line. The other two keep coordinates: three numbers for a point and a
-# layer, where there were 128. Both pay for it by evaluating each coupling once more in the backward pass.
+# The plain way lies a little above the dotted line. The other two keep coordinates: three numbers per point and layer
+# instead of 128. Both pay for it by evaluating each coupling once more in the backward pass.
 #
 # ## Fewer bits
 # `Optimization(precision="bfloat16")` rounds hidden layers of the networks to 8 significant bits, which GPUs multiply
 # faster. Shifts, log-scales and coordinates, and so the sum of the log-determinant, keep the bits of the parameters,
-# and scores are always computed in full. The compiled kernels work in float32 and are not used meanwhile, so that on
-# a CPU it may well be slower.
+# and scores are always computed in full. The compiled kernels work in float32 and are not used meanwhile, so that it
+# can be slower on a CPU.
 
 # %%
 noise = 0.01 * pcf.data.half_extent(cow)
@@ -175,8 +175,8 @@ assert shift.abs().mean() < shift_of_all.abs().mean() / 3
 # %% [markdown]
 # ## More data than memory
 # `convert_clouds` gathers a folder of meshes or scans in one file, cloud by cloud, as `pcflow convert` does, and
-# `MappedClouds` reads from it what it is asked for. Nothing is lost on the way, and a training from the file is the
-# training from memory, to the last bit:
+# `MappedClouds` reads from it what is asked for. Nothing is lost, and a training from the file is the training from
+# memory, to the last bit:
 
 # %%
 bodies = pcf.data.load_example("body", num_points=512, split="train")[:48]
@@ -233,9 +233,9 @@ pcf.plotting.plot_clouds([huge[place], points[0]], titles=["in the file", "in th
 #
 # ## Killed, and gone on
 # A long training will be interrupted. With a folder `out`, `fit` writes checkpoints, and the same line with
-# `resume=True` goes on. Here the training is a script, as it would be on a large machine. Its process is killed at a
-# moment that nobody chose, and continued in this one; beside it stands a run that was never stopped. The weights end
-# equal to the last bit.
+# `resume=True` goes on. Here the training is a script, as it would be on a large machine. Its process is killed at an
+# arbitrary moment, and the training is resumed in this one; it is compared with a run that was never stopped. The
+# weights end equal to the last bit.
 
 # %%
 script = folder / "train.py"
@@ -324,7 +324,7 @@ else:
 # | the same by exact optimal matching, extrapolated from 48 pairs | 101 minutes |
 #
 # ## What was learned
-# Kernels, recomputation, files, processes and interruptions leave the result what it is, and each was held to that
-# here. bfloat16 changes it a little where hidden layers alone are rounded, and several times as much where everything
-# is. Next: [choose a preset](../how-to/choose-a-preset.md) before a long run, [read its
-# loss](../how-to/read-a-loss.md), and train on [your own data](9_your_own_data.md).
+# Kernels, recomputation, files, processes and interruptions do not change the result, as the assertions on this page
+# check. bfloat16 changes it a little if only hidden layers are rounded, and several times as much if everything is.
+# Next: [choose a preset](../how-to/choose-a-preset.md) before a long run, [read its loss](../how-to/read-a-loss.md),
+# and train on [your own data](9_your_own_data.md).

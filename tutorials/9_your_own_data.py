@@ -1,10 +1,10 @@
 # %% [markdown]
 # # Your own data
 #
-# From a folder of scans to a model that scores new ones, by code and by command line; then points that are more than
-# places: with normals, with colour, and in two dimensions. The claims: of several new scans, the one with something in
-# it that does not belong there is found by its score; the command line and the code give the same number; the normals
-# and colours of samples are those of the surface where they lie.
+# From a folder of scans to a model that scores new ones, by code and by command line; then points that have more than a
+# position: with normals, with colour, and in two dimensions. The claims: of several new scans, the one that contains
+# outliers is found by its score; the command line and the code give the same number; the normals and colours of samples
+# are those of the surface where they lie.
 
 # %%
 import io
@@ -51,7 +51,7 @@ whole = (folder / "scans" / "monday_2.npy").read_bytes()
 (folder / "scans" / "monday_6.npy").write_bytes(whole[: len(whole) // 2])
 
 # %% [markdown]
-# `load_clouds` reads the folder, in sorted order, and names the file that it can't use. Nothing is left out in silence.
+# `load_clouds` reads the folder, in sorted order, and names the file that it can't use. Nothing is skipped silently.
 
 # %%
 try:
@@ -68,8 +68,8 @@ print(f"clouds, points, coordinates: {tuple(scans.shape)}")
 # %% [markdown]
 # ## A model of them
 #
-# The scans are of one thing, so that their points are draws from one density: `fit` pools them. Their points already
-# have the thickness that the sensor gave them, and need no `noise`. (Scans of many different things are for [another
+# All scans are of one object, so that their points are draws from one density: `fit` pools them. Their points already
+# have the thickness that the sensor gave them, and need no `noise`. (Scans of many different objects need [another
 # model](3_many_shapes.md).) A saved model is weights and configuration, without pickle.
 
 # %%
@@ -89,8 +89,8 @@ assert torch.equal(loaded.log_prob(scans[0]), flow.log_prob(scans[0]))
 #
 # $$ s = \frac{1}{N} \sum_{n=1}^N \log p(x_n), $$
 #
-# and $s$ of scans of the same thing scatters by $\sigma / \sqrt N$, where $\sigma$ is the standard deviation of
-# $\log p(x)$. Twenty more scans, which were not trained on, give $\sigma$ and the mean to compare with.
+# and $s$ of scans of the same object has the standard deviation $\sigma / \sqrt N$, where $\sigma$ is the standard
+# deviation of $\log p(x)$. Twenty more scans, which were not trained on, give $\sigma$ and the mean to compare with.
 
 # %%
 new = {f"tuesday_{seed}": scan(100 + seed)[0] for seed in range(5)}
@@ -161,8 +161,8 @@ pcflow(
 pcflow("score", "run", "new", "--out", "scores.csv", "--num-points", 4096)
 
 # %% [markdown]
-# The command took the same points, the same settings and the same seed, and so it made the same model. Its scores are
-# those of the code above, up to the digits of the table.
+# The command has the same points, settings and seed, and so it makes the same model. Its scores are those of the code
+# above, up to the digits of the table.
 
 # %%
 table = (folder / "scores.clouds.csv").read_text().splitlines()
@@ -175,8 +175,8 @@ assert difference < 1e-3
 assert by_command.index(min(by_command)) == 3
 
 # %% [markdown]
-# `sample` draws clouds, and `evaluate` compares samples with scans that were held out. Twelve small clouds are few,
-# which is what the last column says: how far the metric strays if both sides are one distribution. [Trust the
+# `sample` draws clouds, and `evaluate` compares samples with scans that were held out. Twelve small clouds are few, as
+# the last column shows: it has the range of the metric if both sets are of one distribution. [Trust the
 # numbers](7_trust_the_numbers.md) explains the table.
 
 # %%
@@ -221,7 +221,7 @@ def draw(features):
 #
 # $$ \cos \angle(m, n) = \frac{m \cdot n}{\lVert m \rVert \lVert n \rVert}, $$
 #
-# and if it is white where the belt is. Shuffled features show what chance gives.
+# and if it is white where the belt is. Shuffled features show the level of chance.
 
 # %%
 places, drawn = draw(normals)
@@ -268,8 +268,8 @@ dots = (torch.stack([pixel % width, pixel // width], dim=-1) + torch.rand(60_000
 truth = (share * height**2).log()[pixel]  # a pixel has the area 1 / height^2
 
 # %% [markdown]
-# The flow differs by `point_dim=2`. It is scored on dots that it has not seen, between a Gaussian and the truth. Its
-# density has the outline and the shades of the picture, and not its grain.
+# The only difference for the flow is `point_dim=2`. It is scored on dots that it has not seen, between a Gaussian and
+# the truth. Its density has the outline and the shades of the picture, and not its grain.
 
 # %% alt="The picture, the density of the flow, and dots drawn from it"
 seen, unseen, truth = dots[:50_000], dots[50_000:], truth[50_000:]
@@ -303,9 +303,9 @@ temporary.cleanup()
 # ## What was learned
 #
 # - A folder becomes a tensor by one call, and a bad file is named.
-# - The mean log-density finds the odd scan, and the log-density of points the odd points.
-# - The commands are the functions: their numbers agree.
-# - A column more is a coordinate more.
+# - The mean log-density finds the unusual scan, and the log-density of points the outliers in it.
+# - The commands call the functions: their numbers agree.
+# - One more column is one more coordinate.
 #
-# All options are under [command line](../command-line.md), all formats under [data](../reference/data.md). Many
-# different things are [many shapes](3_many_shapes.md), and what a GPU changes is in [bigger](8_bigger.md).
+# All options are under [command line](../command-line.md), all formats under [data](../reference/data.md). Models of
+# many different objects are in [many shapes](3_many_shapes.md), and what a GPU changes is in [bigger](8_bigger.md).
