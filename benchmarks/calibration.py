@@ -87,8 +87,8 @@ def context_model(num_clouds: int, num_points: int = NUM_POINTS) -> Model:
 
 
 def pose_model(num_clouds: int, num_points: int = NUM_POINTS) -> Model:
-    """A rotation, a translation and a scale of one thing for each cloud."""
-    thing = make_flow(context_dim=0).condition()
+    """A rotation, a translation and a scale of one object for each cloud."""
+    density = make_flow(context_dim=0).condition()
     around = torch.tensor([1.0, 0.0, 0.0, 0.0]).double()
     zero = torch.zeros(()).double()
 
@@ -100,7 +100,7 @@ def pose_model(num_clouds: int, num_points: int = NUM_POINTS) -> Model:
                 translation=dist.Normal(zero.expand(3), 0.5).to_event(1),
                 scale=dist.LogNormal(zero, 0.2),
             )
-            posed = dist.TransformedDistribution(thing, [pose])
+            posed = dist.TransformedDistribution(density, [pose])
             clouds = pyro.sample("x", pcf.PointCloud(posed, num_points=num_points), obs=clouds)
         turned = pose.rotation
         return {

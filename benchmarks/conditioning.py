@@ -5,7 +5,7 @@
 
 An auto-decoder: every cloud has an embedding that is learned with the flow, three quarters of its points are trained
 on and the others held out. Contenders differ in ``conditioning`` alone. They take turns of about a second in one
-process, each with its own clock, so that all meet the same machine.
+process, each with its own clock, so that the load of the machine is the same for all.
 """
 
 from __future__ import annotations

@@ -7,9 +7,9 @@
 Points are sampled by area and thickened by Gaussian noise of 0.01 of the half extent of the bounding box, so that the
 density is well-posed; log-densities are in units of that half extent. Both flows have 12 couplings with two hidden
 layers of 64, and the same loop, batch and schedule. Each takes the best of three learning rates by a validation set of
-the first seed. Runs of the two alternate, so that both meet the same machine; both are scored on the same fresh points.
-A run that diverges is scored by the last averaged weights that were finite, and marked. The true density, which nothing
-can beat, is the mean of Gaussians around points of the surface, of which millions are drawn.
+the first seed. Runs of the two alternate, so that the load of the machine is the same for both; both are scored on the
+same points. A run that diverges is scored by the last averaged weights that were finite, and marked. The true density,
+which nothing can beat, is the mean of Gaussians around points of the surface, of which millions are drawn.
 """
 
 from __future__ import annotations
@@ -145,7 +145,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=20.0, help="training time of each run")
     parser.add_argument("--seeds", type=int, default=3, help="runs of each contender that enter the table")
     parser.add_argument("--exact", action="store_true", help="print what the true density scores, and train nothing")
-    parser.add_argument("--log", type=Path, help="append every run to this file, a JSON object a line")
+    parser.add_argument("--log", type=Path, help="append every run to this file, a JSON object per line")
     arguments = parser.parse_args()
     report = reporter(describe, arguments.log)
 

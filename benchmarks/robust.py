@@ -1,4 +1,4 @@
-"""Finding a thing and its outliers: poses of real shapes from clean and from contaminated scans.
+"""Finding an object and its outliers: poses of real shapes from clean and from contaminated scans.
 
     python -m benchmarks.robust MESH_FOLDER                                 # the table of docs/benchmarks.md
     python -m benchmarks.robust MESH_FOLDER --scans 2 --train-steps 100     # a smoke run
@@ -83,22 +83,22 @@ def pose_prior(dtype: torch.dtype = torch.float32) -> pcf.transforms.Similarity:
 
 
 def find_pose(
-    things: Sequence[Distribution], scan: Tensor, *, robust: bool, steps: int
+    densities: Sequence[Distribution], scan: Tensor, *, robust: bool, steps: int
 ) -> tuple[pcf.transforms.Similarity, Tensor]:
     """The best of several posterior maxima, and the probability of each point to be background.
 
     Args:
-        things: the same thing, from blurred to sharp.
+        densities: of the same object, from blurred to sharp.
         scan: shape `(N, 3)`.
         robust: whether the model has a background.
-        steps: steps of the optimiser for each thing.
+        steps: steps of the optimiser for each density.
     """
     low, high = scan.amin(0), scan.amax(0)
 
-    def model(thing: Distribution, starts: int) -> tuple[pcf.transforms.Similarity, Distribution]:
+    def model(density: Distribution, starts: int) -> tuple[pcf.transforms.Similarity, Distribution]:
         with pyro.plate("starts", starts):
             pose = pose_prior()
-            point: Distribution = dist.TransformedDistribution(thing, [pose])
+            point: Distribution = dist.TransformedDistribution(density, [pose])
             if robust:
                 share = pyro.sample("share", dist.Beta(torch.tensor(1.0), 10.0))
                 point = pcf.distributions.with_background(point, share, low, high)
@@ -106,7 +106,7 @@ def find_pose(
         return pose, point
 
     init: Callable = init_to_sample
-    for thing, (starts, kept, lr) in zip(things, STAGES, strict=True):
+    for density, (starts, kept, lr) in zip(densities, STAGES, strict=True):
         pyro.clear_param_store()
         guide = AutoDelta(model, init_loc_fn=init)
         schedule = pyro.optim.ExponentialLR(
@@ -114,11 +114,11 @@ def find_pose(
         )
         svi = SVI(model, guide, schedule, Trace_ELBO())
         for _ in range(steps):
-            svi.step(thing, starts)
+            svi.step(density, starts)
             schedule.step()
         found = {name: value.detach() for name, value in guide.median().items()}
         with torch.no_grad():
-            trace = poutine.trace(poutine.condition(model, data=found)).get_trace(thing, starts)
+            trace = poutine.trace(poutine.condition(model, data=found)).get_trace(density, starts)
         trace.compute_log_prob()
         log_joint = sum(trace.nodes[name]["log_prob"] for name in [*found, "scan"])
         best = log_joint.topk(kept).indices
@@ -142,16 +142,16 @@ def errors(found: pcf.transforms.Similarity, truth: pcf.transforms.Similarity, p
     )
 
 
-def run_trial(things: Sequence[Distribution], points: Tensor, seed: int, steps: int) -> Trial:
+def run_trial(densities: Sequence[Distribution], points: Tensor, seed: int, steps: int) -> Trial:
     """Estimate the pose of one scan, clean, contaminated with a robust model, and contaminated without one."""
     pyro.set_rng_seed(seed)
     truth = pose_prior()
     clean = truth(points[torch.randperm(len(points))[:NUM_POINTS]])
     outliers = 3 * torch.rand(NUM_OUTLIERS, 3) - 1.5
     contaminated = torch.cat([clean, outliers])
-    found_clean, _ = find_pose(things, clean, robust=False, steps=steps)
-    found_robust, score = find_pose(things, contaminated, robust=True, steps=steps)
-    found_plain, _ = find_pose(things, contaminated, robust=False, steps=steps)
+    found_clean, _ = find_pose(densities, clean, robust=False, steps=steps)
+    found_robust, score = find_pose(densities, contaminated, robust=True, steps=steps)
+    found_plain, _ = find_pose(densities, contaminated, robust=False, steps=steps)
     auroc = mannwhitneyu(score[NUM_POINTS:], score[:NUM_POINTS]).statistic / (NUM_POINTS * NUM_OUTLIERS)
     clean_errors, robust_errors, plain_errors = (
         errors(found, truth, points) for found in (found_clean, found_robust, found_plain)
@@ -162,15 +162,15 @@ def run_trial(things: Sequence[Distribution], points: Tensor, seed: int, steps: 
 def run_shape(shape: Shape, scans: int, train_steps: int, steps: int) -> list[Trial]:
     """Fit a flow to a shape and find it in scans."""
     quiet = pcf.training.Logging(progress=False)
-    things = []
+    densities = []
     for blur in BLURS:
         torch.manual_seed(0)
         flow = pcf.PointCloudFlow(3, num_couplings=12, hidden_dims=(64, 64))
         pcf.fit(flow, shape.train, max_steps=train_steps, lr=1e-2, noise=blur, held_out=0, logging=quiet)
-        things.append(flow.requires_grad_(False).condition())
+        densities.append(flow.requires_grad_(False).condition())
     trials = []
     for seed in range(scans):
-        trials.append(run_trial(things, shape.test, seed, steps))
+        trials.append(run_trial(densities, shape.test, seed, steps))
         print(shape.name, seed, trials[-1], file=sys.stderr, flush=True)
     return trials
 

@@ -1,4 +1,4 @@
-"""Whether 1-NNA finds what is known beforehand: two halves of a data set are alike, two data sets are not.
+"""1-NNA on sets with a known answer: two halves of one data set, which are alike, and two data sets, which are not.
 
     python -m benchmarks.separation body.npz chair.npz --turn x,z,-y     # the table of docs/benchmarks.md
     python -m benchmarks.separation body.npz chair.npz --distance emd    # by exact EMD, some minutes

@@ -5,9 +5,9 @@
     python -m benchmarks.vae body.npz --seconds 2 --seeds 1             # a smoke run
 
 Clouds of the train split, in units of their standard deviation and thickened by Gaussian noise of 0.02 of it, are
-trained on with the same loop; the evidence lower bound of the test split, in nats per point, is what counts. Pyro's
-VAE has our encoder, and couplings so wide that it has as many parameters. Each takes the best of the learning rates
-by the bound of the val split under the first seed. Runs alternate, so that all meet the same machine.
+trained on with the same loop; the evidence lower bound of the test split, in nats per point, is what counts. Pyro's VAE
+has our encoder, and couplings so wide that it has as many parameters. Each takes the best of the learning rates by the
+bound of the val split under the first seed. Runs alternate, so that the load of the machine is the same for all.
 """
 
 from __future__ import annotations
@@ -167,7 +167,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=90.0, help="training time of each run (%(default)s)")
     parser.add_argument("--seeds", type=int, default=3, help="runs of each contender that enter the table")
     parser.add_argument("--rates", type=float, nargs="+", default=LEARNING_RATES, help="learning rates (%(default)s)")
-    parser.add_argument("--log", type=Path, help="append every run to this file, a JSON object a line")
+    parser.add_argument("--log", type=Path, help="append every run to this file, a JSON object per line")
     arguments = parser.parse_args()
     contenders = sorted(arguments.contenders, key=list(CONTENDERS).index)
 

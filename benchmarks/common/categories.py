@@ -1,4 +1,4 @@
-"""Category files: many clouds, and which of them are for training, for choosing and for the last word."""
+"""Category files: many clouds, and which of them are for training, validation and the final test."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs of contenders in turn, so that all meet the same machine, each at the best of several learning rates."""
+"""Alternating runs of contenders, for an equal load of the machine, each at the best of several learning rates."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Run(Protocol):
 
     @property
     def contender(self) -> str:
-        """Who ran."""
+        """The name of the model."""
 
     @property
     def lr(self) -> float:
@@ -62,7 +62,7 @@ def race(
 
 
 def reporter(describe: Callable[[Any], str], log: Path | None) -> Callable[[Any], None]:
-    """Tell of runs on standard error, and append them to a file, a JSON object a line.
+    """Tell of runs on standard error, and append them to a file, a JSON object per line.
 
     Args:
         describe: from a run, a dataclass, to a line of text.

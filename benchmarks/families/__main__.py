@@ -1,16 +1,16 @@
-"""The comparison of model families: flows, Pyro's own, decoders that are no flows, and a game, at equal seconds.
+"""The comparison of model families: flows, Pyro's own, decoders without flows, and a GAN, at equal seconds.
 
     python -m benchmarks.families body.npz headwear.npz chair.npz --out models.jsonl     # all presets and rivals
     python -m benchmarks.families body.npz --models default gan --seconds 20 --seeds 0   # a short look
     python -m benchmarks.families body.npz --models ablations --out models.jsonl
     python -m benchmarks.families body.npz --models gan --split val --lr 2e-3            # to choose a learning rate
 
-Every model trains on the same clouds for the same seconds under the same seeds, in turn, so that all meet the same
-machine; its samples are compared with the clouds of the test split, and where it has a density, that of these clouds
-is scored. Every run is added to ``--out`` as it ends. A run that the file has, by data, model, seed, seconds, steps and
-learning rate, is not run again, so that the same command goes on where it was stopped; a file with runs of another
-protocol is refused. docs/benchmarks.md has the tables, each with its command. See ``members.py`` for who takes part,
-``runs.py`` for the protocol and for what counts as a failure, and ``table.py`` for how the table is read.
+Every model trains on the same clouds for the same seconds under the same seeds, alternating, so that the load of the
+machine is the same for all. Its samples are compared with the clouds of the test split, and its density is scored on
+them, if it has one. Every run is added to ``--out`` as it ends. A run that the file has, by data, model, seed, seconds,
+steps and learning rate, is not run again, so that the same command continues where it was stopped; a file with runs of
+another protocol is refused. docs/benchmarks.md has the tables, each with its command. See ``members.py`` for the
+models, ``runs.py`` for the protocol and for what counts as a failure, and ``table.py`` for how to read the table.
 """
 
 from __future__ import annotations
@@ -109,7 +109,9 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=3, help="draws of samples (%(default)s)")
     parser.add_argument("--split", choices=["test", "val"], default="test", help="what is evaluated on (%(default)s)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (%(default)s)")
-    parser.add_argument("--out", type=Path, help="the file of all runs, a JSON object a line; it is gone on with")
+    parser.add_argument(
+        "--out", type=Path, help="file of all runs, a JSON object per line; an existing one is continued"
+    )
     arguments = parser.parse_args()
     device = arguments.device
     if device == "auto":

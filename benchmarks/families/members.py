@@ -1,4 +1,4 @@
-"""Who takes part in the comparison of model families: how each is built and trained.
+"""The models in the comparison of model families: how each is built and trained.
 
 Our presets, the ablations of the default and the model from Pyro's own flows are trained by ``pcf.fit`` on points
 thickened by ``NOISE_PER_DEVIATION``, without which their densities have no upper bound. The rivals that have no density

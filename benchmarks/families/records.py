@@ -43,7 +43,7 @@ class ModelRun:
         seed: of the run.
         lr: its learning rate.
         training: what it has in common with others.
-        report: what `pcf.metrics.evaluate` says of its samples, with its bound where it has one.
+        report: of `pcf.metrics.evaluate` on its samples, with its bound if it has one.
         trained_seconds: wall time of the training.
         steps: of the training.
         parameters: numbers that were trained.
@@ -109,7 +109,7 @@ def read_runs(path: Path) -> list[ModelRun]:
 
 
 def append_run(path: Path, run: ModelRun) -> None:
-    """Add a run to a file, a JSON object a line."""
+    """Add a run to a file, a JSON object per line."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:
         file.write(json.dumps(run.to_dict(), allow_nan=False) + "\n")

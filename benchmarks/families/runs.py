@@ -58,7 +58,7 @@ class Judge:
         )
 
     def train_report(self) -> pcf.metrics.Report:
-        """Train clouds in the place of samples: what a model that knows the data by heart would get.
+        """Train clouds in the place of samples: the scores of a model that memorises its training set.
 
         Raises:
             ValueError: if there are not enough train clouds.

@@ -126,7 +126,7 @@ def table(runs: Sequence[ModelRun], training: Training, train: pcf.metrics.Repor
     for run in runs:
         if not differences(run, training, protocol):
             mine.setdefault(run.model, []).append(run)
-    # The order does not say who came first.
+    # The order is not a ranking.
     names = sorted(mine, key=list(FAMILIES).index)
     best = {column.title: _best(column, mine) for column in COLUMNS if column.badness}
     failures = [_failed(mine[name]) for name in names]
@@ -153,7 +153,7 @@ def _best(column: Column, runs: dict[str, list[ModelRun]]) -> list[str]:
     marks = {name: column.mark_of(own) for name, own in runs.items()}
     least = min(marks.values(), default=math.inf)
     best = [] if math.isinf(least) else [name for name, mark in marks.items() if mark == least]
-    # Where all are alike, a mark would say nothing.
+    # If all are equal, a mark has no meaning.
     return [] if len(best) == len(runs) > 1 else best
 
 

@@ -1,4 +1,4 @@
-"""Train the default model of many clouds on a category, for as long as one likes, and keep its curve.
+"""Train the default model of many clouds on a category for some time, and keep its learning curve.
 
     python -m benchmarks.tools.pretrain body.npz --seconds 700 --out runs/body
 
