@@ -77,6 +77,8 @@ class PointCloudFlow(nn.Module):
         torch.Size([2, 100, 3])
     """
 
+    _has_scored_nothing = True
+
     def __init__(
         self,
         point_dim: int = 3,
@@ -115,10 +117,9 @@ class PointCloudFlow(nn.Module):
             self.transform = _stack_of(transform, point_dim, context_dim, base)
         self.base = StandardNormal(point_dim) if base == "normal" else ConditionalNormal(point_dim, context_dim)
         self.transform.parts.append(standardize(point_dim))
-        weight = next(self.transform.parameters(), None)
+        weight = None if transform is None else next(transform.parameters(), None)
         if weight is not None:
             self.to(device=weight.device, dtype=weight.dtype)
-        self._has_scored_nothing = True
 
     @property
     def units(self) -> Standardize:
@@ -243,7 +244,7 @@ class PointCloudFlow(nn.Module):
         check_points(points, self.point_dim)
         self._check_dtype(points, "points")
         # Later points need not be looked at: reading a value waits for a GPU, and a sampler that adapts goes anywhere.
-        if self._has_scored_nothing and not is_traced(points):
+        if not is_traced(points) and self._has_scored_nothing:
             self._has_scored_nothing = False
             if not self.normalized:
                 _warn_if_far(points)
