@@ -1,0 +1,100 @@
+"""The house stands: packages import downwards only, and in no circle."""
+
+from __future__ import annotations
+
+import ast
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+STAND_ALONE = {"ops", "_version"}
+# What each may import beside itself.
+BELOW = {
+    "_version": set(),
+    "ops": set(),
+    "data": {"ops"},
+    "metrics": STAND_ALONE,
+    "plotting": {"ops"},
+    "serialization": STAND_ALONE,
+    "nn": {"ops"},
+    "kernels": {"ops"},
+    "transforms": {"ops", "nn", "kernels"},
+    "distributions": {"ops", "nn", "transforms", "plotting", "serialization"},
+    "models": {"ops", "nn", "transforms", "distributions", "serialization"},
+    "infer": {"ops", "nn", "transforms", "distributions"},
+    "training": {
+        *STAND_ALONE,
+        "data",
+        "plotting",
+        "serialization",
+        "nn",
+        "kernels",
+        "transforms",
+        "distributions",
+        "models",
+    },
+    "testing": {"transforms"},
+}
+BELOW["cli"] = {*BELOW}
+BELOW["__main__"] = {"cli"}
+
+
+def modules():
+    """Every module of the package by its name; the front door is left out, which leads everywhere."""
+    found = {}
+    for path in sorted((ROOT / "pyro_pcflow").rglob("*.py")):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    del found["pyro_pcflow"]
+    return found
+
+
+MODULES = modules()
+
+
+class WithoutTypes(ast.NodeTransformer):
+    """Leave out what only a type checker imports."""
+
+    def visit_If(self, node):
+        return None if ast.unparse(node.test) == "TYPE_CHECKING" else self.generic_visit(node)
+
+
+def imports(path, *, types):
+    """Modules of the package that one imports, within functions, too."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree if types else WithoutTypes().visit(tree)):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import | ast.ImportFrom) else []
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} has a relative import"
+            names = [f"{node.module}.{name}" for name in names]
+        for name in names:
+            if name.split(".")[0] == "pyro_pcflow":
+                yield name if name in MODULES else name.rpartition(".")[0]
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_imports_lead_down(name):
+    own = name.split(".")[1]
+    found = imports(MODULES[name], types=True)
+    others = {other.split(".")[1] if "." in other else "the front door" for other in found} - {own}
+    assert others <= BELOW[own]
+
+
+def test_no_circle():
+    TopologicalSorter({name: {*imports(path, types=False)} - {name} for name, path in MODULES.items()}).prepare()
+
+
+def test_attributes_of_a_users_module_are_looked_up_in_one_place():
+    """`getattr` and `hasattr` of a module, which `fit` and the command line are given, are calls in `objective.py`."""
+    for name, path in MODULES.items():
+        if name.split(".")[1] not in ("training", "cli") or name == "pyro_pcflow.training.objective":
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if (
+                isinstance(node, ast.Call)
+                and isinstance(node.func, ast.Name)
+                and node.func.id in ("getattr", "hasattr")
+            ):
+                assert ast.unparse(node.args[0]) not in ("module", "model", "self.module"), f"{path}:{node.lineno}"
