@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,21 +26,15 @@ EVERY = 100
 MEBIBYTE = 2**20
 
 
-class Watched(pcf.PointCloudVAE):
-    """The default model, which notes the resident memory in bytes every hundred training steps."""
+class MemoryLog(pcf.training.Callback):
+    """Notes the resident memory, in bytes, with each line of the metrics."""
 
     def __init__(self) -> None:
-        super().__init__(3)
-        self.steps = 0
-        self.resident: list[int] = []
+        self.resident: dict[int, int] = {}
 
-    def decode(self, *arguments: Any, **options: Any) -> pcf.PointCloud:
-        """As of the model, once per step."""
-        if self.training:
-            self.steps += 1
-            if self.steps % EVERY == 0:
-                self.resident.append(resident_bytes())
-        return super().decode(*arguments, **options)
+    def on_log(self, progress: pcf.training.Progress, line: Mapping[str, Any]) -> None:
+        """See the base class."""
+        self.resident[progress.step] = resident_bytes()
 
 
 def resident_bytes() -> int:
@@ -58,23 +53,26 @@ def main() -> None:
     arguments = parser.parse_args()
     train, validation, _ = load_splits(arguments.data)
     torch.manual_seed(0)
-    model = Watched()
+    memory = MemoryLog()
     result = pcf.fit(
-        model,
+        pcf.PointCloudVAE(3),
         train,
         held_out=validation,
         noise=NOISE_PER_HALF_EXTENT * pcf.data.half_extent(train),
         lr=arguments.lr,
         max_steps=arguments.steps,
         max_seconds=arguments.seconds,
+        callbacks=[memory],
+        logging=pcf.training.Logging(log_every=EVERY),
     )
     losses = [line["loss"] for line in result.history]
     print(f"{result}; {len(losses)} logged losses, {'all finite' if np.isfinite(losses).all() else 'NOT ALL FINITE'}")
-    resident = [value / MEBIBYTE for value in model.resident]
-    for step in sorted({1, 5, 10, 50, 100, 150, len(resident)}):
-        if step <= len(resident):
-            print(f"  resident memory at step {EVERY * step}: {resident[step - 1]:.1f} MiB")
-    print(f"  from the lowest to the highest from step {EVERY} on: {min(resident):.1f} to {max(resident):.1f} MiB")
+    resident = {step: value / MEBIBYTE for step, value in memory.resident.items()}
+    for step in sorted({1, 5, 10, 50, 100, 150, arguments.steps // EVERY}):
+        if step * EVERY in resident:
+            print(f"  resident memory at step {step * EVERY}: {resident[step * EVERY]:.1f} MiB")
+    lowest, highest = min(resident.values()), max(resident.values())
+    print(f"  from the lowest to the highest from step {min(resident)} on: {lowest:.1f} to {highest:.1f} MiB")
 
 
 if __name__ == "__main__":

@@ -90,7 +90,11 @@ def tell(path: Path | None, run: ModelRun) -> None:
 
 def main() -> None:
     """Run the comparison and print its tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.families",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("data", type=Path, nargs="+", help="category files with points and split")
     parser.add_argument(
         "--models",
