@@ -76,7 +76,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         action="extend",
         metavar="NAME=VALUE",
-        help="any other option of PointCloudFlow, or of PointCloudVAE, such as latent_dim=32 or decoder.masks=halves",
+        help="any other option of PointCloudFlow or PointCloudVAE, such as latent_dim=32 or decoder.masks=halves; of the "
+        "training optimization.grad_clip=5, sampling.encoder_points=256, logging.eval_every=100",
     )
     parser.add_argument(
         "--lr", type=positive, help="peak learning rate (0.01 for a flow, 0.008 for a vae, 0.001 for presets)"
@@ -119,6 +120,7 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.preset not in PRESETS:
         raise ValueError(f"--preset must be one of {', '.join(PRESETS)}, got {arguments.preset!r}")
     options = assignments(arguments.set)
+    of_training = _training_options(options, arguments.up)
     of_flow = _flow_options(arguments)
     data, some, of_many = _load_training_data(arguments)
     max_seconds = arguments.max_seconds
@@ -139,8 +141,8 @@ def run(arguments: argparse.Namespace) -> None:
             seed=arguments.seed,
             out=arguments.out,
             resume=arguments.resume,
-            logging=training.Logging(pictures=training.Pictures(arguments.up)),
             device=arguments.device,
+            **of_training,
         )
     except TrainingDivergedError as error:
         raise ValueError(str(error)) from error
@@ -233,6 +235,18 @@ def _draw(stored: Iterable[StoredCloud], arguments: argparse.Namespace, of_many:
         # The array may be that of a file which must not be written to.
         clouds.append(torch.from_numpy(drawn.copy()))
     return clouds
+
+
+def _training_options(options: dict[str, Any], up: str) -> dict[str, Any]:
+    """Take what `--set` says of the training out of its options."""
+    from pyro_pcflow.training import CloudSampling, Logging, Optimization, Pictures
+
+    with _told("--set"):
+        return {
+            "optimization": Optimization(**options.pop("optimization", {})),
+            "sampling": CloudSampling(**options.pop("sampling", {})),
+            "logging": Logging(**{"pictures": Pictures(up), **options.pop("logging", {})}),
+        }
 
 
 def _flow_options(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -345,3 +345,23 @@ def test_options_of_a_part_of_a_model(tmp_path, fitted):
     assert config["prior_options"]["num_couplings"] == 1
     decoder = config["decoder"]
     assert (decoder["num_couplings"], list(decoder["hidden_dims"]), decoder["masks"]) == (3, [5], "halves")
+
+
+def test_options_of_the_training(tmp_path, fitted, capsys):
+    np.save(tmp_path / "a.npy", numbered(30))
+    words = ["train", str(tmp_path / "a.npy"), "--out", str(tmp_path / "run"), "--set"]
+    given = ["optimization.grad_clip=5", "sampling.target_points=64", "logging.eval_every=7", "masks=halves"]
+    assert main([*words, *given]) == 2
+    ((module, _, options),) = fitted
+    assert module.config["masks"] == "halves"
+    assert options["optimization"] == pcf.training.Optimization(grad_clip=5)
+    assert options["sampling"] == pcf.training.CloudSampling(target_points=64)
+    assert options["logging"].eval_every == 7
+    assert isinstance(options["logging"].pictures, pcf.training.Pictures)
+    for wrong, told in {
+        "optimization.grad=5": "unexpected keyword argument 'grad'",
+        "logging=5": "must be a mapping",
+    }.items():
+        capsys.readouterr()
+        assert main([*words, wrong]) == 2
+        assert told in capsys.readouterr().err
