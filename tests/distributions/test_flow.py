@@ -419,7 +419,7 @@ def test_a_flow_of_a_given_transform_trains():
     flow = pcf.PointCloudFlow(3, transform=TRANSFORMS["stack with linear maps"]())
     points = torch.randn(500, 3) * torch.tensor([3.0, 1.0, 0.3]) + 7
     before = copy.deepcopy(flow.transform.parts[1].state_dict())
-    result = pcf.fit(flow, points, max_steps=5, seed=0, device="cpu", progress=False)
+    result = pcf.fit(flow, points, max_steps=5, seed=0, device="cpu")
     assert flow.normalized
     assert result.nats_per_point > -10
     assert any(not torch.equal(value, before[name]) for name, value in flow.transform.parts[1].state_dict().items())
