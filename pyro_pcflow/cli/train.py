@@ -76,8 +76,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         action="extend",
         metavar="NAME=VALUE",
-        help="any other option of PointCloudFlow or PointCloudVAE, such as latent_dim=32 or decoder.masks=halves; of the "
-        "training optimization.grad_clip=5, sampling.encoder_points=256, logging.eval_every=100",
+        help="any other option of PointCloudFlow or PointCloudVAE, such as latent_dim=32 or decoder.masks=halves; of "
+        "the training optimization.grad_clip=5, sampling.encoder_points=256, logging.eval_every=100",
     )
     parser.add_argument(
         "--lr", type=positive, help="peak learning rate (0.01 for a flow, 0.008 for a vae, 0.001 for presets)"

@@ -360,7 +360,7 @@ def test_options_of_the_training(tmp_path, fitted, capsys):
     assert isinstance(options["logging"].pictures, pcf.training.Pictures)
     for wrong, told in {
         "optimization.grad=5": "unexpected keyword argument 'grad'",
-        "logging=5": "must be a mapping",
+        "logging=5": "a mapping",
     }.items():
         capsys.readouterr()
         assert main([*words, wrong]) == 2
