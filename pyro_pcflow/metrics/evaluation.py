@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from pyro_pcflow.metrics.cross_distances import cross_distances
@@ -19,7 +19,7 @@ from pyro_pcflow.metrics.occupancy import Grid, grid_around, jensen_shannon
 from pyro_pcflow.metrics.pairs import nonfinite_clouds
 from pyro_pcflow.metrics.protocol import Protocol, library_versions
 from pyro_pcflow.metrics.report import Likelihood, Neighbours, Report
-from pyro_pcflow.metrics.samples import Normalizer, Samples, as_clouds, choose_clouds, choose_points, draw_samples
+from pyro_pcflow.metrics.samples import Samples, as_clouds, make_comparable
 from pyro_pcflow.metrics.set_metrics import (
     PermutationInterval,
     coverage,
@@ -129,81 +129,59 @@ def evaluate(
         >>> report["1-nna-cd"], report["cov-cd"] < 0.3
         (1.0, True)
     """
-    references = as_clouds(references, "references")
-    sha256 = array_sha256(references)
     asked = _resolve(distances)
-    count = len(references) if num_clouds is None else num_clouds
-    if count < 2:
-        raise ValueError(
-            f"{'references' if num_clouds is None else 'num_clouds'}: expected at least two clouds, since a neighbour "
-            f"must be another one, got {count}"
-        )
-    description = data if isinstance(data, DataDescription) else DataDescription(data)
     if permutations < 1:
         raise ValueError(f"permutations: expected at least 1, got {permutations}")
-    _require_finite(references, "references")
+    references = as_clouds(references, "references")
     train = None if train is None else as_clouds(train, "train")
-    if train is not None:
-        _require_finite(train, "train")
-    points = references.shape[1] if num_points is None else num_points
-    if points < 1:
-        raise ValueError(f"num_points: expected at least 1, got {num_points}")
-    compared = choose_clouds(references, count, "references", seed, "references")
-    sets = draw_samples(samples, draws, count, num_points, references.shape[1], seed)
-    for clouds, kind in [(sets[0], "samples"), (train, "train")]:
-        if clouds is not None and clouds.shape[-1] != references.shape[-1]:
-            raise ValueError(
-                f"{kind} and references: expected points of one dimension, got shapes {tuple(clouds.shape)} and "
-                f"{tuple(references.shape)}"
-            )
-    trained = [] if train is None else _training_sets(train, len(sets), count, points, seed)
-    dtype = torch.promote_types(sets[0].dtype, compared.dtype)
-    compared = choose_points(compared, points, "references", seed, "references").to(dtype)
-    normalize = Normalizer(normalization, compared)
-    sets = [normalize(clouds.to(compared)) for clouds in sets]
-    trained = [normalize(clouds.to(compared)) for clouds in trained]
-    compared = normalize(compared)
-    for clouds in trained:
-        _require_finite(clouds, "train, after normalisation")
-    grid = grid if isinstance(grid, Grid) else grid_around(compared, grid)
+    sets = make_comparable(
+        samples,
+        references,
+        train,
+        draws=draws,
+        num_clouds=num_clouds,
+        num_points=num_points,
+        normalization=normalization,
+        seed=seed,
+    )
+    grid = grid if isinstance(grid, Grid) else grid_around(sets.references, grid)
 
     values: dict[str, list[float]] = {}
     train_values: dict[str, list[float]] = {}
-    failed = [nonfinite_clouds(clouds) for clouds in sets]
+    failed = [nonfinite_clouds(clouds) for clouds in sets.samples]
     null: dict[str, PermutationInterval] = {}
     neighbours = None
     for suffix, (distance, options) in asked.items():
-        arguments: dict[str, Any] = {"distance": distance, "options": options, "progress": progress, "path": path}
-        theirs = pairwise(compared, **arguments)
-        for draw, clouds in enumerate(sets):
-            own, cross = pairwise(clouds, **arguments), pairwise(clouds, compared, **arguments)
+        distances_of = partial(pairwise, distance=distance, options=options, progress=progress, path=path)
+        theirs = distances_of(sets.references)
+        for draw, clouds in enumerate(sets.samples):
+            own, cross = distances_of(clouds), distances_of(clouds, sets.references)
             failed[draw] = failed[draw] | cross_distances(cross).failed.to(failed[draw].device)
             _append(values, suffix, own, theirs, cross)
             if draw == 0:
                 intervals = permutation_interval(own, theirs, cross, permutations=permutations, seed=seed)
                 null.update(zip(_nna_keys(suffix), intervals, strict=True))
-                neighbours = neighbours or Neighbours(clouds.cpu(), compared.cpu(), cross.cpu(), suffix)
-        for clouds in trained:
-            _append(
-                train_values, suffix, pairwise(clouds, **arguments), theirs, pairwise(clouds, compared, **arguments)
-            )
-    values["jsd"] = _divergences(sets, compared, grid)
-    if trained:
-        train_values["jsd"] = _divergences(trained, compared, grid)
+                neighbours = neighbours or Neighbours(clouds.cpu(), sets.references.cpu(), cross.cpu(), suffix)
+        for clouds in sets.train:
+            _append(train_values, suffix, distances_of(clouds), theirs, distances_of(clouds, sets.references))
+    values["jsd"] = [jensen_shannon(clouds, sets.references, grid=grid) for clouds in sets.samples]
+    if sets.train:
+        train_values["jsd"] = [jensen_shannon(clouds, sets.references, grid=grid) for clouds in sets.train]
 
+    description = data if isinstance(data, DataDescription) else DataDescription(data)
     protocol = Protocol(
         data=description.name,
-        sha256=sha256,
+        sha256=array_sha256(references),
         split=description.split,
-        num_clouds=count,
-        num_points=points,
+        num_clouds=len(sets.references),
+        num_points=sets.references.shape[1],
         point_dim=references.shape[-1],
         normalization=normalization,
         units=description.units,
         distances={suffix: distance.describe(options) for suffix, (distance, options) in asked.items()},
         grid={"resolution": grid.resolution, "low": list(grid.low), "high": list(grid.high)},
         permutations=permutations,
-        seeds=tuple(range(seed, seed + len(sets))),
+        seeds=tuple(range(seed, seed + len(sets.samples))),
         versions=library_versions(),
     )
     return Report(
@@ -244,22 +222,6 @@ def _resolve(distances: Distances) -> dict[str, tuple[Distance, dict[str, Any]]]
     return {suffix: (distance, options) for suffix, distance, options in asked}
 
 
-def _require_finite(clouds: Tensor, name: str) -> None:
-    failed = nonfinite_clouds(clouds).nonzero().flatten().tolist()
-    if failed:
-        raise ValueError(
-            f"{name}: {len(failed)} of {len(clouds)} clouds have coordinates that are not finite, the first is number "
-            f"{failed[0]}; only samples may fail"
-        )
-
-
-def _training_sets(clouds: Tensor, draws: int, count: int, points: int, seed: int) -> list[Tensor]:
-    if clouds.shape[:2] == (count, points):
-        draws = 1
-    some = [choose_clouds(clouds, count, "train", seed, f"training draw {k}") for k in range(draws)]
-    return [choose_points(part, points, "train", seed, f"training draw {k}") for k, part in enumerate(some)]
-
-
 def _nna_keys(suffix: str) -> tuple[str, str, str]:
     return f"1-nna-{suffix}", f"1-nna-{suffix}-ref", f"1-nna-{suffix}-smp"
 
@@ -277,7 +239,3 @@ def _append(values: dict[str, list[float]], suffix: str, own: Tensor, theirs: Te
     )
     for key, value in zip(_keys(suffix), found, strict=True):
         values.setdefault(key, []).append(value)
-
-
-def _divergences(sets: list[Tensor], references: Tensor, grid: Grid) -> list[float]:
-    return [jensen_shannon(clouds, references, grid=grid) for clouds in sets]

@@ -13,7 +13,7 @@ from torch import Tensor
 from pyro_pcflow.metrics.pairs import check_choice, nonfinite_clouds
 from pyro_pcflow.ops.random import seeded, seeded_generator
 
-__all__ = ["Normalization", "Normalizer", "Samples", "as_clouds", "choose_clouds", "choose_points", "draw_samples"]
+__all__ = ["ComparedSets", "Normalization", "Normalizer", "Samples", "as_clouds", "make_comparable"]
 
 Normalization = Literal["none", "references", "per_cloud", "per_cloud_box"]
 Samples = Tensor | np.ndarray | Callable[[int, int], Tensor]
@@ -176,3 +176,76 @@ class Normalizer:
         of = self.references.flatten(0, 1).unsqueeze(0) if self.normalization == "references" else clouds
         center = of.mean(1, keepdim=True)
         return (clouds - center) / (of - center).square().mean((1, 2), keepdim=True).sqrt()
+
+
+@dataclass(frozen=True, eq=False)
+class ComparedSets:
+    """Sets of clouds that are compared: as many clouds of as many points, in the same units.
+
+    Args:
+        references: (R, N, D), finite.
+        samples: for each draw, (R, N, D).
+        train: sets of training clouds, (R, N, D), finite.
+    """
+
+    references: Tensor
+    samples: list[Tensor]
+    train: list[Tensor]
+
+
+def make_comparable(
+    samples: Samples,
+    references: Tensor,
+    train: Tensor | None,
+    *,
+    draws: int | None,
+    num_clouds: int | None,
+    num_points: int | None,
+    normalization: str,
+    seed: int,
+) -> ComparedSets:
+    """Choose clouds and points, and normalise them; arguments and errors are those of `evaluate`."""
+    count = len(references) if num_clouds is None else num_clouds
+    if count < 2:
+        raise ValueError(
+            f"{'references' if num_clouds is None else 'num_clouds'}: expected at least two clouds, since a neighbour "
+            f"must be another one, got {count}"
+        )
+    _require_finite(references, "references")
+    if train is not None:
+        _require_finite(train, "train")
+    points = references.shape[1] if num_points is None else num_points
+    if points < 1:
+        raise ValueError(f"num_points: expected at least 1, got {num_points}")
+    compared = choose_clouds(references, count, "references", seed, "references")
+    sets = draw_samples(samples, draws, count, num_points, references.shape[1], seed)
+    for clouds, kind in [(sets[0], "samples"), (train, "train")]:
+        if clouds is not None and clouds.shape[-1] != references.shape[-1]:
+            raise ValueError(
+                f"{kind} and references: expected points of one dimension, got shapes {tuple(clouds.shape)} and "
+                f"{tuple(references.shape)}"
+            )
+    trained = [] if train is None else _training_sets(train, len(sets), count, points, seed)
+    dtype = torch.promote_types(sets[0].dtype, compared.dtype)
+    compared = choose_points(compared, points, "references", seed, "references").to(dtype)
+    normalize = Normalizer(normalization, compared)
+    trained = [normalize(clouds.to(compared)) for clouds in trained]
+    for clouds in trained:
+        _require_finite(clouds, "train, after normalisation")
+    return ComparedSets(normalize(compared), [normalize(clouds.to(compared)) for clouds in sets], trained)
+
+
+def _require_finite(clouds: Tensor, name: str) -> None:
+    failed = nonfinite_clouds(clouds).nonzero().flatten().tolist()
+    if failed:
+        raise ValueError(
+            f"{name}: {len(failed)} of {len(clouds)} clouds have coordinates that are not finite, the first is number "
+            f"{failed[0]}; only samples may fail"
+        )
+
+
+def _training_sets(clouds: Tensor, draws: int, count: int, points: int, seed: int) -> list[Tensor]:
+    if clouds.shape[:2] == (count, points):
+        draws = 1
+    some = [choose_clouds(clouds, count, "train", seed, f"training draw {k}") for k in range(draws)]
+    return [choose_points(part, points, "train", seed, f"training draw {k}") for k, part in enumerate(some)]
