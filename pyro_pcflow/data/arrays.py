@@ -16,7 +16,7 @@ _MAX_LINE = 1 << 16
 
 
 def read_text(path: Path) -> CloudArray:
-    """Read a table of numbers, one point a line, separated by white space or by commas.
+    """Read a table of numbers, one point per line, separated by white space or by commas.
 
     Text after `#` is a comment. A first line without any number is taken for column names.
 

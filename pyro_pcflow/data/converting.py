@@ -34,7 +34,7 @@ def convert_clouds(
 
     Args:
         path: a file or a folder, as in `load_clouds`.
-        out: the new file, which ends in `.npy`. Folders are made if need be.
+        out: the new file, which ends in `.npy`. Missing folders are made.
         num_points: points per cloud, N; `None` keeps every point, as in `load_clouds`.
         seed: seed of the draw.
         progress: show a bar over the clouds; `None` shows one in a terminal or a notebook, after a second, and a line
@@ -47,7 +47,7 @@ def convert_clouds(
     Raises:
         FileNotFoundError: nothing is at `path`.
         FileExistsError: `out` is there already; nothing is overwritten.
-        CloudError: what is at `path` can't be used.
+        CloudError: what is at `path` cannot be used.
         ValueError: `num_points` below 1, or another ending.
 
     Examples:
@@ -62,7 +62,7 @@ def convert_clouds(
         raise ValueError(f"{out}: expected a name that ends in .npy")
     check_new(out)
     clouds = iterate_clouds(path, num_points, seed, split=split, progress=False)
-    # What is wrong with the first cloud is told before a folder is made.
+    # An error in the first cloud is raised before a folder is made.
     first = next(clouds)
     out.parent.mkdir(parents=True, exist_ok=True)
     with new_file(out) as file, progress_bar(progress, "clouds", unit="cloud") as bar:

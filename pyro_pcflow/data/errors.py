@@ -1,4 +1,4 @@
-"""The one error of the data room, and how it is phrased."""
+"""CloudError, the error for files that hold no clouds, and its wording."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pyro_pcflow.ops.reading import printable
 
 
 class CloudError(ValueError):
-    """A file or folder that can't be turned into clouds.
+    """A file or folder that cannot be read as clouds.
 
     The message names the file, what was found in it, and what was expected.
 
@@ -20,7 +20,7 @@ class CloudError(ValueError):
 
 
 def cloud_error(path: Path, found: str, expected: str) -> CloudError:
-    """Phrase a `CloudError` the way that all of them read.
+    """A `CloudError` in the common wording.
 
     Args:
         path: the file or folder at fault.

@@ -1,4 +1,4 @@
-"""Which reader serves which file, and the border where a parser's error becomes ours."""
+"""The reader of each file format; a parser's error becomes a CloudError here."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def read_file(path: Path, split: str | None = None, folder_split: str | None = N
         are read from disk.
 
     Raises:
-        CloudError: the file can't be used.
+        CloudError: the file cannot be used.
     """
     kind = path.suffix.lower()
     if kind not in _EXPECTED:
@@ -82,7 +82,7 @@ def stored_splits(path: Path) -> tuple[str, ...]:
         The words of the array `split` of a npz file; none for other files.
 
     Raises:
-        CloudError: the file can't be used.
+        CloudError: the file cannot be used.
     """
     if path.suffix.lower() != ".npz":
         return ()

@@ -1,4 +1,4 @@
-"""Checks of what a mesh file's header promises against the bytes that are there.
+"""Checks of a mesh file's header against the bytes of the file.
 
 The parsers trust their headers: a wrong count costs gigabytes, or quietly shortens a shape.
 Each guard raises `ValueError` with what it found; anything else that it trips over is as good.

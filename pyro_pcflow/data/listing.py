@@ -1,4 +1,4 @@
-"""Which files a path stands for, in an order that never changes."""
+"""The files of a path, in a fixed order, and their splits."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from pyro_pcflow.data.formats import EXTENSIONS
 from pyro_pcflow.ops.reading import phrase, printable
 
 SPLITS = ("train", "val", "test")
-# So many names of files that were passed over are told.
+# Of files that are passed over, at most this many are named.
 _NAMED = 5
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One file: its `path`, its `name` relative to the folder asked for, and the `split` of its folder."""
+    """One file: its `path`, its `name` relative to the folder that is read, and the `split` of its folder."""
 
     path: Path
     name: str

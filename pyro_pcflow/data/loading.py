@@ -1,4 +1,4 @@
-"""Files and folders to a batch of clouds."""
+"""Loading of files and folders as one batch of clouds."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def load_clouds(
     random subset of their points, or all of them followed by random repeats and one warning.
     A folder is searched to its end, in sorted order; hidden files are left out, and files of other
     endings, which one warning names. Coordinates keep their units. A file gives the same points for
-    a seed wherever its folder lies and whatever else is in it.
+    a seed, independent of where its folder lies and of its other files.
 
     Args:
         path: a file or a folder.
@@ -43,7 +43,7 @@ def load_clouds(
 
     Raises:
         FileNotFoundError: nothing is at `path`.
-        CloudError: what is there can't be used; the message names the file and what was expected.
+        CloudError: what is there cannot be used; the message names the file and what was expected.
         ValueError: `num_points` below 1.
 
     Examples:

@@ -29,14 +29,14 @@ _CHUNK = 1 << 22
 
 
 class MappedClouds(Dataset[Tensor]):
-    """Clouds in a npy file, of which only those that are asked for are read.
+    """Clouds in a npy file, of which only the requested ones are read.
 
     The file is mapped into memory at the first read, once in each process. A pickle holds the path
     and no data, so that the workers of a `DataLoader` open the file themselves. Floats of either
     byte order are read; Fortran order is refused, as it scatters each cloud over the file.
 
     The file must not change while it is in use: the system ends a process that reads from a mapped
-    file past its new end. Opening it doesn't look at its values, so NaN or infinity show only when
+    file past its new end. Opening it does not read its values, so NaN or infinity show only when
     they are read, or when `check_finite` looks for them, as `fit` does before its first step.
 
     Args:
@@ -45,7 +45,7 @@ class MappedClouds(Dataset[Tensor]):
 
     Raises:
         FileNotFoundError: nothing is at `path`.
-        CloudError: what is there can't be used; the message names the file and what was expected.
+        CloudError: what is there cannot be used; the message names the file and what was expected.
 
     Examples:
         >>> import tempfile
@@ -97,7 +97,7 @@ class MappedClouds(Dataset[Tensor]):
         return {**self.__dict__, "_opened": None}
 
     def read(self, clouds: Tensor, points: Tensor | None = None) -> Tensor:
-        """Read some clouds, or some points of them, in the order asked for.
+        """Read some clouds, or some points of them, in the requested order.
 
         Args:
             clouds: positions of clouds, (B,), integers from 0; repeats are allowed.

@@ -31,7 +31,7 @@ def read_mesh(path: Path) -> Surface | CloudArray:
         The surface; or a `CloudArray` of one cloud (1, N, 3) where the file has points and no faces.
 
     Raises:
-        Exception: whatever the parser raises on a damaged file, and `ValueError` of our guards.
+        Exception: anything that the parser raises on a damaged file, and `ValueError` of our guards.
     """
     kind = path.suffix.lower()[1:]
     stream, promised_faces = _open_checked(path.read_bytes(), kind)
@@ -122,7 +122,7 @@ def _join_surfaces(scene: Any) -> Surface | None:
     for part, matrix in parts:
         corners = np.asarray(part.faces)
         if corners.min() < 0 or corners.max() >= len(part.vertices):
-            raise ValueError(f"a face refers to a vertex outside of 0 to {len(part.vertices) - 1}")
+            raise ValueError(f"a face refers to a vertex outside 0 to {len(part.vertices) - 1}")
         vertices.append(_place(part.vertices, matrix))
         faces.append(corners + start)
         start += len(part.vertices)

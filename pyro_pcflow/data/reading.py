@@ -1,4 +1,4 @@
-"""The clouds of a path one after another, read and drawn: what all loaders share."""
+"""Iteration over the clouds of a path, which all loaders share."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class StoredCloud:
         """Take some points, (num_points, D), as `load_clouds` does; None takes all that a cloud has, in their order.
 
         Raises:
-            CloudError: points that float32 can't hold, or all points of a mesh.
+            CloudError: points that float32 cannot hold, or all points of a mesh.
         """
         seed = derive_seed(seed, self.entry.name, self.index)
         if isinstance(self.source, Surface):
@@ -71,7 +71,7 @@ def find_splits(path: str | os.PathLike[str]) -> tuple[str, ...]:
 
     Raises:
         FileNotFoundError: nothing is at `path`.
-        CloudError: what is there can't be used.
+        CloudError: what is there cannot be used.
 
     Examples:
         >>> from pyro_pcflow.data import example_path
@@ -99,7 +99,7 @@ def iterate_stored(listing: Listing, split: str | None, progress: bool | None = 
         Clouds of any sizes and dimensions.
 
     Raises:
-        CloudError: what is there can't be used.
+        CloudError: what is there cannot be used.
     """
     entries = listing.entries
     for number, entry in enumerate(_with_progress(entries, progress)):
@@ -138,7 +138,7 @@ def iterate_clouds(
 
     Raises:
         FileNotFoundError: nothing is at `path`.
-        CloudError: what is there can't be used.
+        CloudError: what is there cannot be used.
         ValueError: `num_points` below 1.
 
     Examples:

@@ -1,4 +1,4 @@
-"""From what a file holds to clouds of the asked size: pure functions of arrays and a seed."""
+"""Sampling of points from surfaces and clouds: pure functions of arrays and a seed."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def derive_seed(seed: int, name: str, index: int) -> int:
 
     Args:
         seed: the user's seed.
-        name: name of the file, relative to the folder that was asked for.
+        name: name of the file, relative to the folder that is read.
         index: position of the cloud in its file.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Clouds to files that `load_clouds` reads back."""
+"""Writing clouds to files that `load_clouds` reads."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def save_clouds(clouds: Tensor, path: str | os.PathLike[str]) -> Path:
 
     Args:
         clouds: (S, N, D); ply and xyz hold one cloud, ply in three dimensions.
-        path: ends in `.npy`, `.npz` (array `points`), `.ply` or `.xyz`. Folders are made if need be.
+        path: ends in `.npy`, `.npz` (array `points`), `.ply` or `.xyz`. Missing folders are made.
 
     Returns:
         The path.
@@ -58,7 +58,7 @@ def save_clouds(clouds: Tensor, path: str | os.PathLike[str]) -> Path:
 
 
 def check_format(path: Path, num_clouds: int, point_dim: int) -> None:
-    """Raise a `ValueError` unless a file of that name can hold so many clouds of points of so many coordinates."""
+    """Raise a `ValueError` unless a file of that name can hold that many clouds of points of that dimension."""
     if path.suffix not in SAVED_FORMATS:
         raise ValueError(f"{path}: clouds are saved to names that end in {', '.join(SAVED_FORMATS)}")
     if path.suffix in (".ply", ".xyz") and num_clouds != 1:

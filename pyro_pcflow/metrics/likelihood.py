@@ -1,4 +1,4 @@
-"""How likely held-out clouds are, in nats."""
+"""Held-out log-likelihood of clouds, exact or as an importance-weighted bound, in nats."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ POINTS_AT_ONCE = 65_536
 class LogLikelihood:
     """Log-densities of clouds.
 
-    A log-density depends on the unit: with coordinates `c` times as large it is `D log c` nats a point lower. Compare
+    A log-density depends on the unit: with coordinates `c` times as large it is `D log c` nats per point lower. Compare
     only numbers of one unit.
 
     Args:
@@ -74,7 +74,7 @@ def log_likelihood(
         Nats per cloud and per point.
 
     Raises:
-        ValueError: clouds or contexts of another shape, or a `log_prob` that does not give one number a point.
+        ValueError: clouds or contexts of another shape, or a `log_prob` that does not give one number per point.
 
     Examples:
         >>> normal = torch.distributions.MultivariateNormal(torch.zeros(3), torch.eye(3))
@@ -85,7 +85,7 @@ def log_likelihood(
     """
     _check(clouds)
     if context is not None and (context.dim() != 2 or len(context) != len(clouds)):
-        raise ValueError(f"context: expected shape ({len(clouds)}, C), one a cloud, got {tuple(context.shape)}")
+        raise ValueError(f"context: expected shape ({len(clouds)}, C), one per cloud, got {tuple(context.shape)}")
     totals = []
     with torch.no_grad():
         for some in _pieces(clouds):
@@ -93,7 +93,7 @@ def log_likelihood(
             values = flow.log_prob(clouds[some], *given)
             if values.shape != clouds[some].shape[:-1]:
                 raise ValueError(
-                    f"log_prob: expected one number a point, shape {tuple(clouds[some].shape[:-1])}, got "
+                    f"log_prob: expected one number per point, shape {tuple(clouds[some].shape[:-1])}, got "
                     f"{tuple(values.shape)}; for a model of whole clouds take importance_weighted_bound"
                 )
             totals.append(values.double().sum(-1).cpu())
@@ -148,7 +148,7 @@ def importance_weighted_bound(
             values = model.log_prob(clouds[some], num_particles=num_particles, **given)
             if values.shape != (len(clouds[some]),):
                 raise ValueError(
-                    f"log_prob: expected one number a cloud, shape ({len(clouds[some])},), got {tuple(values.shape)}"
+                    f"log_prob: expected one number per cloud, shape ({len(clouds[some])},), got {tuple(values.shape)}"
                 )
             totals.append(values.double().cpu())
     kind = f"importance-weighted bound, K = {num_particles}"

@@ -70,7 +70,7 @@ def pairwise(
         max_memory_mb: the bound, in MiB.
         num_threads: threads for trees and matchings, by default as many as torch uses.
         progress: show a bar; None shows one on a terminal, and a line every half a minute in a log.
-        path: a folder to keep finished rows in; it is made if need be.
+        path: a folder to keep finished rows in; made if it is missing.
 
     Returns:
         (S, R) of float64, on the device of x. Rows and columns of clouds with a NaN or an infinity are NaN.

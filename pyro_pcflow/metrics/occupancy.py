@@ -1,4 +1,4 @@
-"""The Jensen-Shannon divergence between occupancies of a grid."""
+"""Jensen-Shannon divergence (JSD) between occupancy grids."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class Grid:
 
     Args:
         resolution: cells along each axis.
-        low: lowest coordinates, one an axis, in the data's units.
-        high: highest coordinates, one an axis.
+        low: lowest coordinates, one per axis, in the data's units.
+        high: highest coordinates, one per axis.
 
     Raises:
         ValueError: a resolution below 1, or bounds that leave no room.
@@ -48,7 +48,7 @@ class Grid:
         return tuple((b - a) / self.resolution for a, b in zip(self.low, self.high, strict=True))
 
     def cells(self, points: Tensor) -> Tensor:
-        """Number of the cell of each point; one outside of the grid belongs to the cell that is nearest to it.
+        """Number of the cell of each point; one outside the grid belongs to the nearest cell.
 
         Args:
             points: (*batch, D), finite.
@@ -83,8 +83,8 @@ def grid_around(
     Args:
         references: (R, M, D), finite.
         resolution: cells along each axis; Achlioptas et al. take 28.
-        bounds: lowest and highest coordinates, a number each or one an axis; by default the cube with the centre of the
-            bounding box of all references, and its longest side.
+        bounds: lowest and highest coordinates, a number each or one per axis; by default the cube with the centre of
+            the bounding box of all references, and its longest side.
 
     Returns:
         The grid.
@@ -157,7 +157,7 @@ def jensen_shannon(samples: Tensor, references: Tensor, *, grid: int | Grid = 28
     p = torch.cat([cells[0] / max(1, len(ours)) * (1 - share), share])
     q = torch.cat([cells[1] / len(theirs), torch.zeros_like(share)])
     bits = _entropy((p + q) / 2) - (_entropy(p) + _entropy(q)) / 2
-    # Rounding alone leads outside of [0, 1].
+    # Rounding alone leads outside [0, 1].
     return float(bits.clamp(0, 1))
 
 

@@ -1,4 +1,4 @@
-"""How well a likelihood tells apart what does not belong: outlying points, and clouds of another kind."""
+"""Outlier and out-of-distribution detection by likelihood: areas under the ROC curve (AUROC)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def auroc(positives: Tensor, negatives: Tensor) -> float:
     Whitney).
 
     Args:
-        positives: scores of any shape, higher where something is more likely to be positive; infinities are welcome.
+        positives: scores of any shape, higher where something is more likely to be positive; infinities are allowed.
         negatives: scores of any shape.
 
     Returns:
@@ -37,7 +37,7 @@ def auroc(positives: Tensor, negatives: Tensor) -> float:
             raise ValueError(f"{name}: there are no scores in it")
         if scores.isnan().any():
             number = int(scores.isnan().sum())
-            raise ValueError(f"{name}: {number} of {scores.numel()} scores are NaN, which no rank can be given to")
+            raise ValueError(f"{name}: {number} of {scores.numel()} scores are NaN, which have no rank")
     above, below = (scores.detach().double().cpu().flatten() for scores in (positives, negatives))
     ranks = rankdata(torch.cat([above, below]).numpy())[: len(above)]
     return float((ranks.sum() - len(above) * (len(above) + 1) / 2) / (len(above) * len(below)))
@@ -73,7 +73,7 @@ def outlier_auroc(log_density: Tensor, is_outlier: Tensor) -> float:
 
 
 class OutOfDistribution(NamedTuple):
-    """How well strangers are told apart; `raw` is always shown beside `corrected`.
+    """How well out-of-distribution clouds are detected; `raw` is always shown beside `corrected`.
 
     Attributes:
         raw: AUROC of the negative log-likelihood.
@@ -89,7 +89,7 @@ class OutOfDistribution(NamedTuple):
 def gaussian_complexity(clouds: Tensor) -> Tensor:
     """Negative log-likelihood of each cloud under the Gaussian that fits it best, in nats per point.
 
-    `(D log(2 pi e) + log det S) / 2` with the covariance `S` of the cloud's own points: how many nats a coder needs
+    `(D log(2 pi e) + log det S) / 2` with the covariance `S` of the cloud's own points: the number of nats of a coder
     that knows nothing but the cloud's extent.
 
     Args:
@@ -132,7 +132,7 @@ def out_of_distribution_auroc(
 ) -> OutOfDistribution:
     """How well the likelihood of a model tells clouds of another kind from those of its own kind.
 
-    A raw likelihood is often higher for strangers that are simple (Nalisnick et al., Do deep generative models
+    A raw likelihood is often higher for simple out-of-distribution clouds (Nalisnick et al., Do deep generative models
     know what they don't know?, ICLR 2019). Serra et al. (Input complexity and out-of-distribution detection with
     likelihood-based generative models, ICLR 2020) subtract what a general coder needs: the score is
     `-log p(x) - L(x)`. With `gaussian_complexity` as `L` it is also a likelihood ratio as that of Ren et al.
@@ -144,7 +144,7 @@ def out_of_distribution_auroc(
         outside: log-likelihood of each cloud of another kind, (R,), in the same unit.
         inside_complexity: of the same clouds, in the same unit as `inside` (nats per point or per cloud), (S,).
         outside_complexity: of the other clouds, (R,).
-        correction: its name, as reports are to call it.
+        correction: its name, for reports.
 
     Returns:
         The AUROC of the raw likelihood, and of the corrected one if complexities are given.

@@ -94,7 +94,7 @@ def check_mask(mask: Tensor | None, cloud: Tensor, name: str) -> Tensor:
         raise ValueError(f"{name}: expected a boolean tensor, true where a point is there, got {found}")
     if mask.dim() == 0 or mask.shape[-1] != cloud.shape[-2]:
         raise ValueError(
-            f"{name}: expected shape (*batch, {cloud.shape[-2]}), one entry a point, got {tuple(mask.shape)}"
+            f"{name}: expected shape (*batch, {cloud.shape[-2]}), one entry per point, got {tuple(mask.shape)}"
         )
     if not mask.any(-1).all():
         raise ValueError(f"{name}: it leaves no point in some cloud, and a distance to nothing is not defined")

@@ -76,7 +76,7 @@ class Report(Mapping[str, float]):
     Args:
         name: of the samples.
         protocol: how they were compared.
-        draws: for each key, one value a draw.
+        draws: for each key, one value per draw.
         failed: for each draw, the number of failed samples: with coordinates that are not finite, or too large.
         train: the same with clouds of the training set in place of the samples; empty if there is none.
         train_sha256: of the training set.

@@ -48,7 +48,7 @@ class RowStore:
     ==========================  ====================================================
 
     Args:
-        path: a folder for several matrices; made if need be.
+        path: a folder for several matrices; made if it is missing.
         key: what `fingerprint` returns.
         distance: its name.
         shape: (S, R).

@@ -96,7 +96,7 @@ def draw_samples(
 
     Raises:
         TypeError: not clouds.
-        ValueError: too few samples, too few points, another number of draws, or another shape than was asked for.
+        ValueError: too few samples, too few points, another number of draws, or another shape than requested.
 
     Examples:
         >>> [len(some) for some in draw_samples(torch.randn(9, 50, 3), 2, 4, 20, 50, seed=0)]

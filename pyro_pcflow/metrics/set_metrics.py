@@ -211,7 +211,7 @@ def permutation_interval(
 
     Raises:
         TypeError: not numbers.
-        ValueError: as `one_nearest_neighbour`; fewer than one permutation, or a level outside of (0, 1).
+        ValueError: as `one_nearest_neighbour`; fewer than one permutation, or a level outside (0, 1).
 
     Examples:
         >>> distances = torch.cdist(torch.randn(80, 3), torch.randn(80, 3))

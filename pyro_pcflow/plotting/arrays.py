@@ -17,7 +17,7 @@ def as_array(value: Any, name: str) -> Array:
     """Return real numbers as a float64 array, detached from any graph and device.
 
     Args:
-        value: a tensor on any device, or whatever NumPy takes for numbers.
+        value: a tensor on any device, or anything that NumPy reads as numbers.
         name: what to call it in an error.
 
     Returns:
@@ -49,7 +49,7 @@ def check_points(points: Array, name: str, ranks: Sequence[int] = (2,)) -> Array
     Args:
         points: (N, D), or (T, N, D) where `ranks` has 3.
         name: what to call it in an error.
-        ranks: the ranks that are welcome.
+        ranks: the ranks that are allowed.
 
     Returns:
         The first three coordinates, (..., N, min(D, 3)).
@@ -97,7 +97,7 @@ def check_finite(finite: Array, name: str, what: str) -> None:
 
 
 def as_rows(clouds: Clouds) -> tuple[list[list[Any]], list[str] | None, bool]:
-    """Sort what a caller calls clouds into rows of single clouds, not yet checked.
+    """Rows of single clouds, not yet checked, from any arrangement of clouds.
 
     Args:
         clouds: (N, D), (S, N, D), a list of these, a list of lists of (N, D), or a mapping from names to these.
@@ -145,7 +145,7 @@ def _as_item(item: Any, name: str) -> Any:
 
 
 def mirror(values: Any, rows: list[list[Any]], own: bool, name: str) -> list[list[Any]]:
-    """Deal out values that are arranged like the clouds: one entry a cloud.
+    """Values that are arranged like the clouds, as one entry per cloud.
 
     Args:
         values: one for all (None, a string, or one entry for every point of any cloud), or arranged as the clouds are.
@@ -180,7 +180,7 @@ def _deal_row(values: Any, row: list[Any], name: str) -> list[Any]:
         return [values] * len(row)
     shape = getattr(values, "shape", None)
     if shape is not None and tuple(shape[:2]) != (len(row), len(row[0])) and len(shape) <= 2:
-        # One entry a point and not one a cloud: the same points, seen at several moments.
+        # One entry per point, not per cloud: the same points at several moments.
         return [values] * len(row)
     return _deal(values, len(row), name, "clouds")
 
@@ -214,7 +214,7 @@ def check_mask(mask: Any, points: Array, name: str) -> Array:
         return np.ones(len(points), dtype=bool)
     keep = as_array(mask, name).astype(bool)
     if keep.shape != points.shape[:1]:
-        raise ValueError(f"{name}: expected shape {points.shape[:1]}, one entry a point, got {keep.shape}")
+        raise ValueError(f"{name}: expected shape {points.shape[:1]}, one entry per point, got {keep.shape}")
     if not keep.any():
         raise ValueError(f"{name}: it leaves no point to show")
     return keep

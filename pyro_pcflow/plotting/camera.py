@@ -124,15 +124,15 @@ class Frame:
 
 
 def frame_around(views: Sequence[Array], *, tail: float = 0.01, slack: float = 0.35) -> Frame:
-    """Return a box around clouds that strays don't blow up.
+    """A box around clouds that outliers do not enlarge much.
 
     Each side lies at the outermost point, but no farther than `slack` widths from the box of all but the share
     `tail` of the points: one stray sample must not shrink the shape to a dot. What lies beyond is not drawn.
 
     Args:
         views: clouds of projected points, each (N, 3).
-        tail: the share of points that count as strays, at each side.
-        slack: how far strays may widen the box.
+        tail: the fraction of points that count as outliers, at each side.
+        slack: how far outliers may widen the box.
 
     Returns:
         The box around all clouds; never of size zero.

@@ -1,4 +1,4 @@
-"""Colours of points: one ink, a scale of scalars, or where a point is."""
+"""Colours of points: one colour, a scale of scalars, parts, or position."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def make_scale(scalars: Sequence[Array], cmap: str, limits: tuple[float, float] 
     """Return one scale for several clouds.
 
     Args:
-        scalars: one array a cloud.
+        scalars: one array per cloud.
         cmap: the name of a Matplotlib colormap.
         limits: the scalars at both ends; None for the 1st and the 99th percentile, as log-densities have long tails.
 
@@ -89,7 +89,7 @@ def check_colors(colors: Any, num_points: int, name: str) -> Array | str | None:
 
     Raises:
         TypeError: not numbers.
-        ValueError: another shape, numbers that are not finite, colours outside of [0, 1], or a negative part.
+        ValueError: another shape, numbers that are not finite, colours outside [0, 1], or a negative part.
 
     Examples:
         >>> check_colors([0.5, 1.5], 2, "colors")
@@ -111,7 +111,7 @@ def check_colors(colors: Any, num_points: int, name: str) -> Array | str | None:
 
 
 def are_parts(colors: Any) -> bool:
-    """Whether colours are the numbers of parts: one whole number a point, of an integer type.
+    """Whether colours are the numbers of parts: one whole number per point, of an integer type.
 
     Examples:
         >>> are_parts([0, 1, 1]), are_parts([0.0, 1.0, 1.0]), are_parts("black"), are_parts(None)
@@ -126,7 +126,7 @@ def are_parts(colors: Any) -> bool:
 
 
 def part_colors(parts: Array, name: str = "colors") -> Array:
-    """Return one ink a part, (N, 3); beyond the sixth part the inks come back lighter, then darker.
+    """One colour per part, (N, 3); from the seventh part on the colours repeat, lighter, then darker.
 
     Args:
         parts: whole numbers from 0, (N,).
@@ -142,7 +142,7 @@ def part_colors(parts: Array, name: str = "colors") -> Array:
     if parts.size and parts.min() < 0:
         raise ValueError(f"{name}: parts are whole numbers from 0, got {parts.min()}")
     inks = np.array([ink(color) for color in INKS])
-    # Six hues, three lightnesses: more parts than that no eye tells apart.
+    # Six hues, three lightnesses: more parts cannot be distinguished by eye.
     shades = np.concatenate([inks, 0.5 + 0.5 * inks, 0.5 * inks])
     return shades[parts % len(shades)]
 
@@ -175,7 +175,7 @@ def ink(color: str, name: str = "colors") -> Array:
 def paint(
     colors: Array | str | None, points: Array, scale: Scale | None, default: str, box: Array | None = None
 ) -> Array:
-    """Return one colour a point.
+    """One colour per point.
 
     Args:
         colors: as `check_colors` returns them; the string "position" colours by place.
@@ -206,7 +206,7 @@ def paint(
 
 
 def position_box(points: Array) -> Array:
-    """Return two corners around points, (2, D), strays left out.
+    """Two corners around points, (2, D), outliers left out.
 
     Examples:
         >>> position_box(np.array([[0.0, 1.0], [0.0, 1.0]])).tolist()

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 
 class NotebookFigure(Figure):
-    """A Matplotlib figure that a notebook shows without pyplot, whatever backend is set.
+    """A Matplotlib figure that a notebook shows without pyplot, with any backend.
 
     Examples:
         >>> NotebookFigure()._repr_png_()[1:4]

@@ -43,7 +43,7 @@ def animate(
 
     The camera turns gently, at rest at both ends, and arrives at `azim` with the last frame. Over a multiple of 360
     degrees it turns steadily and the film closes to a ring: `animate(cloud.expand(72, -1, -1), path, turn=360)` is a
-    turntable. The last frame fills the picture; points far outside of it, at the start, may be out of sight.
+    turntable. The last frame fills the picture; points far outside it, at the start, may be out of sight.
 
     Args:
         frames: (T, N, D), the same points at T moments. Of more than three coordinates, the first three count; points
@@ -66,11 +66,11 @@ def animate(
         quality: of WebP, in [0, 100].
 
     Returns:
-        The path. Its folders are made if need be.
+        The path. Missing folders are made.
 
     Raises:
-        TypeError: something that isn't numbers.
-        ValueError: another suffix, a wrong rank, points that aren't finite, colours or settings out of range.
+        TypeError: something that is not numbers.
+        ValueError: another suffix, a wrong rank, points that are not finite, colours or settings out of range.
 
     Examples:
         >>> import tempfile, torch
@@ -168,7 +168,7 @@ def _write(
 
 
 def _durations(count: int, fps: float, hold: float, unit: int) -> list[int]:
-    """Return milliseconds a frame, rounded to the unit of the format such that errors don't add up."""
+    """Milliseconds per frame, rounded to the unit of the format such that errors do not add up."""
     ends = np.arange(count + 1) * (1000 / fps / unit)
     times = np.diff(np.round(ends)).astype(int)
     times[0] += round(hold * 1000 / unit)
@@ -178,14 +178,14 @@ def _durations(count: int, fps: float, hold: float, unit: int) -> list[int]:
 
 
 def _pictures(images: list[Array]) -> list[Image]:
-    """Take the edge off the dots: half a pixel of blur spares a quarter of the bytes and isn't seen in motion."""
+    """Blur by half a pixel, which saves a quarter of the bytes and is invisible in motion."""
     from PIL import Image
 
     return [Image.fromarray(gaussian_filter(image, (0.45, 0.45, 0))) for image in images]
 
 
 def _palette(images: list[Array], ground: Array) -> list[Image]:
-    """Give all frames one palette, without dither: colours don't flicker, and equal areas cost nothing."""
+    """All frames with one palette, without dither: colours do not flicker, and equal areas cost nothing."""
     from PIL import Image
 
     pick = [images[index] for index in np.unique(np.linspace(0, len(images) - 1, 9).astype(int))]

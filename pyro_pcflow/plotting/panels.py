@@ -1,4 +1,4 @@
-"""Clouds with their colours, checked: what the sheet and the viewer both start from."""
+"""Clouds with their colours, checked, for the sheet and the viewer."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ def gather(
         the scalars, if there are scalars.
 
     Raises:
-        TypeError: something that isn't numbers.
-        ValueError: whatever can't be drawn, by name.
+        TypeError: something that is not numbers.
+        ValueError: something that cannot be drawn; the message names it.
 
     Examples:
         >>> rows, *_ = gather(np.zeros((2, 5, 3)), None, None, "viridis", None)
@@ -98,7 +98,7 @@ def check_titles(titles: Sequence[str] | str | None, count: int, what: str) -> l
     """Check that there is one title for each of what is shown.
 
     Args:
-        titles: one a cloud or row, one string for a single one, or None.
+        titles: one per cloud or row, one string for a single one, or None.
         count: how many are due.
         what: what they are titles of, in the plural.
 

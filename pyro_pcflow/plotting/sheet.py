@@ -48,15 +48,15 @@ def plot_clouds(
     """Draw a contact sheet of clouds.
 
     Points are small lit balls, seen from afar (lengths are kept), with all clouds at one scale. Points of two
-    coordinates are drawn flat; of more than three, the first three count. A few strays far outside of the rest
-    may fall out of the picture. Nothing global is touched: no pyplot, no backend.
+    coordinates are drawn flat; of more than three, the first three count. A few points far outside the rest may
+    be cut off. Nothing global is touched: no pyplot, no backend.
 
     Args:
         clouds: (N, D) for one cloud, (S, N, D) for several, a list of clouds of any sizes, a list of (S, N, D) for
             one row each (data beside samples), or a mapping from titles to any of these.
         colors: a colour that Matplotlib knows, "position" (by place), scalars such as log-densities, (N,), numbers of
             parts of an integer type, (N,), or red, green and blue, (N, 3); one for all, or arranged as `clouds` is.
-            By default one ink a row.
+            By default one colour per row.
         titles: one for each cloud, or for each row where `clouds` has rows.
         columns: clouds beside each other, where `clouds` has no rows of its own.
         size: inches of a panel's longer side.
@@ -64,7 +64,7 @@ def plot_clouds(
         azim: degrees of the camera around the upright axis; 0 looks along z where y is up. For shapes that face -z,
             try 215.
         up: the axis that stands upright, with a minus sign where it hangs.
-        mask: true for points that are there, arranged as `clouds` is; the others aren't drawn.
+        mask: true for points that are there, arranged as `clouds` is; the others are not drawn.
         cmap: a Matplotlib colormap, for scalars.
         color_label: what the scalars are, beside the colour bar.
         color_limits: the scalars at both ends of the bar; by default the 1st and the 99th percentile.
@@ -77,8 +77,8 @@ def plot_clouds(
         A new figure, or that of `ax`; `figure.savefig(path)` writes it, a notebook shows it.
 
     Raises:
-        TypeError: something that isn't numbers.
-        ValueError: nothing to draw, a wrong rank, points that aren't finite, colours that don't match.
+        TypeError: something that is not numbers.
+        ValueError: nothing to draw, a wrong rank, points that are not finite, colours that do not match.
 
     Examples:
         >>> import torch
@@ -184,7 +184,7 @@ def _layout(
     own: bool,
     scaled: bool,
 ) -> tuple[Figure, list[Axes], Axes | None]:
-    """Place the panels by inches, as no layout engine of Matplotlib keeps a sheet tight at every size."""
+    """Place the panels by inches, since no layout engine of Matplotlib keeps a sheet tight at every size."""
     from pyro_pcflow.plotting.figure import NotebookFigure
 
     width, height = (size, size / aspect) if aspect > 1 else (size * aspect, size)
@@ -225,7 +225,7 @@ def _label(axes: list[Axes], counts: list[int], labels: list[str], own: bool, gr
         else:
             place = {"xy": (0.5, 1), "xytext": (0, 4), "ha": "center", "va": "bottom"}
             axis = axes[index]
-        # A title may hold dollar signs that aren't mathematics.
+        # A title may hold dollar signs that are not mathematics.
         axis.annotate(short, xycoords="axes fraction", textcoords="offset points", fontsize=9,
                       color=_text_color(ground), parse_math=False, annotation_clip=False, **place)  # fmt: skip
 

@@ -55,7 +55,7 @@ class View:
         self.height = int(height)
 
     def save(self, path: str | Path) -> Path:
-        """Write the page; an existing file is replaced, and folders are made if need be."""
+        """Write the page; an existing file is replaced, and missing folders are made."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_file(path) as file:
@@ -99,8 +99,8 @@ def view_clouds(
             of several of these. Of more than three coordinates, the first three count.
         colors: a colour that Matplotlib knows, "position" (the place in the last frame), scalars such as log-densities,
             (N,), numbers of parts of an integer type, (N,), or red, green and blue, (N, 3); a mapping or a list where
-            there are several clouds. By default one ink a cloud, and "position" where something moves.
-        titles: names of the clouds, if they aren't given by a mapping.
+            there are several clouds. By default one colour per cloud, and "position" where something moves.
+        titles: names of the clouds, if they are not given by a mapping.
         title: a heading.
         fps: frames of `clouds` shown a second; by default a film takes four seconds. Points move on straight lines
             between frames.
@@ -118,8 +118,8 @@ def view_clouds(
         A view, which a notebook shows when it is the last expression of a cell.
 
     Raises:
-        TypeError: something that isn't numbers.
-        ValueError: nothing to show, a wrong rank, points that aren't finite, colours that don't match.
+        TypeError: something that is not numbers.
+        ValueError: nothing to show, a wrong rank, points that are not finite, colours that do not match.
 
     Examples:
         >>> view = view_clouds({"noise": torch.randn(4, 64, 3)}, title="Noise")
@@ -174,10 +174,10 @@ def save_html(clouds: Clouds, path: str | Path, **options: Any) -> Path:
         **options: those of `view_clouds`.
 
     Returns:
-        The path. Its folders are made if need be.
+        The path. Missing folders are made.
 
     Raises:
-        TypeError: something that isn't numbers, or an unknown option.
+        TypeError: something that is not numbers, or an unknown option.
         ValueError: as `view_clouds`.
 
     Examples:
@@ -227,7 +227,7 @@ def _colors(colors: Any, clouds: Clouds, count: int) -> list[Any]:
 
 
 def _ball(films: list[Array]) -> tuple[Array, float]:
-    """Return a ball around what the page shows at first: the last frames but for strays, and the bulk of the rest."""
+    """A ball around what the page shows at first: the last frames without outliers, and most of the rest."""
     ends = np.concatenate([film[-1] for film in films])
     rest = np.concatenate([film.reshape(-1, 3) for film in films])
     center = np.quantile(ends, [0.005, 0.995], axis=0).mean(0)

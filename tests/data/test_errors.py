@@ -90,7 +90,7 @@ BAD = {
     "twice.ply": (PLY + PLY[PLY.index(b"element") :] + b"end_header\n", "vertex is declared twice"),
     "type.ply": (PLY.replace(b"float x", b"flot x") + PLY_FACES + b"3 0 1 2\n", "KeyError: 'flot'"),
     "cut.ply": (PLY + PLY_FACES, "header promises 4 lines or more, found 3"),
-    "index.ply": (PLY + PLY_FACES + b"3 0 1 -1\n", "a face refers to a vertex outside of 0 to 2"),
+    "index.ply": (PLY + PLY_FACES + b"3 0 1 -1\n", "a face refers to a vertex outside 0 to 2"),
     "renamed.ply": (PLY + PLY_FACES.replace(b"vertex_indices", b"corners") + b"3 0 1 2\n", "can't be read"),
     "strips.ply": (
         PLY + PLY_FACES.replace(b"face", b"tristrips") + b"3 0 1 2\n",

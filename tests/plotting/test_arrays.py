@@ -65,7 +65,7 @@ def test_masks_say_which_points_are_there():
     points = np.zeros((3, 2))
     assert check_mask(None, points, "mask").tolist() == [True] * 3
     assert check_mask([0, 2, 0], points, "mask").tolist() == [False, True, False]
-    with pytest.raises(ValueError, match=r"mask: expected shape \(3,\), one entry a point, got \(2,\)"):
+    with pytest.raises(ValueError, match=r"mask: expected shape \(3,\), one entry per point, got \(2,\)"):
         check_mask([1, 1], points, "mask")
     with pytest.raises(ValueError, match="mask: it leaves no point to show"):
         check_mask([0, 0, 0], points, "mask")
