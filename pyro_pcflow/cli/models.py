@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from operator import attrgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -32,9 +33,15 @@ class SavedModel(ABC):
     Args:
         module: as it was saved.
         labels: numbers of classes, none for a model without classes.
+
+    Raises:
+        AttributeError: the module lacks what a command calls.
     """
 
+    needs: ClassVar[tuple[str, ...]]
+
     def __init__(self, module: Any, labels: Sequence[int]) -> None:
+        attrgetter(*self.needs)(module)
         self.module = module
         self.labels = labels
         self.point_dim: int = module.point_dim
@@ -70,6 +77,8 @@ class SavedModel(ABC):
 class PointModel(SavedModel):
     """A density of points, such as a `PointCloudFlow`."""
 
+    needs = ("point_dim", "context_dim", "sample", "log_prob")
+
     def __init__(self, module: Any, labels: Sequence[int]) -> None:
         super().__init__(module, labels)
         if labels:
@@ -101,6 +110,8 @@ class CloudModel(SavedModel):
     importance-weighted bound. An `AutoDecoder` has no encoder: it fits the posterior to each cloud that is scored,
     which is a bound too, and slower.
     """
+
+    needs = ("point_dim", "num_classes", "sample", "log_prob", "encode", "decoder_context", "decoder.log_prob")
 
     def __init__(self, module: Any, labels: Sequence[int]) -> None:
         super().__init__(module, labels)
@@ -171,5 +182,8 @@ def load_model(run: Path, device: str, labels: Sequence[int] | None, custom: Seq
     kind = CloudModel if is_cloud_model(module) else PointModel
     try:
         return kind(module, labels or ())
+    except AttributeError as error:
+        needs = ", ".join(kind.needs)
+        raise ValueError(f"{path} holds a module that commands cannot use: {error}; they need {needs}") from error
     except ValueError as error:
         raise ValueError(f"{path} {error}") from error

@@ -12,6 +12,7 @@ import torch
 import pyro_pcflow as pcf
 from helpers.saved_models import LABELS, MODELS
 from pyro_pcflow.cli import main
+from pyro_pcflow.cli.custom import load_custom
 from pyro_pcflow.serialization.classes import MODELS as CLASSES
 
 THREE_DIMENSIONAL = [name for name in MODELS if name not in ("flat", "six", "context", "mixture_context")]
@@ -196,3 +197,44 @@ def test_two_and_six_coordinates(name, header, models, tmp_path):
     assert main(["sample", str(models[name]), "--num-points", "30", "--out", str(samples), "--device", "cpu"]) == 0
     assert main(["score", str(models[name]), str(samples), "--out", str(scores), "--device", "cpu"]) == 0
     assert scores.read_text().splitlines()[0] == f"cloud,point,{header},log_density"
+
+
+GAUSSIAN = """
+import torch
+
+class Gaussian(torch.nn.Module):
+    point_dim, context_dim, config = 3, 0, {}
+
+    def __init__(self):
+        super().__init__()
+        self.mean = torch.nn.Parameter(torch.ones(3))
+
+    def sample(self, num_clouds, num_points):
+        return self.mean.detach() + torch.randn(num_clouds, num_points, 3)
+
+    def log_prob(self, points):
+        return torch.distributions.Normal(self.mean, 1.0).log_prob(points).sum(-1)
+
+class Silent(Gaussian):
+    sample = property(lambda self: self.nothing)
+"""
+
+
+def test_a_density_of_the_users_own(clouds, tmp_path, capsys, no_sheet):
+    (tmp_path / "gaussian.py").write_text(GAUSSIAN)
+    classes = load_custom([f"{tmp_path / 'gaussian.py'}:{name}" for name in ("Gaussian", "Silent")])
+    for name, cls in classes.items():
+        pcf.save(cls(), tmp_path / f"{name}.pt")
+    tail = ["--device", "cpu", "--custom", f"{tmp_path / 'gaussian.py'}:Gaussian"]
+    path = str(tmp_path / "Gaussian.pt")
+    assert main(["sample", path, "--num-points", "9", "--out", str(tmp_path / "a.npy"), *tail]) == 0
+    assert main(["score", path, str(clouds), "--out", str(tmp_path / "s.npy"), *tail]) == 0
+    points = torch.from_numpy(np.load(clouds)["points"])
+    expected = torch.distributions.Normal(1.0, 1.0).log_prob(points).sum(-1).numpy()
+    assert np.allclose(np.load(tmp_path / "s.npy"), expected, atol=1e-5)
+    words = ["--reference", str(clouds), "--num-points", "20", "--out", str(tmp_path / "report")]
+    assert main(["evaluate", path, *words, *tail]) == 0
+    capsys.readouterr()
+    tail[-1] = tail[-1].replace("Gaussian", "Silent")
+    assert main(["sample", str(tmp_path / "Silent.pt"), "--out", str(tmp_path / "b.npy"), *tail]) == 2
+    assert "cannot use: 'Silent' object has no attribute 'sample'; they need point_dim, " in one_line(capsys)
