@@ -43,6 +43,7 @@ def test_expanded_and_differentiable():
     prior = UniformRotation(around, 0.3)
     larger = prior.expand(torch.Size([5, 3]))
     assert (larger.batch_shape, larger.event_shape, larger.length_scale) == ((5, 3), (4,), 0.3)
+    assert repr(larger).startswith("UniformRotation(batch_shape=(5, 3), event_shape=(4,)")
     offset = torch.randn(5, 3, 4).double()
     torch.testing.assert_close(larger.log_prob(offset), prior.log_prob(offset))
     prior.rsample((2,)).sum().backward()
