@@ -113,6 +113,24 @@ def test_reports(name, others):
     same_on_both(compute)
 
 
+def test_a_function_of_the_user_runs_on_the_device_of_the_clouds():
+    def between_means(x, y, *, x_mask, y_mask):
+        assert {x.device.type, y.device.type, x_mask.device.type, y_mask.device.type} == {seen[-1]}
+        return torch.linalg.vector_norm(x.mean(-2) - y.mean(-2), dim=-1)
+
+    seen = []
+
+    def compute(device):
+        seen.append(torch.device(device).type)
+        samples, references = (draw(5, 9, 3, seed=seed).to(device) for seed in (1, 2))
+        samples[3, 4, 1] = torch.nan
+        distance = metrics.Distance(between_means, symmetric=True)
+        between = metrics.pairwise(samples, references, distance).nan_to_num(-1.0)
+        return between, metrics.pairwise(references, distance=distance)
+
+    same_on_both(compute)
+
+
 def test_set_metrics_and_likelihoods():
     def compute(device):
         a, b = (draw(6, 15, 3, seed=seed).to(device) for seed in (1, 2))
@@ -125,6 +143,7 @@ def test_set_metrics_and_likelihoods():
             metrics.one_nearest_neighbour(*rows),
             metrics.coverage(rows[2]),
             metrics.minimum_matching_distance(rows[2]),
+            metrics.spread(rows[0], rows[1]),
             metrics.jensen_shannon(a, b),
             metrics.gaussian_complexity(a).mean(),
             metrics.log_likelihood(flow, a).nats_per_point,
