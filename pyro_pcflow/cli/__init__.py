@@ -1,4 +1,4 @@
-"""The command line: arguments, and calls of the functions that do the work.
+"""The command line: each command parses its arguments and calls functions of the package.
 
 Each command has a file of its name, with `add_arguments` and `run`, which is imported when the command is asked for;
 torch is imported while it runs. So ``--help`` answers at once.

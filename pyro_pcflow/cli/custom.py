@@ -1,4 +1,4 @@
-"""Classes of the user's own, which a model is made of: `--custom FILE.py:CLASS`."""
+"""`--custom FILE.py:CLASS`: classes of the user's own that a model is made of."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def load_custom(specs: Sequence[str]) -> dict[str, type]:
 
 
 def _run(path: Path) -> ModuleType:
-    """The module of a file, under its path as its name, which no other module has."""
+    """Run a file as a module, with its path as its name, which no other module has."""
     if not path.is_file():
         raise FileNotFoundError(f"--custom: {path}: no such file")
     spec = importlib.util.spec_from_file_location(str(path), path)

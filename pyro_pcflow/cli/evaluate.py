@@ -26,7 +26,7 @@ DRAWS_OF_A_MODEL = 3
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""
     parser.description = (
-        "Compare samples of a run, or anyone's samples, with as many held-out clouds: 1-NNA with both "
+        "Compare samples of a run, or of any other model, with as many held-out clouds: 1-NNA with both "
         "halves, coverage, MMD, JSD, and for a run the held-out likelihood. A new folder gets report.json, "
         "report.md and sheet.png."
     )
@@ -154,7 +154,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _check_choices(arguments: argparse.Namespace) -> None:
-    """Tell a name that is not known before anything is loaded."""
+    """Refuse an unknown name before anything is loaded."""
     from pyro_pcflow.metrics.distances import DISTANCES
     from pyro_pcflow.metrics.pairs import check_choice
     from pyro_pcflow.metrics.samples import Normalization
@@ -177,7 +177,7 @@ def _load_sampler(arguments: argparse.Namespace) -> SavedModel:
 
 
 def _load_held_out(path: str, split: str | None, arguments: argparse.Namespace) -> Tensor:
-    """Clouds to compare with; repeated points would be a difference that no model has made."""
+    """Clouds to compare with, without repeated points, which would count as a difference."""
     from pyro_pcflow.data import load_clouds
 
     with warnings.catch_warnings():
@@ -189,7 +189,7 @@ def _load_held_out(path: str, split: str | None, arguments: argparse.Namespace) 
 
 
 def _read_samples(path: Path) -> np.ndarray:
-    """Anyone's samples, of which some may be NaN, which files of data must not be."""
+    """Samples of any model, which may have NaN, unlike data."""
     import numpy as np
 
     from pyro_pcflow.ops.array_files import read_array

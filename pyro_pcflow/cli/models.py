@@ -1,4 +1,4 @@
-"""What the commands ask of a saved model, whatever its class."""
+"""Saved models of any class behind one interface: sampling, scores, likelihood."""
 
 from __future__ import annotations
 
@@ -49,12 +49,12 @@ class SavedModel(ABC):
         self.device, self.dtype = parameter.device, parameter.dtype
 
     def check_dim(self, dim: int, what: str) -> None:
-        """Raise a `ValueError` where points have another number of coordinates than the model."""
+        """Raise a `ValueError` if points have another number of coordinates than the model."""
         if dim != self.point_dim:
             raise ValueError(f"{what}: points of {dim} coordinates, but the model has points of {self.point_dim}")
 
     def check_labels(self, num_clouds: int, what: str) -> None:
-        """Raise a `ValueError` where there are several labels, and not one for each of some clouds."""
+        """Raise a `ValueError` if there are several labels, but not one per cloud."""
         if len(self.labels) > 1 and len(self.labels) != num_clouds:
             raise ValueError(
                 f"--label: expected one for all clouds, or one for each of {num_clouds} of {what}, got "
@@ -63,7 +63,7 @@ class SavedModel(ABC):
 
     @abstractmethod
     def sample(self, num_clouds: int, num_points: int) -> Tensor:
-        """Draw clouds, (S, N, D); of several labels, each has its turn."""
+        """Sample clouds, (S, N, D); several labels take turns."""
 
     @abstractmethod
     def score(self, cloud: Tensor, index: int, seed: int) -> tuple[Tensor, float]:
@@ -71,7 +71,7 @@ class SavedModel(ABC):
 
     @abstractmethod
     def likelihood(self, clouds: Tensor, num_particles: int, seed: int, units: str) -> LogLikelihood | None:
-        """The log-likelihood of held-out clouds, (S, N, D); None where it is a bound and no particle is asked for."""
+        """The log-likelihood of held-out clouds, (S, N, D); None if it is a bound and `num_particles` is 0."""
 
 
 class PointModel(SavedModel):

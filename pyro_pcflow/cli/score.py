@@ -57,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 class Scored(NamedTuple):
-    """A cloud with its number, its points (N, D), their log-densities (N,), and its own."""
+    """A cloud with its number, its points (N, D), their log-densities (N,), and that of the cloud."""
 
     number: int
     stored: StoredCloud
@@ -107,7 +107,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _score_clouds(model: SavedModel, arguments: argparse.Namespace, split: str | None) -> Iterator[Scored]:
-    """Score one cloud after another, so that the memory is that of the largest."""
+    """Score one cloud after another: the memory needed is that of the largest."""
     import torch
 
     from pyro_pcflow.data.listing import list_entries
@@ -162,7 +162,7 @@ class _CsvScores:
 
 
 class _NpyScores:
-    """The log-densities alone: (S, N), or (total,) one cloud after another where their sizes differ."""
+    """The log-densities alone: (S, N), or (total,) one cloud after another if their sizes differ."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -194,7 +194,7 @@ def _picture(shown: list[tuple[Tensor, Tensor]]) -> Figure:
 
 
 def _row(cells: list[Any]) -> bytes:
-    """A line of a table; names of files may need quotes, and need not be UTF-8."""
+    """A line of CSV; file names may need quotes, and need not be UTF-8."""
     import csv
     import io
 

@@ -1,4 +1,4 @@
-"""What several commands share: options and their values, splits, and what is told."""
+"""Shared by several commands: options and their values, splits, and output."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The picture of an evaluation: samples, what they are near to, and the worst cases."""
+"""The picture of an evaluation: samples, their nearest references, and the worst cases."""
 
 from __future__ import annotations
 

@@ -152,7 +152,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _learning_rate(arguments: argparse.Namespace, of_many: bool) -> float:
-    """The best of the benchmarks; for the published shapes, which are deeper, a cautious one that is untried."""
+    """The best of the benchmarks; for presets, which are deeper, a cautious one that is untried."""
     if not of_many:
         return 1e-2
     return 8e-3 if arguments.preset == "default" else 1e-3
@@ -211,7 +211,7 @@ def _load_embedded(arguments: argparse.Namespace) -> TrainingData:
 
 
 def _emptying(few: list[StoredCloud], others: Iterable[StoredCloud]) -> Iterable[StoredCloud]:
-    """All of them, without a hold on those that were handed out, whose files may be large."""
+    """All of them, without keeping a reference to those handed out, whose files may be large."""
     few.reverse()
     while few:
         yield few.pop()
@@ -219,7 +219,7 @@ def _emptying(few: list[StoredCloud], others: Iterable[StoredCloud]) -> Iterable
 
 
 def _draw(stored: Iterable[StoredCloud], arguments: argparse.Namespace, of_many: bool) -> list[Tensor]:
-    """Points of each cloud, none of them twice: held-out points that were trained on would say nothing."""
+    """Points of each cloud, none twice, so that held-out points are not trained on."""
     import torch
 
     clouds: list[Tensor] = []
@@ -238,7 +238,7 @@ def _draw(stored: Iterable[StoredCloud], arguments: argparse.Namespace, of_many:
 
 
 def _training_options(options: dict[str, Any], up: str) -> dict[str, Any]:
-    """Take what `--set` says of the training out of its options."""
+    """Take the options of the training out of those of `--set`."""
     from pyro_pcflow.training import CloudSampling, Logging, Optimization, Pictures
 
     with _told("--set"):
@@ -250,7 +250,7 @@ def _training_options(options: dict[str, Any], up: str) -> dict[str, Any]:
 
 
 def _flow_options(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Options of the flow over points that have an argument of their own."""
+    """Options of the flow over points that have an argument each."""
     named = {"num_couplings": arguments.num_couplings, "hidden_dims": arguments.hidden_dims}
     options = {name: value for name, value in named.items() if value is not None}
     custom = load_custom(arguments.custom)
@@ -260,7 +260,7 @@ def _flow_options(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _coupling(words: list[str], custom: Mapping[str, type]) -> Any:
-    """The name of a map of ours, or an object of the user's class."""
+    """The name of a built-in map, or an object of the user's class."""
     from pyro_pcflow.transforms.elementwise import COUPLINGS
 
     name, *rest = words
@@ -292,7 +292,7 @@ def _make_module(
 
 @contextmanager
 def _told(option: str) -> Iterator[None]:
-    """Make an option of the user's that a constructor does not take an error that is told in one line."""
+    """Turn a constructor's `TypeError`, about an option of the user's, into a `ValueError`."""
     try:
         yield
     except TypeError as error:

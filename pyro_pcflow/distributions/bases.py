@@ -1,4 +1,4 @@
-"""The noise that a flow carries to data."""
+"""Base distributions of a flow: the noise that it carries to data."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["ConditionalNormal", "StandardNormal"]
 
 
 class StandardNormal(nn.Module):
-    """Standard normal noise in `D` dimensions; the context plays no part.
+    """Standard normal base distribution in `D` dimensions, whatever the context.
 
     Args:
         point_dim: number of coordinates `D`.
@@ -34,7 +34,7 @@ class StandardNormal(nn.Module):
 
 
 class ConditionalNormal(ConditionalPointTransform):
-    """Independent normal noise whose mean and scale come from the context.
+    """Normal base distribution whose mean and scale come from the context.
 
     Klokov, Boyer and Verbeek, Discrete point flow networks, ECCV 2020. The scale is `exp(tanh(s))`, with `s` linear in
     the context, so it stays between `1 / e` and `e`. A new module gives standard normal noise.

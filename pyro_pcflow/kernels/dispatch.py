@@ -64,7 +64,7 @@ class BackgroundCompile:
     def __init__(self) -> None:
         global _meanwhile
         _meanwhile = self
-        # It ends with the process: who trains for a second does not want to wait for a minute.
+        # It ends with the process: a training of a second is not to wait for a minute.
         self._thread = threading.Thread(target=_fused, name="compiling the fused kernel", daemon=True)
         self._thread.start()
 

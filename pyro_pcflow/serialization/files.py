@@ -109,8 +109,8 @@ def save(module: nn.Module, path: str | os.PathLike[str]) -> None:
 def load(path: str | os.PathLike[str], device: str | torch.device = "cpu", *, custom: Iterable[type] = ()) -> nn.Module:
     """Read a module that `save` wrote, with the data type it was saved in.
 
-    Nothing in the file is executed and no name in it is imported, so a file from a stranger is safe to load: this
-    relies on the `weights_only` mode of torch, which has no known flaw from version 2.10 on, and on checks of our own.
+    Nothing in the file is executed and no name in it is imported, so a file from an untrusted source is safe to load:
+    this relies on the `weights_only` mode of torch, without a known flaw since version 2.10, and on checks of our own.
     Before anything is built, the configuration must agree with the names and shapes of the weights in the file, and
     these with its size, so that time and memory follow from the size of the file.
 

@@ -1,4 +1,4 @@
-"""The resumable state of a training: noted between two steps, written whole, and checked before it is taken over."""
+"""The resumable state of a training: noted between two steps, written atomically, checked when read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How long training lasts, and its learning rate on the way."""
+"""Learning-rate schedule: how long training lasts, and its rate on the way."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The loop of a training."""
+"""The training loop."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The parameters of a module as one vector, and its exponential moving average."""
+"""Flat parameters: those of a module as one vector, and its exponential moving average (EMA)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A scale and a shift for each coordinate, set from the first data."""
+"""Activation normalization (ActNorm): a scale and a shift per coordinate, set from the first data."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["ActNorm", "act_norm"]
 
 
 class ActNorm(PointTransform):
-    """An affine map of each coordinate, which carries the first data that it sees to mean 0 and variance 1.
+    """Activation normalization: an affine map per coordinate that carries the first data to mean 0 and variance 1.
 
     Kingma and Dhariwal, Glow, NeurIPS 2018, section 3.1. From noise to data `y = x * exp(log_scale) + loc`. The
     first batch that is inverted sets both, in train and in eval mode alike, so that no density ever depends on the

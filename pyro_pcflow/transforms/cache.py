@@ -65,7 +65,7 @@ class CacheEntry:
             or torch.is_grad_enabled() != origin.grad_enabled
         ):
             return None
-        # Listing and comparing takes a while, so that strangers are turned away first.
+        # Listing and comparing takes a while, so other tensors are told apart first.
         made, parameters = [output, origin.source, origin.log_det], dependencies()
         unchanged = (
             _can_be_compared([*made, *parameters])

@@ -1,4 +1,4 @@
-"""Couplings: some coordinates of a point stay and say how the others are moved."""
+"""Coupling layers: some coordinates of a point are kept, and parametrize a map of the others."""
 
 from __future__ import annotations
 

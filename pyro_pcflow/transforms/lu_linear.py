@@ -1,4 +1,4 @@
-"""An invertible linear mixing of the coordinates."""
+"""Invertible linear layers by LU decomposition."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["LULinear", "lu_linear"]
 
 
 class LULinear(PointTransform):
-    """A linear map `y = P L U x` with a cheap determinant and inverse.
+    """An invertible linear layer `y = P L U x` by LU decomposition, with a cheap determinant and inverse.
 
     Kingma and Dhariwal, Glow, NeurIPS 2018, section 3.2. `L` is unit lower triangular, `U` upper triangular with
     a positive diagonal whose logarithm is bounded smoothly, and `P` a fixed permutation. It starts at `P`.

@@ -1,4 +1,4 @@
-"""Which coordinates a coupling keeps and which it moves."""
+"""Masks of coupling layers: which coordinates are kept and which are moved."""
 
 from __future__ import annotations
 

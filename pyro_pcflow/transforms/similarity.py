@@ -1,4 +1,4 @@
-"""Rotation, scale and translation of points: the pose of a rigid thing."""
+"""Similarity transforms: rotation, scale and translation of points, the pose of a rigid object."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Many couplings as one transform."""
+"""Stacks of coupling layers as one transform."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The change of units between a flow and its data."""
+"""Standardization: the change of units between a flow and its data."""
 
 from __future__ import annotations
 

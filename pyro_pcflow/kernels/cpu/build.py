@@ -210,12 +210,12 @@ def _compile(flags: list[str], path: Path) -> None:
     logger.warning("compiling the fused kernel, once for this machine, into %s", path)
     start = time.perf_counter()
     prefix = f".{path.stem}-"
-    # This process holds the lock, so that whoever has left these folders was killed.
+    # This process holds the lock, so the process that left these folders was killed.
     for left in path.parent.glob(f"{prefix}*"):
         shutil.rmtree(left, ignore_errors=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=prefix) as folder:
         made = Path(folder) / path.name
-        # In a session of its own, since a Ctrl-C is meant for the caller, who may go on.
+        # In a session of its own, since a Ctrl-C is meant for the caller, which may go on.
         result = subprocess.run(
             [*command, *flags, str(SOURCES / "fused.cpp"), "-o", str(made)],
             capture_output=True,
