@@ -1,4 +1,4 @@
-// What the kernel is made of, callable one by one: test_cpp_parts.py compiles this file in seconds.
+// What the kernel is made of, callable one by one: test_sources.py compiles this file in seconds.
 
 #include "activations.h"
 #include "arena.h"

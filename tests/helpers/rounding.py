@@ -6,7 +6,7 @@ made; the errors then spread to the results as those of float32 do, through ever
 - the result y of one operation is rounded by at most u |y|; errors of operations are taken for independent, with the
   variance u^2 y^2 / 3 of a uniform distribution (N. Higham and T. Mary, A new approach to probabilistic rounding error
   analysis, SIAM J. Sci. Comput. 41, 2019);
-- a function that takes k operations counts as k of them; `test_cpp_parts.py` holds the functions to as much;
+- a function that takes k operations counts as k of them; `test_sources.py` holds the functions to as much;
 - a sum of n terms rounds every partial sum. For terms in random order, with sum S and sum of squares A, the k-th
   partial sum has the mean square k/n (A (n - k) / (n - 1) + S^2 (k - 1) / (n - 1)), which adds up to
   (n + 1) (A + 2 S^2) / 6 over all k. Sums in shorter parts have smaller errors.

@@ -1,4 +1,4 @@
-"""Which ways to run a stack this machine has: tests of one that is missing say why they are skipped."""
+"""Which backends this machine has: tests of one that is missing say why they are skipped."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pyro_pcflow.kernels.cpu import launch as fused_cpu
 from pyro_pcflow.kernels.gpu import launch as fused_gpu
 
 
-# In Triton's interpreter everything else is as ever; see test_fused_gpu.py, which starts it.
+# In Triton's interpreter everything else is as ever; see gpu/test_launch.py, which starts it.
 @pytest.fixture(params=["triton"] if fused_gpu.INTERPRETED else BACKENDS)
 def backend(request, monkeypatch):
     """The name of a fast backend; the fused one for each of the instruction sets in turn."""

@@ -1,11 +1,9 @@
-"""Choosing a backend, and everything that torch may do to a stack."""
+"""The operator under everything that torch may do to a stack, on every backend."""
 
 from __future__ import annotations
 
 import copy
-import functools
 import gc
-import logging
 import multiprocessing
 import pickle
 from pathlib import Path
@@ -15,39 +13,15 @@ import pytest
 import torch
 
 import pyro_pcflow as pcf
-from helpers import rounding
-from helpers.comparison import BACKENDS, errors, evaluate, make
-from pyro_pcflow.kernels import dispatch as backends
-from pyro_pcflow.kernels import reference as plain
-from pyro_pcflow.kernels.cpu import build as compiler
-from pyro_pcflow.kernels.cpu import launch as fused_cpu
-from pyro_pcflow.kernels.gpu import launch as fused_gpu
-from pyro_pcflow.kernels.operator import run
+from helpers.comparison import BACKENDS, errors, evaluate, example
+from pyro_pcflow.kernels import operator
+from pyro_pcflow.kernels.operator import couplings
 from pyro_pcflow.transforms import coupling_stack
-from pyro_pcflow.transforms.lowering import can_lower, lower
-
-OPTIONS = {
-    "point_dim": 3,
-    "num_couplings": 4,
-    "hidden_dims": [20, 20],
-    "context_dim": 5,
-    "conditioning": "film",
-    "activation": "silu",
-    "num_frequencies": 2,
-}
-
-
-def example(backend, dtype=torch.float32, clouds=3, points=100, **options):
-    stack = make({**OPTIONS, **options}, dtype)
-    pcf.kernels.set_backend(stack, backend)
-    torch.manual_seed(1)
-    return stack, torch.randn(clouds, points, 3, dtype=dtype), torch.randn(clouds, 1, 5, dtype=dtype)
+from pyro_pcflow.transforms.lowering import lower
 
 
 def count_runs(monkeypatch, name):
     """How often a backend runs a stack from now on."""
-    from pyro_pcflow.kernels import operator
-
     calls = []
     backend = operator.BACKENDS[name]
 
@@ -57,56 +31,6 @@ def count_runs(monkeypatch, name):
 
     monkeypatch.setitem(operator.BACKENDS, name, operator.Backend(forward, backend.backward))
     return calls
-
-
-# Triton's interpreter is slow.
-COUNT = 83 if fused_gpu.INTERPRETED else 160
-
-
-@functools.lru_cache
-def trained(inverse):
-    """The couplings of the model of bodies as a program, points, and what float32 may make of them."""
-    vae = pcf.load_pretrained("body")
-    pcf.kernels.set_backend(vae, "plain")
-    torch.manual_seed(0)
-    with torch.no_grad():
-        contexts = vae.latent_prior().sample((2,))
-        points = vae.decode(contexts, COUNT).sample() if inverse else torch.randn(2, COUNT, 3)
-        couplings = [part for part in vae.decoder.transform.parts if can_lower(part)]
-        program, weights, offsets = lower(couplings, contexts, 2, 3)
-    arguments = (program, points, weights, offsets, inverse)
-    return arguments, rounding.expected(*arguments)
-
-
-@pytest.mark.parametrize("inverse", [False, True])
-def test_a_trained_model_as_exactly_as_float32_can(backend, inverse):
-    """Errors no larger than rounding after every operation makes them, see `rounding.py`."""
-    arguments, expected = trained(inverse)
-    got = rounding.results(lambda *arguments: run(*arguments, backend), *arguments)
-    for name, ratio in rounding.excess(got, *expected).items():
-        assert ratio < 1, name
-
-
-def drop_bits(x, bits):
-    """A number of float32 without its lowest bits."""
-    return (x.detach().view(torch.int32) & -(1 << bits)).view(torch.float32) + (x - x.detach())
-
-
-@pytest.mark.parametrize(
-    ("owner", "name", "sloppy"),
-    [
-        (plain.F, "linear", lambda x, weight: drop_bits(x, 13) @ drop_bits(weight, 13).mT),  # as tensor cores round
-        (plain.F, "linear", lambda x, weight: drop_bits(x @ weight.mT, 5)),
-        (torch, "tanh", lambda x: x.sinh() / x.cosh() + 1e-5),
-        (torch, "exp", lambda x: x.exp() * (1 + 2e-6)),
-        (plain, "tanh_bound", lambda x, limit: drop_bits(limit * torch.tanh(x / limit), 4)),
-    ],
-)
-def test_the_bound_tells_a_sloppy_kernel(monkeypatch, owner, name, sloppy):
-    arguments, expected = trained(True)
-    assert max(rounding.excess(rounding.results(plain.evaluate, *arguments), *expected).values()) < 1
-    monkeypatch.setattr(owner, name, sloppy)
-    assert max(rounding.excess(rounding.results(plain.evaluate, *arguments), *expected).values()) > 1
 
 
 @pytest.mark.parametrize("shape", [(0, 10, 3), (4, 0, 3), (4, 1, 3), (2, 3, 50, 3)])
@@ -328,9 +252,6 @@ def test_compiled_by_torch(backend):
 
 def test_the_operator_is_a_good_one(backend):
     """torch's own checks of an operator: schema, fake implementation, autograd registration."""
-    from pyro_pcflow.kernels.operator import couplings
-    from pyro_pcflow.transforms.lowering import lower
-
     stack, x, context = example(backend)
     program, weights, offsets = lower(list(stack.parts), context.squeeze(1), len(x), 3)
     arguments = (
@@ -365,72 +286,3 @@ def test_memory_is_flat_over_many_calls(backend):
     call(500)
     # A kilobyte for each call; the coordinates alone of a call are two.
     assert resident() - before < 500 * 1024
-
-
-# Choosing
-
-
-def test_auto_takes_the_fastest(monkeypatch):
-    x = torch.randn(4, 250, 3)
-    assert backends.choose("auto", x, 4) == ("fused" if pcf.kernels.available()["fused"].ok else "tiled")
-    assert backends.choose("auto", x.double(), 4) == "tiled"
-    assert backends.choose("fused", x.double(), 4) == "tiled"
-    assert backends.choose("auto", x.half(), 4) == "plain"
-    assert backends.choose("auto", x[:, :249].double(), 4) == "plain"
-    assert backends.choose("tiled", x[:, :249], 4) == "tiled"
-    assert backends.choose("auto", x[:, :3], 4) == "plain"
-    assert backends.choose("auto", x, 1000) == "plain"
-    assert backends.choose("plain", x, 4) == "plain"
-
-
-@pytest.fixture
-def no_compiler(monkeypatch, tmp_path):
-    """A machine without a compiler, in a process that has not looked for one yet."""
-    monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.delenv("CXX", raising=False)
-    monkeypatch.setenv(compiler.CACHE, str(tmp_path / "cache"))
-    monkeypatch.setattr(backends, "_loaded", False)
-    for function in (fused_cpu.load, backends._fused, backends._say_once):
-        function.cache_clear()
-    yield
-    for function in (fused_cpu.load, backends._fused, backends._say_once):
-        function.cache_clear()
-
-
-def test_without_a_compiler_it_works_and_says_so_once(no_compiler, caplog):
-    assert not pcf.kernels.available()["fused"].ok
-    assert "no C++ compiler is found" in pcf.kernels.available()["fused"].detail
-    stack, x, context = example("plain")
-    expected = stack.inverse_and_log_det(x, context)[1]
-    pcf.kernels.set_backend(stack, "auto")
-    with caplog.at_level(logging.WARNING):
-        for _ in range(3):
-            torch.testing.assert_close(stack.inverse_and_log_det(x, context)[1], expected, rtol=1e-5, atol=1e-5)
-    assert len(caplog.records) == 1
-    assert "no C++ compiler is found" in caplog.text
-    pcf.kernels.set_backend(stack, "fused")
-    with pytest.raises(ValueError, match="'fused' was asked for, but no C\\+\\+ compiler is found"):
-        stack.inverse_and_log_det(x, context)
-
-
-class NotOurs(torch.nn.Linear):
-    """A user's module, whose attributes have names that ours have, too."""
-
-    def __init__(self):
-        super().__init__(2, 2)
-        self.backend, self.recompute, self.hidden_dtype = "nccl", 3, "half"
-
-
-def test_modules_of_the_user_are_left_alone():
-    flow = pcf.PointCloudFlow(3, num_couplings=2, hidden_dims=[8])
-    both = torch.nn.ModuleList([NotOurs(), flow])
-    pcf.kernels.set_backend(both, "plain")
-    assert flow.transform.backend == "plain"
-    assert both[0].backend == "nccl"
-
-
-def test_unknown_backends_are_told():
-    with pytest.raises(ValueError, match="auto, plain, tiled, fused, triton, got 'cuda'"):
-        coupling_stack(3, backend="cuda")
-    with pytest.raises(ValueError, match="got 'fast'"):
-        pcf.kernels.set_backend(pcf.PointCloudFlow(3), "fast")
