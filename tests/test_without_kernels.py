@@ -12,15 +12,16 @@ import pytest
 TESTS = Path(__file__).parent
 USE = """
 import helpers.without_kernels, pytest, sys, torch
+helpers.without_kernels.pytest_configure()
 import pyro_pcflow as pcf
 
 torch.manual_seed(0)
 flow = pcf.PointCloudFlow(3, num_couplings=2, hidden_dims=[16])
-result = pcf.fit(flow, 5 + torch.randn(500, 3), max_steps=20, batch_size=200, device="cpu", progress=False)
+result = pcf.fit(flow, 5 + torch.randn(500, 3), max_steps=20, batch_size=200, device="cpu")
 assert result.history[-1]["step"] == 20
 clouds = torch.randn(6, 40, 3)
 vae = pcf.PointCloudVAE(3, latent_dim=4, prior="normal")
-pcf.fit(vae, clouds, max_steps=2, batch_size=3, device="cpu", progress=False)
+pcf.fit(vae, clouds, max_steps=2, batch_size=3, device="cpu")
 pcf.save(vae, sys.argv[1])
 again = pcf.load(sys.argv[1])
 for model in (vae, again):

@@ -16,5 +16,7 @@ class Hide:
             raise ModuleNotFoundError(f"No module named {name!r}", name=HIDDEN)
 
 
-assert HIDDEN not in sys.modules
-sys.meta_path.insert(0, Hide)
+def pytest_configure():
+    """Hide the kernels for as long as the process lives."""
+    assert HIDDEN not in sys.modules
+    sys.meta_path.insert(0, Hide)
