@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pyro_pcflow.serialization import plain
+
 __all__ = [
     "CLOUD_OPTIONS",
     "Objective",
@@ -241,9 +243,14 @@ def set_units(module: nn.Module, objective: Objective) -> None:
 
 
 def config_of(module: nn.Module) -> dict[str, Any] | None:
-    """Arguments that a module was built with, if it says so."""
+    """Arguments that a module was built with, as plain values; None unless it and all its parts say so."""
     config = getattr(module, "config", None)
-    return dict(config) if isinstance(config, Mapping) else None
+    if not isinstance(config, Mapping):
+        return None
+    try:
+        return plain(config, "config")
+    except TypeError:  # a part without a config, such as an encoder of yours
+        return None
 
 
 def one_pass_methods(layer: nn.Module) -> dict[str, Callable[..., Any]]:

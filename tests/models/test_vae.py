@@ -317,6 +317,16 @@ class TestOwnEncoder:
             pcf.save(vae, tmp_path / "vae.pt")
         assert not list(tmp_path.iterdir())
 
+    def test_without_a_config_a_run_keeps_the_weights(self, tmp_path):
+        encoder = MeanEncoder(4)
+        del encoder.config
+        vae = pcf.PointCloudVAE(3, 4, decoder=DECODER, prior="normal", encoder=encoder)
+        options = {"held_out": 0, "out": tmp_path, "logging": pcf.training.Logging(pictures=False), "device": "cpu"}
+        with pytest.warns(UserWarning, match=r"state_dict alone.*config\['encoder'\] is a MeanEncoder"):
+            pcf.fit(vae, torch.randn(6, 80, 3), max_steps=3, **options)
+        state = torch.load(tmp_path / "model.pt")
+        assert torch.equal(state["encoder.points.weight"], encoder.points.weight)
+
     def test_a_copy_has_an_encoder_of_its_own(self):
         vae = make_vae(encoder=MeanEncoder(4))
         twin = copy.deepcopy(vae)
