@@ -63,7 +63,7 @@ def program(parts: list[tuple[str, str]]) -> str:
 
 
 class Reader:
-    """Someone with an empty home who has just cloned the project."""
+    """A user with an empty home who has just cloned the project."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

@@ -5,7 +5,7 @@
 Each victim is forked from this process, which has imported everything and computed nothing: a fork of a process in
 which torch has started threads may hang. After each kill, every file under its final name must be whole, and what was
 logged longer ago than a checkpoint must not be lost; then the command is repeated (a training: resumed) until it ends,
-and what it leaves must be that of a command that nobody disturbed, to the last bit. The exit status is 1 otherwise.
+and what it leaves must be that of an undisturbed command, to the last bit. The exit status is 1 otherwise.
 """
 
 from __future__ import annotations

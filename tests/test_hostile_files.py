@@ -1,4 +1,4 @@
-"""Files that somebody made to do harm: each ends in the one named error, soon and in little memory.
+"""Malicious files: each ends in the one named error, soon and in little memory.
 
 All of them are made here, from valid files of kilobytes. They are read in a forked child that may allocate one
 gigabyte, and that an alarm ends if it hangs, as code in C would not notice a Python exception.

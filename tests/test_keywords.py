@@ -57,14 +57,14 @@ def public_callables():
     for room in ROOMS:
         module = importlib.import_module(room)
         for name in getattr(module, "__all__", []):
-            thing = getattr(module, name)
-            if not callable(thing) or (inspect.isclass(thing) and issubclass(thing, BaseException)):
+            subject = getattr(module, name)
+            if not callable(subject) or (inspect.isclass(subject) and issubclass(subject, BaseException)):
                 continue
-            found[name] = thing
-            if not inspect.isclass(thing):
+            found[name] = subject
+            if not inspect.isclass(subject):
                 continue
             # What a class inherits from torch or Pyro has their rules.
-            for cls in thing.__mro__:
+            for cls in subject.__mro__:
                 if cls.__module__.startswith("pyro_pcflow"):
                     for key, method in vars(cls).items():
                         if inspect.isfunction(method) and not key.startswith("_"):

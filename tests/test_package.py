@@ -66,7 +66,7 @@ def wheel(tmp_path_factory):
 
 
 def test_no_file_of_the_package_is_kept_out_of_the_wheel():
-    """The build leaves out what git ignores: an ignored file would work here, and be missing for who installs."""
+    """The build leaves out what git ignores: an ignored file would work here, and be missing once installed."""
     if shutil.which("git") is None or not (ROOT / ".git").exists():
         pytest.skip("there is no git here to ask")
     ignored = run("git", "ls-files", "--others", "--ignored", "--exclude-standard", "pyro_pcflow", cwd=ROOT).stdout

@@ -46,7 +46,7 @@ def test_every_room_has_a_page():
 
 
 def test_every_public_name_is_on_a_page_once_under_one_of_its_names():
-    # A class that two modules export is one thing.
+    # A class that two modules export is one object.
     shown = {id(resolve(name)): name for name in documented()}
     assert [name for name in public() if id(resolve(name)) not in shown] == []
     assert len(shown) == len(documented())
@@ -65,23 +65,23 @@ def test_no_name_on_a_page_is_that_of_a_module():
 
 
 def test_every_name_on_a_page_is_public():
-    things = {id(resolve(name)) for name in public()}
-    assert [name for name in documented() if id(resolve(name)) not in things] == []
+    known = {id(resolve(name)) for name in public()}
+    assert [name for name in documented() if id(resolve(name)) not in known] == []
 
 
 @pytest.mark.parametrize("name", public())
 def test_its_docstring_names_its_arguments_and_has_an_example(name):
-    thing = resolve(name)
-    text = inspect.getdoc(thing) or ""
+    subject = resolve(name)
+    text = inspect.getdoc(subject) or ""
     assert text, name
-    if not callable(thing) or (inspect.isclass(thing) and issubclass(thing, Exception)):
+    if not callable(subject) or (inspect.isclass(subject) and issubclass(subject, Exception)):
         return
     # "Arguments as for `other`" sends the reader there.
-    text += "".join(inspect.getdoc(getattr(inspect.getmodule(thing), other)) for other in AS_FOR.findall(text))
-    signature = inspect.signature(thing)
+    text += "".join(inspect.getdoc(getattr(inspect.getmodule(subject), other)) for other in AS_FOR.findall(text))
+    signature = inspect.signature(subject)
     arguments = [p.name for p in signature.parameters.values() if p.name not in ("self", "validate_args")]
     missing = [argument for argument in arguments if not re.search(rf"^ *\**{argument}:", text, re.M)]
     assert missing == [], f"{name} does not say what {missing} is"
     # What a function returns is shown by the example of that function.
-    is_result = inspect.isclass(thing) and (issubclass(thing, tuple) or dataclasses.is_dataclass(thing))
+    is_result = inspect.isclass(subject) and (issubclass(subject, tuple) or dataclasses.is_dataclass(subject))
     assert is_result or ">>>" in text, f"{name} has no example"

@@ -1,4 +1,4 @@
-"""Whatever is given: status 2 and one line on standard error, and nothing under the name of a result."""
+"""Errors of every command: status 2 and one line on standard error, and no file under the name of a result."""
 
 from __future__ import annotations
 
@@ -272,7 +272,7 @@ def test_out(command, place, models, files, tmp_path, capsys, never, monkeypatch
         out = tmp_path / "file" / "sub" / f"a{suffix}"
         expected = "file is not a folder"
     else:
-        # Whoever runs the tests may be allowed to write anywhere.
+        # The user who runs the tests may be allowed to write anywhere.
         monkeypatch.setattr(os, "access", lambda path, mode: False)
         out = tmp_path / "new" / f"a{suffix}"
         expected = f"can't be made: {tmp_path} may not be written to"

@@ -1,4 +1,4 @@
-"""What is written: whole or not at all, under any name, and to readers that leave."""
+"""Output of the commands: complete files or none, any names, and closed pipes."""
 
 from __future__ import annotations
 

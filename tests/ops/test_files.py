@@ -1,4 +1,4 @@
-"""What appears under a name is whole, and what was there before is lost to nobody."""
+"""Atomic files: what appears under a name is complete, and what was there before is not lost."""
 
 from __future__ import annotations
 
