@@ -102,7 +102,7 @@ class TrainingData(NamedTuple):
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Fit a flow or a model, and tell its score."""
+    """Fit a flow or a model, and print its score."""
     import torch
 
     from pyro_pcflow import training
