@@ -36,7 +36,8 @@ class AutoDecoder(LatentCloudModel):
         num_classes: number of classes whose label is an extra context of decoder and prior; 0 for none.
         noise_input: see `PointCloudVAE`.
         num_flows: 1, or the number of flows of a `MixtureOfFlows`.
-        decoder: options of `PointCloudFlow`; masks alternate and the activation is `"silu"` by default.
+        decoder: options of `PointCloudFlow`; masks alternate and the activation is `"silu"` by default. Or
+            `{"transform": ...}`, a conditional transform of your own, if there is one flow.
         prior_options: options of `latent_flow`.
 
     Raises:

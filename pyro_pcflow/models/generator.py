@@ -77,7 +77,8 @@ class Generator(nn.Module):
         noise_input: whether the decoder is told how noisy a cloud is (Kim et al., SoftFlow, NeurIPS 2020): a level
             between 0 and 1, which is 0 for samples.
         num_flows: 1, or the number of flows of a `MixtureOfFlows`.
-        decoder: options of `PointCloudFlow`; masks alternate and the activation is `"silu"` by default.
+        decoder: options of `PointCloudFlow`; masks alternate and the activation is `"silu"` by default. Or
+            `{"transform": ...}`, a conditional transform of your own, if there is one flow.
         prior_options: options of `latent_flow`.
     """
 
@@ -101,8 +102,9 @@ class Generator(nn.Module):
                 "expected latent_dim and num_flows of at least 1 and num_classes of at least 0, got "
                 f"{latent_dim}, {num_flows} and {num_classes}"
             )
-        decoder = {**DECODER, **decoder}
-        check_options(decoder, FLOW_OPTIONS, "decoder")
+        # A transform of the caller's own has its masks and activation.
+        decoder = decoder if "transform" in decoder else {**DECODER, **decoder}
+        check_options(decoder, ["transform", *FLOW_OPTIONS] if num_flows == 1 else FLOW_OPTIONS, "decoder")
         check_options(prior_options, FLOW_OPTIONS, "prior_options")
         self.config: dict[str, Any] = {
             "point_dim": point_dim,

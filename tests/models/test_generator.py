@@ -127,6 +127,21 @@ class TestDraws:
 
 
 class TestDecoder:
+    def test_a_transform_of_ones_own(self, tmp_path):
+        """Its context is latent, label and noise level; it is saved with the model."""
+        stack = pcf.transforms.coupling_stack(3, context_dim=4 + 2 + 1, num_couplings=3, hidden_dims=[5])
+        vae = make_vae(decoder={"transform": stack}, num_classes=2, noise_input=True)
+        assert "masks" not in vae.config["decoder"]
+        z, labels = torch.randn(2, 4).double(), torch.tensor([0, 1])
+        clouds = vae.decode(z, 5, labels=labels).sample()
+        pcf.save(vae, tmp_path / "vae.pt")
+        log_prob = vae.decode(z, 5, labels=labels).log_prob(clouds)
+        assert torch.equal(pcf.load(tmp_path / "vae.pt").decode(z, 5, labels=labels).log_prob(clouds), log_prob)
+        with pytest.raises(TypeError, match="a transform and hidden_dims"):
+            make_vae(decoder={"transform": stack, "hidden_dims": [8]})
+        with pytest.raises(TypeError, match="unknown option 'transform'"):
+            make_vae(decoder={"transform": stack}, num_flows=2)
+
     def test_the_level_is_zero_by_default(self):
         vae = make_vae(noise_input=True)
         z, cloud = torch.randn(2, 4, dtype=torch.float64), torch.randn(2, 7, 3, dtype=torch.float64)
