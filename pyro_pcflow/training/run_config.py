@@ -17,6 +17,7 @@ from pyro_pcflow.ops.reading import phrase, printable
 from pyro_pcflow.serialization import plain
 from pyro_pcflow.serialization.older import current_options
 from pyro_pcflow.training import toml
+from pyro_pcflow.training.options import CloudSampling, Optimization
 
 __all__ = ["RunConfig", "versions"]
 
@@ -132,6 +133,10 @@ class RunConfig:
                 # Of a density of points, older files hold options that concern clouds alone.
                 if new in self.now.get("data", {}):
                     data.setdefault(new, value)
+        # An option that the file does not know was added since, and had the effect of its default.
+        for name, table, options in (("settings", settings, Optimization()), ("data", data, CloudSampling())):
+            for option in vars(options).keys() & self.now.get(name, {}).keys():
+                table.setdefault(option, getattr(options, option))
         module = {**earlier.get("module", {}), "config": current_options(earlier.get("module", {}).get("config"))}
         return {**earlier, "settings": settings, "data": data, "module": module}
 
