@@ -285,7 +285,7 @@ def _warn_if_far(points: Tensor) -> None:
     if FAR < distance < math.inf:
         warnings.warn(
             f"the points lie {distance:.4g} standard deviations from the noise on average, and the flow's units were "
-            "never set: flow.normalize(training_points) sets them",
+            "never set: flow.normalize(training_points) sets them, or normalize of the model that the flow is part of",
             UserWarning,
             stacklevel=4,
         )

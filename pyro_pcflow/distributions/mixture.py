@@ -106,12 +106,12 @@ class PointMixture(PointDistribution):
                 if shape.numel()
                 else torch.zeros(shape, dtype=torch.long, device=logits.device)
             )
-            draws = torch.stack(
+            points = torch.stack(
                 [component.expand(self.batch_shape).sample(torch.Size(sample_shape)) for component in self.components],
                 -1,
             )
-            chosen = labels[..., None, None].expand(*draws.shape[:-1], 1)
-            return draws.gather(-1, chosen).squeeze(-1), labels
+            chosen = labels[..., None, None].expand(*points.shape[:-1], 1)
+            return points.gather(-1, chosen).squeeze(-1), labels
 
     def _log_prob(self, value: Tensor) -> Tensor:
         return self._joint(value).logsumexp(-1)

@@ -19,7 +19,7 @@ __all__ = ["PointCloud"]
 
 
 class PointCloud(CompositeDistribution):
-    """`num_points` independent draws from a point distribution, as one event of shape `(N, D)`.
+    """`num_points` independent samples of a point distribution, as one event of shape `(N, D)`.
 
     The log-density of a cloud is the sum over its points, so it does not depend on their order. With a mask,
     clouds of different sizes share one batch: entries where the mask is False are padding, which has no density

@@ -23,7 +23,7 @@ class Pushforward(PointDistribution, dist.TransformedDistribution):
     """Noise under one point transform, as `PointCloudFlow.condition` returns it.
 
     torch's own `log_prob` asks a transform for a value and then for its log-determinant. This one asks for both at
-    once, so that it evaluates no network twice even where nothing may be remembered, as under torch.compile.
+    once, so that it evaluates no network twice even where nothing may be cached, as under torch.compile.
 
     Args:
         noise: a distribution with `event_shape (D,)`.

@@ -7,15 +7,8 @@ import pytest
 import torch
 
 import pyro_pcflow as pcf
+from helpers.gaussian_sheet import thin_sheet
 from pyro_pcflow.distributions import PointMixture, SoftHalfSpace, ThinnedPoint, one_sided, with_background
-from pyro_pcflow.transforms import rotation_matrix
-
-
-def thin_sheet(thickness=0.03):
-    """A Gaussian sheet in general position, whose convolution with a Gaussian is known."""
-    rotation = rotation_matrix(torch.tensor([0.9, -0.3, 0.5, 0.2]).double())
-    half = rotation * torch.tensor([thickness, 1.0, 1.0]).double()
-    return torch.zeros(3).double(), half @ half.mT
 
 
 def make_flow(**options):
