@@ -163,7 +163,7 @@ def _check_values(content: dict[str, Any], size: int) -> None:
             if attributes.keys() - {"_metadata"}:
                 raise ValueError("a dict with attributes")
             remaining.extend((entry, depth + 1) for entry in attributes.values())
-        elif type(value) in (list, tuple, torch.Size):
+        elif type(value) in (list, tuple):
             remaining.extend((entry, depth + 1) for entry in value)
         elif type(value) is int:
             if abs(value) >= LARGEST_NUMBER:
