@@ -183,19 +183,19 @@ CLOUDS = torch.randn(1, 2000, 3, generator=torch.Generator().manual_seed(0))
 
 
 def write_config(folder):
-    with RunFolder(folder, {"a": "x" * 5000}, resume=True, compared=()).locked():
+    with RunFolder(folder, {"a": "x" * 5000}, resume=True).locked():
         # Of the two files, only this one is for somebody to read.
         (folder / ".lock").unlink()
 
 
 def write_checkpoint(folder):
-    RunFolder(folder, {}, resume=True, compared=()).write_checkpoint({"a": CLOUDS})
+    RunFolder(folder, {}, resume=True).write_checkpoint({"a": CLOUDS})
 
 
 WRITERS = {
     "save": lambda folder: pcf.save(FLOW, folder / "flow.pt"),
     "checkpoint": write_checkpoint,
-    "weights": lambda folder: RunFolder(folder, {}, resume=True, compared=()).write_model(torch.nn.Linear(99, 99)),
+    "weights": lambda folder: RunFolder(folder, {}, resume=True).write_model(torch.nn.Linear(99, 99)),
     "config": write_config,
     "rows": lambda folder: RowStore(folder, "0" * 64, "emd", (1, 999)).write(slice(0, 1), torch.zeros(1, 999)),
     "npy": lambda folder: pcf.data.save_clouds(CLOUDS, folder / "new.npy"),
