@@ -136,7 +136,8 @@ class Conditioner(nn.Module):
         hidden = fourier_features(kept, self.num_frequencies)
         with autocast(self.hidden_dtype, kept.device):
             hidden = modulated_mlp(self.hidden, hidden, self.modulations(context), self.skips, self.activation)
-        return self.output(hidden.to(kept.dtype)).split(self.output_dims, -1)
+        output = self.output(hidden.to(kept.dtype))
+        return (output,) if len(self.output_dims) == 1 else output.split(self.output_dims, -1)
 
     def modulations(self, context: Tensor | None) -> list[Modulation]:
         """The scale and the shift of each hidden layer, once per cloud.

@@ -30,15 +30,15 @@ class LULinear(PointTransform):
         ValueError: if `permutation` is not a permutation of `range(D)`.
 
     Examples:
-        >>> mixing = LULinear(3)
-        >>> mixing(torch.tensor([1.0, 2.0, 3.0])).tolist()
+        >>> linear = LULinear(3)
+        >>> linear(torch.tensor([1.0, 2.0, 3.0])).tolist()
         [1.0, 2.0, 3.0]
     """
 
     def __init__(self, point_dim: int, *, permutation: Sequence[int] | None = None, max_log_scale: float = 1.0) -> None:
         super().__init__(point_dim)
         if point_dim < 2:
-            raise ValueError(f"mixing needs points of at least 2 coordinates, got point_dim={point_dim}")
+            raise ValueError(f"LULinear needs points of at least 2 coordinates, got point_dim={point_dim}")
         permutation = tuple(range(point_dim)) if permutation is None else tuple(map(int, permutation))
         if sorted(permutation) != list(range(point_dim)):
             raise ValueError(f"expected a permutation of 0 to {point_dim - 1}, got {permutation}")
@@ -101,8 +101,8 @@ def lu_linear(point_dim: int, *, permutation: Sequence[int] | None = None, max_l
         ValueError: if `permutation` is not a permutation of `range(D)`.
 
     Examples:
-        >>> mixing = lu_linear(3, permutation=[1, 2, 0])
-        >>> mixing(torch.tensor([[1.0, 2.0, 3.0]]))
+        >>> linear = lu_linear(3, permutation=[1, 2, 0])
+        >>> linear(torch.tensor([[1.0, 2.0, 3.0]]))
         tensor([[2., 3., 1.]], grad_fn=<StackBackward0>)
     """
     return LULinear(point_dim, permutation=permutation, max_log_scale=max_log_scale)

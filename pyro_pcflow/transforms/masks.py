@@ -35,7 +35,7 @@ def coupling_masks(point_dim: int, num_couplings: int, pattern: str = "move_one"
 
 
 def iterate_masks(point_dim: int, num_couplings: int, pattern: str) -> Iterator[Mask]:
-    """The masks of `coupling_masks` one by one, so that the first layers are made before the last are thought of."""
+    """The masks of `coupling_masks` one by one, so that a file that asks for too many stops at the first layers."""
     if point_dim < 2:
         raise ValueError(f"a coupling needs points of at least 2 coordinates, got point_dim={point_dim}")
     if num_couplings < 1:

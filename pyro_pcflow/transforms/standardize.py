@@ -13,7 +13,7 @@ __all__ = ["Standardize", "standardize"]
 
 
 class Standardize(PointTransform):
-    """One scale for all coordinates and a shift for each, taken from training points and never learned.
+    """Standardization: one scale for all coordinates and a shift per coordinate, of training points, never learned.
 
     From noise to data `y = x * scale + loc`. The scale is a single number, so that shapes keep their proportions.
     It starts as the identity; `fit` sets it.
