@@ -28,8 +28,8 @@ def unregistered() -> Iterator[None]:
 
     `SVI` finds the parameters of a module by its registration, `pyro.module`, which sends a message per parameter and
     call. An optimizer that holds `module.parameters()` needs none. Without it, Pyro's parameter store stays as it was,
-    the module can still be pickled, and a step is faster: registration took 6 to 22% of the time of the default model's
-    step on 16 clouds of 128 points, on one CPU core. `pcf.fit` trains this way.
+    the module can still be pickled, and a step is faster: registration added 6 to 22% to the time of a step of the
+    default model on 16 clouds of 128 points, on one CPU core. `pcf.fit` trains this way.
 
     Examples:
         >>> import pyro_pcflow as pcf
