@@ -1,4 +1,4 @@
-"""The fast ways to run a stack of couplings, each equal to the plain one."""
+"""Fused kernels for stacks of couplings, each equal to the stack layer by layer; the package is optional."""
 
 from pyro_pcflow.kernels.dispatch import Availability, available, set_backend
 

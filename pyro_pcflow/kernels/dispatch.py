@@ -40,11 +40,11 @@ _meanwhile: BackgroundCompile | None = None
 
 
 class Availability(NamedTuple):
-    """Whether a way to run a stack is there.
+    """Whether a backend is available.
 
     Attributes:
         ok: whether it is.
-        detail: what it is, or why it is not there.
+        detail: what it is, or why it is not available.
     """
 
     ok: bool
@@ -87,10 +87,10 @@ class BackgroundCompile:
 
 
 def available() -> dict[str, Availability]:
-    """Tell which ways to run a stack work on this machine, and why another one does not.
+    """List the backends of this machine, with the reason where one is not available.
 
-    The fused kernel is compiled at its first use, and so it may be by this call. Within `torch.compile` it is taken
-    only if it has been used before, or this function been called.
+    The fused kernel is compiled at its first use, which may be this call. Within `torch.compile` it is taken only if
+    it has been used before, or this function has been called.
 
     Returns:
         By name: `"plain"`, layer by layer in torch; `"tiled"`, tile by tile in torch; `"fused"`, compiled; `"triton"`,
@@ -109,16 +109,16 @@ def available() -> dict[str, Availability]:
 
 
 def set_backend(module: nn.Module, name: str) -> None:
-    """Set how all stacks within a module are run, `"auto"` by default.
+    """Set the backend of all stacks within a module, `"auto"` by default.
 
     Args:
         module: a flow, a model, a stack; modules that are not of this library are left as they are.
         name: `"auto"`, the fastest; or `"plain"`, `"tiled"`, `"fused"` or `"triton"`, see `available`. Layers, data
-            types and transformations of torch that a kernel does not know are left to the plain way, and float64 by
-            `"fused"` to the tiled one.
+            types and transformations of torch that a kernel does not support run layer by layer as with `"plain"`,
+            and float64 with `"fused"` runs as with `"tiled"`.
 
     Raises:
-        ValueError: if there is no such way.
+        ValueError: if there is no such backend.
 
     Examples:
         >>> import pyro_pcflow as pcf
@@ -134,7 +134,7 @@ def set_backend(module: nn.Module, name: str) -> None:
 
 
 def choose(wanted: str, points: Tensor, groups: int) -> str:
-    """The way to run couplings: `"plain"`, `"tiled"`, `"fused"` or `"triton"`.
+    """The backend that runs couplings: `"plain"`, `"tiled"`, `"fused"` or `"triton"`.
 
     Args:
         wanted: one of `pyro_pcflow.ops.backends.BACKENDS`.
@@ -158,7 +158,7 @@ def choose(wanted: str, points: Tensor, groups: int) -> str:
         # torch.compile can neither look for a compiler nor decide anew for every number of points.
         return _compiled_by_torch(wanted, points, on_gpu)
     count = points.numel() // points.shape[-1]
-    # What a group has of its own is written down for all layers at once: too much for every point.
+    # Scales and offsets of each group are computed for all layers at once: too many if every point is a group.
     few = count < FEW_IN_A_GROUP * groups or (count < FEW_POINTS and not on_gpu)
     if in_function_transform() or (wanted == "auto" and few):
         return "plain"
@@ -233,5 +233,5 @@ def _triton_for(points: Tensor) -> Availability:
 
 
 @lru_cache
-def _say_once(way: str, reason: str) -> None:
-    logger.warning("stacks run %s, without a compiled kernel: %s", way, reason)
+def _say_once(how: str, reason: str) -> None:
+    logger.warning("stacks run %s, without a compiled kernel: %s", how, reason)

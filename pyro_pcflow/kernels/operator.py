@@ -22,7 +22,7 @@ Result = tuple[Tensor, Tensor, Tensor]
 
 @dataclass(frozen=True)
 class Backend:
-    """One way to run a program: functions of the arguments and results of the two operators below."""
+    """A backend: functions with the arguments and results of the two operators below."""
 
     forward: Callable[..., Result]
     backward: Callable[..., Result]

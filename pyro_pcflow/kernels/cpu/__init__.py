@@ -1,1 +1,1 @@
-"""The kernel in C++: compiled once per machine, called by way of ctypes."""
+"""The kernel in C++: compiled once per machine, called through ctypes."""
