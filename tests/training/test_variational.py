@@ -483,6 +483,11 @@ class TestNothingElseChanges:
             fit(vae, some_clouds(), max_steps=2, **OPTIONS)
         assert set(pyro.get_param_store().keys()) == {"mine"}
 
+    def test_our_models_send_no_parameters_to_pyro(self, monkeypatch):
+        """Registration costs a part of a step, and Adam has the parameters anyway."""
+        monkeypatch.setattr(pyro, "module", lambda name, module: pytest.fail(f"{name} was registered"))
+        fit(small_vae(), some_clouds(), max_steps=2, **OPTIONS)
+
     def test_a_fitted_model_is_an_ordinary_module(self):
         vae = small_vae()
         fit(vae, some_clouds(), max_steps=3, **OPTIONS)
