@@ -9,6 +9,7 @@ from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
 
 from pyro_pcflow.metrics.pairs import check_choice
+from pyro_pcflow.metrics.set_metrics import SET_METRICS, SetMetric
 from pyro_pcflow.metrics.tables import (
     Cell,
     Interval,
@@ -132,10 +133,12 @@ def deviation(values: Sequence[float]) -> float:
 
 def _measures(draws: dict[str, tuple[float, ...]], keys: Sequence[str]) -> list[Cell]:
     """A cell for each key, empty where it is missing."""
-    return [
-        Measure(fmean(draws[key]), deviation(draws[key]), key.startswith(("1-nna-", "cov-"))) if key in draws else ""
-        for key in keys
-    ]
+    cells: list[Cell] = []
+    for key in keys:
+        metric, values = _metric(key), draws.get(key)
+        percent = metric is not None and metric.is_rate
+        cells.append("" if values is None else Measure(fmean(values), deviation(values), percent))
+    return cells
 
 
 def _differences(reports: Sequence[Report]) -> dict[str, list[Any]]:
@@ -164,11 +167,15 @@ def _headline(report: Report) -> str:
     )
 
 
+def _metric(key: str) -> SetMetric | None:
+    return next((metric for metric in SET_METRICS if key.startswith(f"{metric.prefix}-")), None)
+
+
 def _title(key: str) -> str:
-    for start, title in [("1-nna-", "1-NNA"), ("cov-", "COV"), ("mmd-", "MMD"), ("spread-", "spread")]:
-        if key.startswith(start):
-            return f"{title} {key.removeprefix(start)}"
-    return "JSD, bits" if key == "jsd" else key
+    metric = _metric(key)
+    if metric is None:
+        return "JSD, bits" if key == "jsd" else key
+    return f"{metric.title} {key.removeprefix(metric.prefix + '-')}"
 
 
 def _remarks(report: Report) -> list[str]:
@@ -204,15 +211,9 @@ def _nats(report: Report) -> Number:
 
 def _notes(reports: Sequence[Report], keys: Sequence[str]) -> tuple[str, ...]:
     """What the columns mean, and which distances are functions of the user."""
-    meanings = {
-        "1-nna-": "1-NNA: clouds whose nearest neighbour is of their own set; 50% is ideal, and lower is not better. "
-        "Its halves: `ref`, references whose neighbour is a reference, and `smp`, samples whose neighbour is a sample.",
-        "cov-": "COV: references that are the nearest one of some sample; compare with the training set.",
-        "mmd-": "MMD: mean distance from a reference to its nearest sample, in the unit of the distance.",
-        "spread-": "Spread: mean distance of two samples over that of two references; 1 is ideal, near 0 is collapse.",
-        "jsd": "JSD: divergence between the occupancies of a grid, from 0 to 1 bit.",
-    }
-    notes = [note for start, note in meanings.items() if any(key.startswith(start) for key in keys)]
+    notes = [metric.meaning for metric in SET_METRICS if any(_metric(key) is metric for key in keys)]
+    if "jsd" in keys:
+        notes.append("JSD: divergence between the occupancies of a grid, from 0 to 1 bit.")
     users = {
         f"`{suffix}`: a distance that the user defined, the function `{distance['distance']}`."
         for report in reports

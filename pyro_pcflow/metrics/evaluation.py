@@ -21,12 +21,10 @@ from pyro_pcflow.metrics.protocol import Protocol, library_versions
 from pyro_pcflow.metrics.report import Likelihood, Neighbours, Report
 from pyro_pcflow.metrics.samples import Samples, as_clouds, make_comparable
 from pyro_pcflow.metrics.set_metrics import (
+    ONE_NEAREST_NEIGHBOUR,
+    SET_METRICS,
     PermutationInterval,
-    coverage,
-    minimum_matching_distance,
-    one_nearest_neighbour,
     permutation_interval,
-    spread,
 )
 from pyro_pcflow.ops.hashing import array_sha256
 
@@ -160,7 +158,7 @@ def evaluate(
             _append(values, suffix, own, theirs, cross)
             if draw == 0:
                 intervals = permutation_interval(own, theirs, cross, permutations=permutations, seed=seed)
-                null.update(zip(_nna_keys(suffix), intervals, strict=True))
+                null.update(zip(ONE_NEAREST_NEIGHBOUR.keys(suffix), intervals, strict=True))
                 neighbours = neighbours or Neighbours(clouds.cpu(), sets.references.cpu(), cross.cpu(), suffix)
         for clouds in sets.train:
             _append(train_values, suffix, distances_of(clouds), theirs, distances_of(clouds, sets.references))
@@ -213,7 +211,7 @@ def _resolve(distances: Distances) -> dict[str, tuple[Distance, dict[str, Any]]]
         for one in distances:
             distance = as_distance(one, "distances")
             asked.append((SUFFIXES.get(distance.name, distance.name), distance, distance.options({})))
-    keys = [key for suffix, _, _ in asked for key in _keys(suffix)]
+    keys = [key for suffix, _, _ in asked for metric in SET_METRICS for key in metric.keys(suffix)]
     if shared := [key for key in keys if keys.count(key) > 1]:
         raise ValueError(
             f"distances: two of them have the key {shared[0]!r}; give one another name by "
@@ -222,20 +220,7 @@ def _resolve(distances: Distances) -> dict[str, tuple[Distance, dict[str, Any]]]
     return {suffix: (distance, options) for suffix, distance, options in asked}
 
 
-def _nna_keys(suffix: str) -> tuple[str, str, str]:
-    return f"1-nna-{suffix}", f"1-nna-{suffix}-ref", f"1-nna-{suffix}-smp"
-
-
-def _keys(suffix: str) -> tuple[str, ...]:
-    return (*_nna_keys(suffix), f"cov-{suffix}", f"mmd-{suffix}", f"spread-{suffix}")
-
-
 def _append(values: dict[str, list[float]], suffix: str, own: Tensor, theirs: Tensor, cross: Tensor) -> None:
-    found = (
-        *one_nearest_neighbour(own, theirs, cross),
-        coverage(cross),
-        minimum_matching_distance(cross),
-        spread(own, theirs),
-    )
-    for key, value in zip(_keys(suffix), found, strict=True):
-        values.setdefault(key, []).append(value)
+    for metric in SET_METRICS:
+        for key, value in zip(metric.keys(suffix), metric.compute(own, theirs, cross), strict=True):
+            values.setdefault(key, []).append(value)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -11,8 +13,11 @@ from torch import Tensor
 from pyro_pcflow.metrics.cross_distances import check_matrix, cross_distances
 
 __all__ = [
+    "ONE_NEAREST_NEIGHBOUR",
+    "SET_METRICS",
     "OneNearestNeighbour",
     "PermutationInterval",
+    "SetMetric",
     "coverage",
     "minimum_matching_distance",
     "one_nearest_neighbour",
@@ -240,6 +245,66 @@ def permutation_interval(
         for values in [correct.mean(0), *halves]
     )
     return accuracy, references, samples
+
+
+@dataclass(frozen=True)
+class SetMetric:
+    """A metric of two sets in a report: `prefix-cd` for the Chamfer distance, and the same with other suffixes.
+
+    Args:
+        prefix: of its keys.
+        title: in tables.
+        meaning: a sentence below tables.
+        compute: from the distances within samples, within references, and between samples and references, a number
+            for each of `parts`.
+        parts: how the keys of one distance end.
+        is_rate: whether it is in [0, 1], and shown in percent.
+    """
+
+    prefix: str
+    title: str
+    meaning: str
+    compute: Callable[[Tensor, Tensor, Tensor], tuple[float, ...]]
+    parts: tuple[str, ...] = ("",)
+    is_rate: bool = False
+
+    def keys(self, suffix: str) -> tuple[str, ...]:
+        """The keys for a distance whose keys end in `suffix`."""
+        return tuple(f"{self.prefix}-{suffix}{part}" for part in self.parts)
+
+
+ONE_NEAREST_NEIGHBOUR = SetMetric(
+    "1-nna",
+    "1-NNA",
+    "1-NNA: clouds whose nearest neighbour is of their own set; 50% is ideal, and lower is not better. Its "
+    "halves: `ref`, references whose neighbour is a reference, and `smp`, samples whose neighbour is a sample.",
+    one_nearest_neighbour,
+    parts=("", "-ref", "-smp"),
+    is_rate=True,
+)
+# What `evaluate` computes of each distance, in the order of a report.
+SET_METRICS = (
+    ONE_NEAREST_NEIGHBOUR,
+    SetMetric(
+        "cov",
+        "COV",
+        "COV: references that are the nearest one of some sample; compare with the training set.",
+        lambda own, theirs, cross: (coverage(cross),),
+        is_rate=True,
+    ),
+    SetMetric(
+        "mmd",
+        "MMD",
+        "MMD: mean distance from a reference to its nearest sample, in the unit of the distance.",
+        lambda own, theirs, cross: (minimum_matching_distance(cross),),
+    ),
+    SetMetric(
+        "spread",
+        "spread",
+        "Spread: mean distance of two samples over that of two references; 1 is ideal, near 0 is collapse.",
+        lambda own, theirs, cross: (spread(own, theirs),),
+    ),
+)
 
 
 def _pool(
