@@ -34,6 +34,10 @@ def directed(x, y):
     return x.amax((-1, -2)) - 2 * y.amin((-1, -2))
 
 
+def beyond(x, y):
+    return (x.amax((-1, -2)) - y.amax((-1, -2))).clamp(min=0)
+
+
 def test_every_entry(bodies):
     x, y = bodies.split([4, 7])
     for function in (between_means, directed):
@@ -147,6 +151,7 @@ def bad_value(x, y):
         (3, TypeError, "distance: expected a name, a function or a Distance, got int"),
         (np.zeros(3), TypeError, "distance: expected a name, a function or a Distance, got ndarray"),
         (Distance(directed, symmetric=True), ValueError, "directed: expected it to be symmetric and zero"),
+        (Distance(beyond, symmetric=True), ValueError, "beyond: expected it to be symmetric and zero"),
         (
             Distance(lambda x, y: 1 + between_means(x, y), name="shifted", symmetric=True),
             ValueError,

@@ -102,6 +102,7 @@ def test_grid_and_permutations_are_as_given():
     assert report.protocol.grid == {"resolution": 5, "low": [-2.0] * 3, "high": [3.0] * 3}
     assert tuple(report.null.values()) == permutation_interval(*matrices, permutations=40, seed=3)
     assert report.protocol.permutations == 40
+    assert evaluate(samples, references, grid=5)["jsd"] == jensen_shannon(samples, references, grid=5)
     # Each option by itself makes a difference here.
     for other in (5, Grid(28, (-2.0,) * 3, (3.0,) * 3)):
         assert evaluate(samples, references, grid=other)["jsd"] != report["jsd"]
