@@ -82,7 +82,7 @@ class Distance:
         object.__setattr__(self, "name", name)
 
     @property
-    def is_users(self) -> bool:
+    def user_defined(self) -> bool:
         """Whether the function is not one of this library."""
         return not any(self.function is function and self.name == function.__name__ for function in _OURS)
 
@@ -119,7 +119,7 @@ class Distance:
         Args:
             options: all of them.
         """
-        if not self.is_users:
+        if not self.user_defined:
             return {"distance": self.name, **options}
         return {
             "distance": qualified_name(self.function),
@@ -134,7 +134,7 @@ class Distance:
         Raises:
             ValueError: the function holds something that has no plain description.
         """
-        if not self.is_users:
+        if not self.user_defined:
             return [self.name, dict(sorted(options.items()))]
         code = code_identity(self.function)
         if code is None:
@@ -150,7 +150,7 @@ class Distance:
         Args:
             options: all of them.
         """
-        if not self.is_users:
+        if not self.user_defined:
             return lambda x, y, **masks: self.function(x, y, **masks, **options)
         parameters, any_option = self._parameters()
         takes_masks = any_option or set(_MASKS) <= set(parameters)
@@ -178,7 +178,7 @@ class Distance:
     @torch.no_grad()
     def check_symmetry(self, clouds: Tensor, masks: Tensor, options: Mapping[str, Any]) -> None:
         """Raise a ValueError if a user's function is not symmetric, or not zero, between the first two clouds."""
-        if not self.is_users or not self.symmetric or len(clouds) < 2:
+        if not self.user_defined or not self.symmetric or len(clouds) < 2:
             return
         order = [torch.tensor(index, device=clouds.device) for index in ([0, 1, 0], [1, 0, 0])]
         x, y = (clouds[index] for index in order)

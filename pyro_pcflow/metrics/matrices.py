@@ -103,7 +103,7 @@ def pairwise(
     columns, columns_mask = (x, x_mask) if y is None else _check_set(y, y_mask, "y")
     # The checks that compare two clouds, and those of the options, come before hours of work.
     pair_clouds(x[:1], columns[:1])
-    if not kind.is_users:
+    if not kind.user_defined:
         kind.bind(arguments)(x[:1, :1], columns[:1, :1])
     if kind.equal_sizes:
         _check_counts(x_mask, columns_mask, kind.name)

@@ -277,5 +277,5 @@ def test_distances_of_one_key_are_refused():
 
 def test_all_of_this_library_are_known_and_not_the_users():
     assert list(distances.DISTANCES) == list(distances.SUFFIXES)
-    assert not any(distance.is_users for distance in distances.DISTANCES.values())
-    assert Distance(chamfer, name="other").is_users
+    assert not any(distance.user_defined for distance in distances.DISTANCES.values())
+    assert Distance(chamfer, name="other").user_defined
