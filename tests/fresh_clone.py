@@ -12,6 +12,7 @@ brings, such as `my_scan.ply`, is made beforehand.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
 import re
 import shutil
@@ -52,10 +53,18 @@ def blocks(page: str) -> list[tuple[str, str]]:
     return [(title or language, code) for language, title, code in found]
 
 
+def is_missing(text: str) -> bool:
+    """Whether a block begins with `# needs PACKAGE`, and the package is not here."""
+    needs = re.match(r"# needs (\w+)\n", text)
+    return needs is not None and importlib.util.find_spec(needs[1]) is None
+
+
 def program(parts: list[tuple[str, str]]) -> str:
     """One program of all blocks, in their order; one with a title is saved as that file."""
     lines = ["import pathlib as _pathlib, subprocess as _subprocess"]
     for kind, text in parts:
+        if is_missing(text):
+            continue
         command = ["bash", "-euxo", "pipefail", "-c", text]
         runs = {"python": text, "sh": f"_subprocess.run({command!r}, check=True)"}
         lines.append(runs.get(kind, f"_pathlib.Path({kind!r}).write_text({text!r})"))

@@ -871,7 +871,8 @@ def test_options_of_the_optimizer_are_those_of_the_training(tmp_path, run_folder
         folder = tmp_path / str(betas)
         shutil.copytree(run_folder, folder)
         state = torch.load(folder / "checkpoint.pt", weights_only=True)
-        state["optimizer"]["param_groups"][0].update(betas=betas, amsgrad=betas[0] < 0.5, weight_decay=1 - betas[1])
+        group = {"betas": betas, "amsgrad": betas[0] < 0.5, "weight_decay": 1 - betas[1], "lr": 0.1, "params": [0]}
+        state["optimizer"]["param_groups"] = [group]
         (folder / "checkpoint.pt").write_bytes(saved(state))
         flow = new_flow()
         result = fit(flow, points(), out=folder, resume=True, **{**OPTIONS, "max_steps": 6})

@@ -47,20 +47,6 @@ class Processes:
         if self._fabric is not None:
             self._fabric.barrier()
 
-    def share(self, count: int) -> slice:
-        """This process's part of a batch.
-
-        Raises:
-            ValueError: if the batch cannot be divided evenly.
-        """
-        if count % self.size:
-            raise ValueError(
-                f"a batch of {count} cannot be shared evenly by {self.size} processes: choose a batch_size that is a "
-                f"multiple of {self.size}"
-            )
-        part = count // self.size
-        return slice(self.rank * part, (self.rank + 1) * part)
-
 
 def start_processes(device: str | torch.device) -> Processes:
     """Join the processes that `torchrun` started, or stay alone where it did not.

@@ -12,7 +12,7 @@ import torch
 
 from helpers import shared_run
 from helpers.shared_run import run
-from pyro_pcflow.training.distributed import Processes, start_processes
+from pyro_pcflow.training.distributed import start_processes
 
 SCRIPT = Path(shared_run.__file__)
 
@@ -51,14 +51,6 @@ def test_one_process_stays_alone(monkeypatch):
     assert alone.mean(tensor) is tensor
     assert alone.from_first(tensor) is tensor
     alone.wait()
-
-
-def test_batches_are_shared_evenly_or_not_at_all():
-    processes = Processes()
-    processes.rank, processes.size = 2, 3
-    assert range(12)[processes.share(12)] == range(8, 12)
-    with pytest.raises(ValueError, match="multiple of 3"):
-        processes.share(10)
 
 
 def test_a_missing_package_is_named(monkeypatch):

@@ -2,10 +2,55 @@
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
+import math
+
 import pytest
 import torch
 
-from pyro_pcflow.training.options import as_device
+import pyro_pcflow as pcf
+from pyro_pcflow.training import CloudSampling, Logging, Optimization
+from pyro_pcflow.training.options import Settings, as_device
+
+
+@pytest.mark.parametrize("options", [Optimization, CloudSampling, Logging])
+def test_they_are_frozen_and_by_name(options):
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        setattr(options(), dataclasses.fields(options)[0].name, 1)
+    with pytest.raises(TypeError, match="positional"):
+        options(1)
+
+
+@pytest.mark.parametrize(
+    ("make", "kind", "words"),
+    [
+        (lambda: Optimization(warmup_steps=-1), ValueError, "warmup_steps must be at least 0, got -1"),
+        (lambda: Optimization(warmup_steps=1.5), TypeError, "integer"),
+        (lambda: Optimization(grad_clip=0.0), ValueError, "grad_clip must be positive"),
+        (lambda: Optimization(ema_decay=1.0), ValueError, "ema_decay must be at least 0 and below 1"),
+        (lambda: Optimization(precision="half"), ValueError, "precision must be one of full, bfloat16"),
+        (lambda: CloudSampling(target_points=0), ValueError, "target_points must be at least 1"),
+        (lambda: CloudSampling(encoder_points=0), ValueError, "encoder_points must be at least 1"),
+        (lambda: CloudSampling(kl_warmup_steps=-2), ValueError, "kl_warmup_steps must be at least 0"),
+        (lambda: Logging(log_every=0), ValueError, "log_every must be at least 1"),
+        (lambda: Logging(checkpoint_seconds=math.nan), ValueError, "checkpoint_seconds must be positive"),
+        (lambda: Logging(pictures="y"), TypeError, "pictures must be True, False, or a callback"),
+    ],
+)
+def test_wrong_options_are_named(make, kind, words):
+    with pytest.raises(kind, match=words):
+        make()
+
+
+def test_what_describes_a_run_leaves_out_what_is_shown():
+    settings = Settings(5, None, 0.1, 3, Optimization(), Logging(progress=False, pictures=False))
+    assert {"max_steps", "lr", "seed", "warmup_steps", "log_every"} <= settings.plain().keys()
+    assert not {"progress", "pictures"} & settings.plain().keys()
+
+
+def test_fit_has_few_arguments():
+    assert len(inspect.signature(pcf.fit).parameters) <= 18
 
 
 def test_devices():

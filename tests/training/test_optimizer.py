@@ -1,0 +1,111 @@
+"""Optimizers of the user's: stepped by the schedule, and resumed to the last bit like Adam."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from helpers.flat_fit import fit
+from helpers.resumable_run import losses_of, run, stop_at
+from helpers.stand_ins import DiagonalGaussian, same_state, small_stack, some_points
+from pyro_pcflow.training import toml
+from pyro_pcflow.training.optimizer import adam, build
+
+FACTORIES = {
+    "AdamW": lambda parameters: torch.optim.AdamW(parameters, lr=0.01, weight_decay=0.1),
+    "SGD": lambda parameters: torch.optim.SGD(parameters, lr=0.01, momentum=0.9, nesterov=True),
+    "plain SGD": lambda parameters: torch.optim.SGD(parameters, lr=0.01),
+    # Neither is ever fused, and the second has a state before its first step.
+    "Adamax": lambda parameters: torch.optim.Adamax(parameters, lr=0.01),
+    "Adagrad": lambda parameters: torch.optim.Adagrad(parameters, lr=0.01, initial_accumulator_value=0.1),
+    "RMSprop": lambda parameters: torch.optim.RMSprop(parameters, lr=0.01, centered=True, momentum=0.5),
+}
+
+
+@pytest.mark.parametrize("name", FACTORIES)
+@pytest.mark.parametrize("stop", [2, 12])
+def test_a_stopped_run_ends_with_the_same_bits(name, stop, tmp_path):
+    options = {"optimizer": FACTORIES[name], "max_steps": 15}
+    whole, _ = run(tmp_path / "whole", **options)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "stopped", before_step=stop_at(stop), **options)
+    resumed, _ = run(tmp_path / "stopped", **options)
+    assert same_state(resumed.state_dict(), whole.state_dict())
+    assert losses_of(tmp_path / "stopped") == losses_of(tmp_path / "whole")
+
+
+def test_the_schedule_multiplies_its_rate():
+    options = {"warmup_steps": 0, "max_steps": 4, "log_every": 1, "device": "cpu"}
+    ours = [line["lr"] for line in fit(small_stack(), some_points(), lr=0.01, **options).history]
+    theirs = fit(small_stack(), some_points(), optimizer=FACTORIES["AdamW"], **options).history
+    assert [line["lr"] for line in theirs] == ours
+    assert ours[0] == 0.01
+
+
+def test_plain_descent_is_what_it_says():
+    """One step along the gradient, by the schedule's first rate."""
+    module, points = DiagonalGaussian(), some_points()
+    gradient = -points.mean(0)
+    factory = FACTORIES["plain SGD"]
+    options = {"warmup_steps": 0, "grad_clip": float("inf"), "ema_decay": 0.0, "device": "cpu"}
+    fit(module, points, optimizer=factory, held_out=0, batch_size=len(points), max_steps=1, **options)
+    assert torch.allclose(module.loc.detach(), -0.01 * gradient, atol=1e-6)
+
+
+def test_a_run_is_resumed_with_the_same_optimizer_alone(tmp_path):
+    options = {"max_steps": 3, "out": tmp_path, "resume": True, "device": "cpu"}
+    fit(small_stack(), some_points(), optimizer=FACTORIES["AdamW"], **options)
+    described = toml.read(tmp_path / "config.toml")["settings"]
+    assert described["lr"] == 0.01
+    assert described["optimizer"]["class"] == "AdamW"
+    assert described["optimizer"]["weight_decay"] == 0.1
+    for other in (FACTORIES["SGD"], lambda parameters: torch.optim.AdamW(parameters, lr=0.01, weight_decay=0.2)):
+        with pytest.raises(ValueError, match=r"settings\.optimizer was"):
+            fit(small_stack(), some_points(), optimizer=other, **options)
+    with pytest.raises(ValueError, match=r"settings\.optimizer was .* and is None"):
+        fit(small_stack(), some_points(), lr=0.01, **options)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda state: state["momentum_buffer"].resize_(3), r"momentum_buffer: torch.float32 of shape \(3,\)"),
+        (lambda state: state["momentum_buffer"].fill_(float("nan")), "momentum_buffer: numbers that are not finite"),
+        (lambda state: state.update(more=1), "other entries than the module has: more"),
+        (lambda state: state.update(momentum_buffer=None), "momentum_buffer: None, expected a tensor"),
+    ],
+)
+def test_a_state_that_does_not_fit_is_refused(change, words, tmp_path):
+    options = {"max_steps": 3, "optimizer": FACTORIES["SGD"], "out": tmp_path, "resume": True, "device": "cpu"}
+    fit(small_stack(), some_points(), **options)
+    state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    change(state["optimizer"]["state"][0])
+    torch.save(state, tmp_path / "checkpoint.pt")
+    module = small_stack()
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    with pytest.raises(ValueError, match=words):
+        fit(module, some_points(), **{**options, "max_steps": 5})
+    assert same_state(module.state_dict(), before)
+
+
+@pytest.mark.parametrize(
+    ("factory", "kind", "words"),
+    [
+        (lambda parameters: None, TypeError, r"it returned a NoneType"),
+        (lambda parameters: torch.optim.SGD([torch.zeros(1, requires_grad=True)]), ValueError, "one group"),
+        (lambda parameters: torch.optim.SGD(parameters, lr=0.0), ValueError, "a learning rate above 0"),
+    ],
+)
+def test_wrong_factories(factory, kind, words, tmp_path):
+    with pytest.raises(kind, match=words):
+        fit(DiagonalGaussian(), some_points(), optimizer=factory, max_steps=1, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_rate_is_given_once():
+    with pytest.raises(ValueError, match="give yours its learning rate"):
+        fit(DiagonalGaussian(), some_points(), optimizer=FACTORIES["SGD"], lr=0.1, max_steps=1)
+
+
+def test_adam_is_fused():
+    assert build(adam(0.1), torch.nn.Parameter(torch.zeros(3))).param_groups[0]["fused"]
