@@ -125,7 +125,8 @@ class Distance:
             "distance": qualified_name(self.function),
             "defined_by": "the user",
             "code": code_identity(self.function) or "unknown",
-            "options": dict(options),
+            # As a report that was read from a file has them.
+            "options": json.loads(json.dumps(dict(options))),
         }
 
     def identity(self, options: Mapping[str, Any]) -> list[Any]:

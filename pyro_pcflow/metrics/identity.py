@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
-from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
+from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ def qualified_name(function: Any) -> str:
     if isinstance(function, functools.partial):
         # A partial is another function than the one inside, and needs a name of its own.
         return f"{qualified_name(function.func)}, partial"
-    named = function if isinstance(function, (FunctionType, BuiltinFunctionType, type)) else type(function)
+    named = function if isinstance(function, (FunctionType, BuiltinFunctionType, MethodType, type)) else type(function)
     return f"{named.__module__}.{named.__qualname__}"
 
 
@@ -73,6 +73,8 @@ def _content(value: Any, outer: tuple[int, ...]) -> Any:
         held = [cell.cell_contents for cell in value.__closure__ or ()]
         parts = (value.__code__, value.__defaults__, value.__kwdefaults__, held)
         return [qualified_name(value), *(_content(part, outer) for part in parts)]
+    if isinstance(value, MethodType):
+        return ["method", _content(value.__func__, outer), _content(value.__self__, outer)]
     if isinstance(value, functools.partial):
         return ["partial", *(_content(part, outer) for part in (value.func, value.args, value.keywords))]
     if isinstance(value, (type, BuiltinFunctionType)):

@@ -254,6 +254,15 @@ def test_a_report_says_whose_distance_it_is(tmp_path):
     assert json.loads(report.to_json()) == json.loads(Report.from_json(report.to_json()).to_json())
 
 
+def test_options_are_the_same_after_a_report_was_read():
+    def axes_apart(x, y, axes=(0, 1)):
+        return between_means(x[..., list(axes)], y[..., list(axes)])
+
+    clouds = real_clouds(8, 30)
+    report = evaluate(clouds[:4], clouds[4:], distances=[axes_apart])
+    compare([report, Report.from_json(report.to_json())])
+
+
 def test_reports_of_two_functions_of_one_name_do_not_compare():
     clouds = real_clouds(8, 30)
     reports = [evaluate(clouds[:4], clouds[4:], distances=[scaled(factor)]) for factor in (1.0, 1.0, 2.0)]

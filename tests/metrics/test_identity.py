@@ -79,6 +79,21 @@ def test_an_object_of_unknown_content_has_no_identity():
     assert code_identity(threading.Lock()) is None
 
 
+class Scaled(torch.nn.Module):
+    def __init__(self, factor):
+        super().__init__()
+        self.register_buffer("factor", torch.tensor(factor))
+
+    def between(self, x, y):
+        return self.factor * (x - y)
+
+
+def test_a_method_is_its_code_and_its_object():
+    identities = [code_identity(Scaled(factor).between) for factor in (1.0, 1.0, 2.0)]
+    assert identities[0] == identities[1] != identities[2]
+    assert qualified_name(Scaled(1.0).between).endswith("Scaled.between")
+
+
 def test_a_function_that_holds_itself():
     def recursive(x, y):
         return recursive(y, x)
