@@ -33,7 +33,7 @@ def test_toml_reads_back_as_it_was_written(table):
 
 
 def test_toml_leaves_out_none_and_refuses_the_rest():
-    assert toml.loads(toml.dumps({"a": None, "b": [{"c": 1}]})) == {"b": [{"c": 1}]}
+    assert toml.loads(toml.dumps({"a": None, "b": [{"c": 1, "d": None}]})) == {"b": [{"c": 1}]}
     assert math.isnan(toml.loads(toml.dumps({"a": math.nan}))["a"])
     with pytest.raises(TypeError, match="Tensor has no form"):
         toml.dumps({"a": torch.zeros(1)})

@@ -144,6 +144,18 @@ def test_a_map_of_another_is_trained_saved_and_loaded(name, tmp_path):
     assert torch.equal(again.sample(2, 10), drawn)
 
 
+def test_a_run_with_a_map_of_another_resumes_with_the_same_alone(tmp_path):
+    def run(limit, **options):
+        part = T.point_coupling(3, Bend(limit), hidden_dims=[4])
+        flow = pcf.PointCloudFlow(3, transform=T.CouplingStack([part, T.lu_linear(3)]))
+        return pcf.fit(flow, torch.ones(20, 3).cumsum(0), max_steps=2, device="cpu", out=tmp_path / "run", **options)
+
+    run(0.5)
+    assert run(0.5, resume=True).steps == 2
+    with pytest.raises(ValueError, match=r"module\.config was .*'class': 'Bend'"):
+        run(0.25, resume=True)
+
+
 def test_a_map_whose_config_forgets_an_option_is_not_saved(tmp_path):
     flow = pcf.PointCloudFlow(3, coupling=ForgottenOption(0.5), **SMALL)
     with pytest.raises(ValueError, match=r"has elementwise, which has limit=0\.5, where its config makes 1\.0"):
