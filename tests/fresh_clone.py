@@ -23,7 +23,8 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = ["README.md", "docs/install.md", *sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("docs/how-to/*.md"))]
+HOW_TO = sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("docs/how-to/*.md"))
+PAGES = ["README.md", "docs/install.md", "docs/what-fit-needs.md", *HOW_TO]
 SYSTEM = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 SETS_UP = re.compile(r"^make |-m venv", re.M)
 
