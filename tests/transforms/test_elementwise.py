@@ -103,6 +103,7 @@ def test_a_sum_over_coordinates_is_refused():
 
 # Through everything.
 
+QUIET = {"device": "cpu", "logging": pcf.training.Logging(pictures=False)}
 BUILT = {
     "flow": lambda: pcf.PointCloudFlow(3, coupling=Bend(0.5), **SMALL),
     "mixture": lambda: pcf.MixtureOfFlows(2, 3, coupling=Bend(0.5), **SMALL),
@@ -127,8 +128,7 @@ def test_a_map_of_another_is_trained_saved_and_loaded(name, tmp_path):
     module, clouds = BUILT[name](), torch.randn(4, 30, 3)
     assert len(elementwise_of(module)) == {"flow": 3, "mixture": 6, "vae": 6, "auto-decoder": 3}[name]
     data = clouds.flatten(0, 1) if name in ("flow", "mixture") else clouds
-    options = {"device": "cpu", "out": tmp_path / "run", "logging": pcf.training.Logging(pictures=False)}
-    result = pcf.fit(module, data, max_steps=3, seed=0, held_out=0, **options)
+    result = pcf.fit(module, data, max_steps=3, seed=0, held_out=0, out=tmp_path / "run", **QUIET)
     assert result.steps == 3
     path = tmp_path / "run" / "model.pt"
     with pytest.raises(ValueError, match=r"class 'Bend', which this library does not have: .*custom=\[MyClass\]"):
@@ -148,7 +148,7 @@ def test_a_run_with_a_map_of_another_resumes_with_the_same_alone(tmp_path):
     def run(limit, **options):
         part = T.point_coupling(3, Bend(limit), hidden_dims=[4])
         flow = pcf.PointCloudFlow(3, transform=T.CouplingStack([part, T.lu_linear(3)]))
-        return pcf.fit(flow, torch.ones(20, 3).cumsum(0), max_steps=2, device="cpu", out=tmp_path / "run", **options)
+        return pcf.fit(flow, torch.ones(20, 3).cumsum(0), max_steps=2, out=tmp_path / "run", **QUIET, **options)
 
     run(0.5)
     assert run(0.5, resume=True).steps == 2
