@@ -14,7 +14,7 @@ import pyro_pcflow as pcf
 from helpers.flat_fit import fit
 from helpers.resumable_run import OPTIONS, STEPS, losses_of, run, stop_at
 from helpers.stand_ins import DiagonalGaussian, same_state, small_stack, some_points
-from pyro_pcflow.training import toml, trainer
+from pyro_pcflow.training import trainer
 
 FILES = {".lock", "config.toml", "metrics.jsonl", "checkpoint.pt", "model.pt"}
 
@@ -28,68 +28,6 @@ def uninterrupted(tmp_path_factory):
     out = tmp_path_factory.mktemp("runs") / "whole"
     module, result = run(out, resume=False)
     return out, module, result
-
-
-class TestRunFolder:
-    def test_holds_what_it_promises(self, uninterrupted):
-        out, module, result = uninterrupted
-        assert {file.name for file in out.iterdir()} == FILES
-        assert steps_of(out) == sorted({*range(3, STEPS, 3), 10, 20, 30, 40})
-        assert result.history == [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-        assert result.out == out
-        assert same_state(torch.load(out / "model.pt", weights_only=True), module.state_dict())
-
-    def test_describes_the_run(self, uninterrupted):
-        config = toml.loads((uninterrupted[0] / "config.toml").read_text())
-        assert config["settings"]["max_steps"] == STEPS
-        assert config["data"]["held_out"] == 0.1
-        assert "max_seconds" not in config["settings"]
-        assert config["data"]["points"] == 1800
-        assert len(config["data"]["sha256"]) == 64
-        assert config["module"]["class"] == "SmallStack"
-        assert config["environment"]["torch"] == str(torch.__version__)
-
-    def test_the_checkpoint_is_safe_to_load_and_complete(self, uninterrupted):
-        state = torch.load(uninterrupted[0] / "checkpoint.pt", weights_only=True)
-        assert state["step"] == STEPS
-        assert {"module", "averages", "optimizer", "random", "seconds", "scores"} <= state.keys()
-        weights, averages = state["module"]["layers.0.network.0.weight"], state["averages"]["layers.0.network.0.weight"]
-        assert weights.shape == averages.shape
-        assert not torch.equal(weights, averages)
-
-    def test_final_weights_of_a_flow_load_as_a_flow(self, tmp_path):
-        torch.manual_seed(0)
-        flow = pcf.PointCloudFlow(point_dim=3, num_couplings=2, hidden_dims=[8])
-        points = some_points()
-        result = fit(flow, points, max_steps=5, out=tmp_path / "a" / "run", pictures=False, device="cpu")
-        again = pcf.load(result.out / "model.pt")
-        assert torch.equal(again.log_prob(points), flow.log_prob(points))
-        assert toml.loads((result.out / "config.toml").read_text())["module"]["config"] == flow.config
-
-    def test_nothing_is_overwritten(self, uninterrupted, tmp_path):
-        before = {file.name: file.read_bytes() for file in uninterrupted[0].iterdir()}
-        with pytest.raises(FileExistsError, match=r"resume=True .* another folder"):
-            run(uninterrupted[0], resume=False)
-        assert {file.name: file.read_bytes() for file in uninterrupted[0].iterdir()} == before
-        (tmp_path / "model.pt").write_text("mine")
-        for resume in (False, True):
-            with pytest.raises(FileExistsError, match="choose another folder"):
-                run(tmp_path, resume=resume)
-        assert (tmp_path / "model.pt").read_text() == "mine"
-
-    def test_other_files_stay(self, tmp_path):
-        (tmp_path / "notes.txt").write_text("mine")
-        run(tmp_path, resume=False, max_steps=2)
-        assert (tmp_path / "notes.txt").read_text() == "mine"
-
-    def test_bad_data_leaves_no_folder(self, tmp_path):
-        with pytest.raises(ValueError, match="finite"):
-            fit(DiagonalGaussian(), torch.full((9, 3), float("nan")), max_steps=1, out=tmp_path / "run")
-        # Equal points are one, of which none can be held out.
-        options = {"held_out": 0, "max_steps": 1, "out": tmp_path / "run", "device": "cpu"}
-        with pytest.raises(ValueError, match="units"):
-            fit(pcf.PointCloudFlow(num_couplings=1), torch.ones(9, 3), **options)
-        assert not (tmp_path / "run").exists()
 
 
 class TestResume:
@@ -203,14 +141,6 @@ class TestResume:
         module, _ = run(tmp_path)
         assert same_state(module.state_dict(), uninterrupted[1].state_dict())
         assert {file.name for file in tmp_path.iterdir()} == FILES
-
-    def test_a_half_written_line_is_dropped(self, uninterrupted, tmp_path):
-        with pytest.raises(KeyboardInterrupt):
-            run(tmp_path, before_step=stop_at(20))
-        with (tmp_path / "metrics.jsonl").open("a") as file:
-            file.write('{"step": 21, "loss": 1.0}\n{"step": 22, "lo')
-        run(tmp_path)
-        assert losses_of(tmp_path) == losses_of(uninterrupted[0])
 
     @pytest.mark.parametrize(
         ("options", "named"),
