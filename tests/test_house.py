@@ -1,4 +1,4 @@
-"""The house stands: packages import downwards only, and in no circle."""
+"""The house stands: packages import downwards only, in no circle, and each module has a test file of its name."""
 
 from __future__ import annotations
 
@@ -84,6 +84,13 @@ def test_imports_lead_down(name):
 
 def test_no_circle():
     TopologicalSorter({name: {*imports(path, types=False)} - {name} for name, path in MODULES.items()}).prepare()
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_a_module_has_a_test_file_of_its_name(name):
+    _, *packages, module = MODULES[name].relative_to(ROOT).with_suffix("").parts
+    if packages and not module.startswith("_"):
+        assert ROOT.joinpath("tests", *packages, f"test_{module}.py").is_file()
 
 
 def test_attributes_of_a_users_module_are_looked_up_in_one_place():
