@@ -44,11 +44,13 @@ class PointBatch:
         points: shape `(M, D)`; where one context is that of a cloud, `(B, M, D)`.
         contexts: shape `(M, C)`, or `(B, 1, C)`; None for a density without context.
         mask: True at points, shape `(B, M)`, or None where there is no padding.
+        mean_count: number of points of a process, on average over those that share a batch with padding; None for one.
     """
 
     points: Tensor
     contexts: Tensor | None = None
     mask: Tensor | None = None
+    mean_count: Tensor | None = None
 
     def part(self, rows: slice) -> PointBatch:
         """Some of the points or clouds."""
@@ -137,14 +139,16 @@ class ExactLikelihood(Objective):
 
     def share(self, batch: PointBatch, rank: int, size: int) -> PointBatch:
         """The points, or the clouds, of one process."""
-        return batch.part(share_of_rows(len(batch.points), rank, size))
+        part = batch.part(share_of_rows(len(batch.points), rank, size))
+        return part if batch.mask is None else replace(part, mean_count=batch.mask.sum() / size)
 
     def loss(self, batch: PointBatch) -> Tensor:
         """The mean negative log-density of the points of a batch, in nats per point."""
         log_prob = self.log_prob(batch)
         if batch.mask is None:
             return -log_prob.mean()
-        return -torch.where(batch.mask, log_prob, 0.0).sum() / batch.mask.sum().clamp(min=1)
+        count = batch.mask.sum() if batch.mean_count is None else batch.mean_count
+        return -torch.where(batch.mask, log_prob, 0.0).sum() / count.clamp(min=1)
 
     def evaluate(self) -> dict[str, float]:
         """The mean log-density of the held-out points, `nats_per_point`."""

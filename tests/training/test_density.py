@@ -238,6 +238,16 @@ class TestContexts:
         assert torch.equal(of_file.batch(3).points, of_memory.batch(3).points)
         assert of_file.evaluate() == of_memory.evaluate()
 
+    @pytest.mark.parametrize("ragged", [False, True])
+    def test_processes_share_a_batch_by_its_clouds(self, ragged):
+        module, contexts = ConditionalGaussian(), torch.randn(6, 3)
+        clouds = [torch.randn(size, 2) for size in ((10, 3, 0, 25, 7, 1) if ragged else [9] * 6)]
+        options = {"batch_size": 180, "sampling": CloudSampling(target_points=30), "held_out": 0}
+        objective = ExactLikelihood(module, (clouds, contexts), **options)
+        batch = objective.batch(0)
+        parts = [objective.loss(objective.share(batch, rank, 3)) for rank in range(3)]
+        assert torch.stack(parts).mean().item() == pytest.approx(objective.loss(batch).item(), abs=1e-6)
+
     def test_a_dataset_of_pairs(self):
         points, contexts = draw_pairs(50)
         clouds, of_clouds = draw_pairs(50, num_points=8)
