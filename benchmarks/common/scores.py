@@ -37,5 +37,5 @@ def evidence_lower_bound(module: nn.Module, clouds: Tensor, noise: float) -> dic
     objective = pcf.training.EvidenceLowerBound(module, clouds, held_out=clouds, noise=noise)
     with torch.no_grad(), torch.random.fork_rng(), pyro.validation_enabled(False):
         torch.manual_seed(0)
-        scores = objective.to(clouds.device).evaluate()
+        scores = objective.evaluate()
     return scores if all(map(math.isfinite, scores.values())) else {}

@@ -186,12 +186,11 @@ class ExactLikelihood(Objective):
         """Numbers and checksums of the points, and what decides the batches."""
         return self._description
 
-    def to(self, device: torch.device) -> ExactLikelihood:
+    def to(self, device: torch.device) -> None:
         """Move points and contexts to a device."""
         self._data = self._data.to(device)
         self._batches = self._data.batches(self.batch_size, self.sampling.target_points, self.seed)
         self.held_out = [PointBatch(*_moved(device, *vars(batch).values())) for batch in self.held_out]  # type: ignore[arg-type]
-        return self
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ from pyro_pcflow.training.warm_up import WarmUp
 __all__ = ["FitResult", "fit"]
 
 LEARNING_RATE = 3e-3
+HELD_OUT = 0.1
 
 
 @dataclass(frozen=True, repr=False)
@@ -74,7 +75,7 @@ def fit(
     lr: float | None = None,
     seed: int = 0,
     noise: float = 0.0,
-    held_out: Any = 0.1,
+    held_out: Any = HELD_OUT,
     out: str | os.PathLike[str] | None = None,
     resume: bool = False,
     device: str | torch.device = "auto",
@@ -219,7 +220,7 @@ def fit(
     with interruptible() as interrupts, ExitStack() as until_the_end:
         until_the_end.enter_context(_telling(kept))
         with _borrowed(module, chosen_device), seeded(settings.seed + processes.rank, chosen_device):
-            objective = objective.to(chosen_device)
+            objective.to(chosen_device)
             set_units(module, objective)
             if folder is not None and processes.is_first:
                 until_the_end.enter_context(folder.locked())
@@ -294,7 +295,7 @@ def _check_objective(
         "data": data is not None,
         "batch_size": batch_size is not None,
         "noise": noise != 0,
-        "held_out": isinstance(held_out, torch.Tensor) or held_out != 0.1,
+        "held_out": not (isinstance(held_out, float) and held_out == HELD_OUT),
         "sampling": sampling != CloudSampling(),
     }
     names = [name for name, is_given in given.items() if is_given]

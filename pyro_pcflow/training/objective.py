@@ -114,13 +114,12 @@ class Objective(ABC):
         """What identifies the data, in plain values: a run is resumed only with the same."""
         return {}
 
-    def to(self, device: torch.device) -> Objective:
-        """Move the data to the device of the training, and return the objective itself.
+    def to(self, device: torch.device) -> None:  # noqa: B027
+        """Move the data to the device of the training.
 
         Args:
             device: where the module is.
         """
-        return self
 
 
 def share_of_rows(count: int, rank: int, size: int) -> slice:

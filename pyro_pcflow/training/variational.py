@@ -187,13 +187,12 @@ class EvidenceLowerBound(Objective):
         """Numbers and checksums of the clouds, and what decides the batches."""
         return self._description
 
-    def to(self, device: torch.device) -> EvidenceLowerBound:
+    def to(self, device: torch.device) -> None:
         """Have the batches on a device."""
         if device != self._training.device:
             self._training = self._training.to(device)
             self._evaluated = None if self._evaluated is None else self._evaluated.to(device)
             self._make_batches()
-        return self
 
     def _check(self) -> None:
         """Raise unless model and clouds fit each other, before the first step."""

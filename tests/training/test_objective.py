@@ -49,7 +49,6 @@ class Weighted(Objective):
 
     def to(self, device):
         self.devices.append(device)
-        return self
 
 
 def weighted(module=None, **options):
