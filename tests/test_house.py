@@ -105,3 +105,9 @@ def test_attributes_of_a_users_module_are_looked_up_in_one_place():
                 and node.func.id in ("getattr", "hasattr")
             ):
                 assert ast.unparse(node.args[0]) not in ("module", "model", "self.module"), f"{path}:{node.lineno}"
+
+
+def test_every_module_has_a_test_file_of_its_name():
+    places = [path.relative_to(ROOT / "pyro_pcflow") for path in MODULES.values() if not path.name.startswith("_")]
+    expected = [Path("tests") / place.with_name(f"test_{place.name}") for place in places]
+    assert [str(path) for path in expected if not (ROOT / path).is_file()] == []

@@ -10,6 +10,12 @@ from pathlib import Path
 
 import pytest
 
+try:
+    import tomllib
+except ModuleNotFoundError:  # Python 3.10
+    import tomli as tomllib
+
+ROOT = Path(__file__).parents[1]
 SOURCE = """\
 def least(a, b):
     while a > b: a, b = b, a
@@ -67,3 +73,23 @@ def test_what_the_runner_says_of_a_mutant(tmp_path):
     assert [one["status"] for one in found] == [one["why"] for one in found], run.stdout
     assert len(found) == len(entries)
     assert (tmp_path / "small.py").read_text() == SOURCE
+
+
+def test_every_mutant_applies():
+    """What it changes occurs once, and its tests are there."""
+    lost = []
+    for path in sorted((ROOT / "tests" / "mutants").glob("*.toml")):
+        for mutant in tomllib.loads(path.read_text(encoding="utf-8"))["mutant"]:
+            file = ROOT / mutant["file"]
+            count = file.read_text(encoding="utf-8").count(mutant["old"]) if file.is_file() else 0
+            missing = [test for test in mutant["tests"] if not is_there(test)]
+            if count != 1 or missing:
+                lost.append(f"{path.name}, {mutant['why']}: `old` occurs {count} times, tests not there: {missing}")
+    assert not lost, "\n".join(lost)
+
+
+def is_there(test):
+    file, *names = test.partition("[")[0].split("::")
+    if not names:
+        return (ROOT / file).exists()
+    return (ROOT / file).is_file() and f" {names[-1]}(" in (ROOT / file).read_text(encoding="utf-8")
