@@ -30,7 +30,7 @@ def load(path: str, num_clouds: int, num_points: int, seed: int = 0) -> tuple[Te
     with np.load(path, allow_pickle=False) as arrays:
         clouds = arrays["points"]
     if clouds.shape[1] < num_points:
-        raise ValueError(f"{path}: {clouds.shape[1]} points a cloud, {num_points} asked")
+        raise ValueError(f"{path}: {clouds.shape[1]} points per cloud, {num_points} asked")
     chosen = np.random.default_rng(seed).permutation(clouds.shape[1])[:num_points]
     clouds = clouds[:, chosen]
     while len(clouds) < 2 * num_clouds:

@@ -77,7 +77,7 @@ def main() -> None:
     ours: list[dict[str, float]] = []
     theirs: list[dict[str, float]] = []
     for number in range(arguments.rounds):
-        # Whoever comes second finds a warmer machine.
+        # The second one finds a warmer machine.
         order = [(HERE, ours), (other, theirs)]
         for checkout, runs in order if number % 2 == 0 else reversed(order):
             runs.append(measure(checkout))

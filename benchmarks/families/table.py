@@ -109,7 +109,7 @@ COLUMNS = (
     Column("steps", lambda runs: [float(run.steps) for run in runs], _mean("{:.0f}")),
     Column("rate", lambda runs: [run.lr for run in runs], _mean("{:g}")),
     Column("parameters", lambda runs: [float(run.parameters) for run in runs], _mean("{:,.0f}"), lambda x: x),
-    Column("sampling, ms a cloud", _milliseconds, _mean("{:.2f}"), lambda x: x),
+    Column("sampling, ms per cloud", _milliseconds, _mean("{:.2f}"), lambda x: x),
 )
 
 

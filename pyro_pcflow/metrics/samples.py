@@ -117,7 +117,7 @@ def draw_samples(
             sets = list(whole.split(num_clouds))
         if num_points is None and clouds.shape[-2] != expected_points:
             raise ValueError(
-                f"samples and references have {clouds.shape[-2]} and {expected_points} points a cloud, and distances "
+                f"samples and references have {clouds.shape[-2]} and {expected_points} points per cloud, and distances "
                 f"depend on that number: give num_points={min(clouds.shape[-2], expected_points)} to compare so many"
             )
     elif callable(samples):

@@ -16,7 +16,7 @@ def test_the_table(command, write_category):
     assert pairs["samples-samples"] == pairs["references-references"] == "3"
     assert pairs["samples-references"] == "9"
     assert {"exact EMD", "approximate EMD"} <= pairs.keys()
-    with pytest.raises(ValueError, match="40 points a cloud, 41 asked"):
+    with pytest.raises(ValueError, match="40 points per cloud, 41 asked"):
         command(pairwise, path, "--points", 41)
 
 
