@@ -111,8 +111,10 @@ class ExactLikelihood(Objective):
         if isinstance(held_out, Real):
             self._data, evaluated = self._data.split(float(held_out), self.seed)
         else:
+            contexts = self._data.contexts
+            context_dim = context_dim if contexts is None else contexts.shape[-1]
             evaluated = _as_density_data(held_out, dtype, self._data.point_dim, context_dim, "held_out")
-            if type(evaluated) is not type(self._data):
+            if type(evaluated) is not type(self._data) or (evaluated.contexts is None) != (contexts is None):
                 raise ValueError("held_out: expected the form of data, points or clouds, both with contexts or without")
         if evaluated is not None:
             evaluated = evaluated.with_noise(self.noise, seeded_generator(self.seed, "held-out noise"))

@@ -287,3 +287,5 @@ class TestContexts:
         pairs = draw_pairs(20)
         with pytest.raises(ValueError, match="held_out: expected the form of data"):
             ExactLikelihood(ConditionalGaussian(), pairs, held_out=draw_pairs(5, num_points=4))
+        with pytest.raises(ValueError, match="held_out: expected the form of data"):
+            ExactLikelihood(DiagonalGaussian(2), pairs[0], held_out=pairs)
