@@ -151,7 +151,7 @@ def test_the_command_line_says_so_in_a_line_and_by_its_status(tmp_path):
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "class Parsed: pass\n"
         "Parsed.command = staticmethod(lambda parsed: os.kill(os.getpid(), int(sys.argv[1])))\n"
-        "cli._parser = lambda: type('P', (), {'parse_args': lambda self, arguments: Parsed})()\n"
+        "cli._parser = lambda arguments: type('P', (), {'parse_args': lambda self, arguments: Parsed})()\n"
         "sys.exit(cli.main())\n"
     )
     root = str(Path(pyro_pcflow.__file__).parents[1])
