@@ -505,6 +505,7 @@ class TestObjective:
         sampling = CloudSampling(target_points=16, encoder_points=16, kl_warmup_steps=10)
         objective = EvidenceLowerBound(vae, clouds, batch_size=8, held_out=0, sampling=sampling)
         batch = objective.batch(3)
+        assert (batch.encoder_points.shape, batch.clouds.shape) == ((8, 16, 3), (8, 16, 3))
         assert objective.points_per_step == 8 * 16
         assert not objective.evaluates
         assert objective.evaluate() == {}
