@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import warnings
 from collections.abc import Iterable, Iterator
@@ -125,7 +126,12 @@ class RunFolder:
             raise FileExistsError(f"{path} is a link, and no lock of ours: delete it, or choose another folder")
         lock = FileLock(path)
         try:
-            lock.acquire(timeout=0)
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                # An interrupt between two lines may leave the release of a lock of this process to the collector.
+                gc.collect()
+                lock.acquire(timeout=0)
         except Timeout:
             holder = path.read_text(encoding="utf-8", errors="replace").strip()
             process = f"process {holder}" if holder.isdecimal() else "another process"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import json
 
 import pytest
 import torch
+from filelock import FileLock
 
 import pyro_pcflow as pcf
 from helpers.flat_fit import fit
@@ -127,6 +129,22 @@ class TestLock:
         with pytest.raises(FileExistsError, match="is a link"):
             run(tmp_path / "run", max_steps=2)
         assert (tmp_path / "mine").read_text() == "mine"
+
+    def test_a_lock_that_an_interrupt_left_to_the_collector_is_no_other_process(self, tmp_path):
+        class Leftover:
+            pass
+
+        (tmp_path / "run").mkdir()
+        leftover = Leftover()
+        leftover.itself, leftover.lock = leftover, FileLock(tmp_path / "run" / ".lock")
+        leftover.lock.acquire()
+        gc.disable()
+        try:
+            del leftover
+            with RunFolder(tmp_path / "run", {}, resume=True).locked():
+                pass
+        finally:
+            gc.enable()
 
     def test_a_file_system_without_locks_is_told(self, tmp_path, monkeypatch):
         def acquire(*args, **options):
