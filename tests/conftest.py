@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 
 import pytest
 import torch
@@ -14,6 +15,11 @@ collect_ignore = ["files_of_0_1_0/make.py"]
 # The same examples on every run, and no limit of time for one: a test fails for what it tests, or not at all.
 settings.register_profile("suite", derandomize=True, deadline=None)
 settings.load_profile("suite")
+
+if "ATEN_CPU_CAPABILITY" in os.environ:
+    # The cache of torch.compile does not tell this variable apart: code made for other vectors ends in NaN or a crash.
+    capability = f"torchinductor_of_{os.environ['ATEN_CPU_CAPABILITY']}"
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", os.path.join(tempfile.gettempdir(), capability))
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # The workers share the cores; threads that wait for each other would take longer than one.
