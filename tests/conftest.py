@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
 
 import pytest
@@ -15,6 +16,10 @@ collect_ignore = ["files_of_0_1_0/make.py"]
 # The same examples on every run, and no limit of time for one: a test fails for what it tests, or not at all.
 settings.register_profile("suite", derandomize=True, deadline=None)
 settings.load_profile("suite")
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell starts its background jobs so.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 if "ATEN_CPU_CAPABILITY" in os.environ:
     # The cache of torch.compile does not tell this variable apart: code made for other vectors ends in NaN or a crash.
