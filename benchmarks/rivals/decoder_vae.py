@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NoReturn
 
-import pyro
 import pyro.distributions as dist
 import torch
-from pyro import poutine
+from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor, nn
 
-from benchmarks.rivals.foreign_decoder import ForeignDecoderVAE
+import pyro_pcflow as pcf
+from benchmarks.rivals.foreign_decoder import ForeignDecoder, ForeignDecoderVAE
 from benchmarks.rivals.point_generators import FixedPoints, Folding
 
 DECODERS = ("fixed", "folding")
@@ -44,53 +45,56 @@ class DecoderVAE(ForeignDecoderVAE):
     ) -> None:
         if decoder_kind not in DECODERS:
             raise ValueError(f"decoder_kind must be one of {', '.join(DECODERS)}, got {decoder_kind!r}")
-        super().__init__(point_dim, latent_dim)
+        super().__init__(point_dim, latent_dim, lambda: PointWriter(num_points, point_dim, latent_dim, decoder_kind))
         self.num_points = num_points
-        self.writer: nn.Module
-        if decoder_kind == "fixed":
-            self.writer = FixedPoints(latent_dim, num_points, point_dim)
-        else:
-            self.writer = Folding(latent_dim, point_dim)
 
-    def decode(self, z: Tensor, num_points: int | None = None, **_: Any) -> Any:
-        """The points themselves, as a distribution without spread, `event_shape (num_points, D)`."""
-        points = self.writer(z, self.num_points if num_points is None else num_points)
-        return dist.Delta(self.units.transform_and_log_det(points)[0], event_dim=2)
-
-    def model(
-        self,
-        clouds: Tensor,
-        mask: Tensor | None = None,
-        dataset_size: int | None = None,
-        *,
-        labels: Tensor | None = None,
-        noise_level: Tensor | float = 0.0,
-        num_points: Tensor | int | None = None,
-        kl_weight: float = 1.0,
-        index: Tensor | None = None,
-        encoder_points: Tensor | None = None,
-        encoder_mask: Tensor | None = None,
-    ) -> Tensor:
-        """The site `z` and a factor `x`, which is what the class says, not a likelihood; arguments as of our models."""
-        if mask is not None:
-            raise ValueError("this rival takes clouds of one size, got a mask")
-        whole = clouds.shape[-2] if num_points is None else num_points
-        count = len(clouds)
-        subsample = torch.arange(count, device=clouds.device)
-        with pyro.plate("clouds", count if dataset_size is None else dataset_size, subsample=subsample):
-            with poutine.scale(scale=kl_weight):
-                z = pyro.sample("z", self.latent_prior())
-            written = self.writer(z, min(self.num_points, clouds.shape[-2]))
-            pyro.factor("x", whole * matched_gaussian(self.units.inverse_and_log_det(clouds)[0], written))
-            return z
-
-    def log_prob(self, *_: Any, **__: Any) -> Tensor:
+    def log_prob(self, *_: Any, **__: Any) -> NoReturn:
         """There is none.
 
         Raises:
             TypeError: always.
         """
         raise TypeError("DecoderVAE writes points and has no density over clouds: there are no nats to report")
+
+
+class PointWriter(ForeignDecoder):
+    """The decoder of a `DecoderVAE`, with the same arguments."""
+
+    def __init__(self, num_points: int, point_dim: int, latent_dim: int, decoder_kind: str) -> None:
+        super().__init__(point_dim)
+        self.network: nn.Module
+        if decoder_kind == "fixed":
+            self.network = FixedPoints(latent_dim, num_points, point_dim)
+        else:
+            self.network = Folding(latent_dim, point_dim)
+
+    def forward(self, z: Tensor, num_points: int) -> WrittenPoints:
+        """Clouds of `num_points` points for latents of shape `(*batch, latent_dim)`."""
+        return WrittenPoints(self.network(z, num_points), self.units)
+
+
+class WrittenPoints(TorchDistribution):
+    """Points that a decoder wrote, as the distribution that Pyro asks for. It is none: see `DecoderVAE`.
+
+    Args:
+        points: in standard units, shape `(*batch, M, D)`.
+        units: from standard units to those of the data.
+    """
+
+    arg_constraints: dict[str, Any] = {}  # noqa: RUF012 - torch's own spelling
+    support = dist.constraints.independent(dist.constraints.real, 2)
+
+    def __init__(self, points: Tensor, units: pcf.transforms.Standardize) -> None:
+        self.points, self.units = points, units
+        super().__init__(points.shape[:-2], points.shape[-2:], validate_args=False)
+
+    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
+        """The points themselves, `(*sample_shape, *batch, M, D)`, in the data's units."""
+        return self.units.transform_and_log_det(self.points)[0].expand(*sample_shape, *self.points.shape)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """What training maximises in place of a log-density, for one batch of clouds, shape `(B,)`."""
+        return value.shape[-2] * matched_gaussian(self.units.inverse_and_log_det(value)[0], self.points)
 
 
 def matched_gaussian(x: Tensor, y: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor, nn
 
-from benchmarks.rivals.foreign_decoder import ForeignDecoderVAE
+from benchmarks.rivals.foreign_decoder import ForeignDecoder, ForeignDecoderVAE
 from benchmarks.rivals.point_generators import perceptron
 
 
@@ -36,18 +36,26 @@ class GaussianVAE(ForeignDecoderVAE):
     def __init__(
         self, num_gaussians: int = 128, point_dim: int = 3, latent_dim: int = 64, hidden_dims: tuple[int, ...] = (256,)
     ) -> None:
-        super().__init__(point_dim, latent_dim)
-        self.writer = perceptron([latent_dim, *hidden_dims, num_gaussians * (point_dim + 2)])
-        last = self.writer[-1]
+        super().__init__(
+            point_dim, latent_dim, lambda: GaussianWriter(num_gaussians, point_dim, latent_dim, hidden_dims)
+        )
+
+
+class GaussianWriter(ForeignDecoder):
+    """The decoder of a `GaussianVAE`, with the same arguments."""
+
+    def __init__(self, num_gaussians: int, point_dim: int, latent_dim: int, hidden_dims: tuple[int, ...]) -> None:
+        super().__init__(point_dim)
+        self.network = perceptron([latent_dim, *hidden_dims, num_gaussians * (point_dim + 2)])
+        last = self.network[-1]
         assert isinstance(last, nn.Linear)
         # The Gaussians start apart from one another: a mixture of equal parts would stay one.
         with torch.no_grad():
             last.bias.unflatten(0, (num_gaussians, -1))[:, :point_dim].normal_()
 
-    def decode(self, z: Tensor, num_points: int | None = None, **_: Any) -> Any:
-        """The points of clouds given latents: `batch_shape (*batch,)`, `event_shape (num_points, D)`."""
-        assert num_points is not None
-        written = self.writer(z).unflatten(-1, (-1, self.point_dim + 2))
+    def forward(self, z: Tensor, num_points: int) -> GaussianPoints:
+        """Clouds of `num_points` points for latents of shape `(*batch, latent_dim)`."""
+        written = self.network(z).unflatten(-1, (-1, self.point_dim + 2))
         centres, widths, logits = written.split([self.point_dim, 1, 1], -1)
         unit = self.units.scale
         return GaussianPoints(

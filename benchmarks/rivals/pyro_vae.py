@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import pyro_pcflow as pcf
 from benchmarks.common.scores import count_parameters
-from benchmarks.rivals.foreign_decoder import ForeignDecoderVAE
+from benchmarks.rivals.foreign_decoder import ForeignDecoder, ForeignDecoderVAE
 
 
 class PyroCloudVAE(ForeignDecoderVAE):
@@ -42,15 +42,16 @@ class PyroCloudVAE(ForeignDecoderVAE):
         prior_hidden_dims: Sequence[int] = (128,),
         encoder: dict[str, Any] | None = None,
     ) -> None:
-        super().__init__(point_dim, latent_dim, prior="normal", encoder=encoder)
-        self.points_learned = nn.ModuleList(
-            conditional_affine_coupling(point_dim, latent_dim, list(hidden_dims), split_dim=split_dim)
-            for _ in range(num_couplings)
+        super().__init__(
+            point_dim,
+            latent_dim,
+            lambda: PyroDecoder(point_dim, latent_dim, num_couplings, hidden_dims, split_dim),
+            prior="normal",
+            encoder=encoder,
         )
         self.latents_learned = nn.ModuleList(
             affine_coupling(latent_dim, list(prior_hidden_dims)) for _ in range(prior_couplings)
         )
-        self.point_turn = permute(point_dim, torch.arange(point_dim).roll(1))
         # Halves change places.
         self.latent_turn = permute(latent_dim, torch.arange(latent_dim).roll(latent_dim // 2))
 
@@ -59,16 +60,29 @@ class PyroCloudVAE(ForeignDecoderVAE):
         noise = dist.Normal(self._zero.expand(self.latent_dim), 1.0).to_event(1)
         return _Fresh(dist.TransformedDistribution(noise, _with_turns(self.latents_learned, self.latent_turn)))
 
-    def decode(self, z: Tensor, num_points: int | None = None, **_: Any) -> Any:
-        """Pyro's stack over points, with the latent concatenated to each of them."""
+
+class PyroDecoder(ForeignDecoder):
+    """Pyro's stack over points, with the latent concatenated to each of them; arguments as of `PyroCloudVAE`."""
+
+    def __init__(
+        self, point_dim: int, latent_dim: int, num_couplings: int, hidden_dims: Sequence[int], split_dim: int | None
+    ) -> None:
+        super().__init__(point_dim)
+        self.learned = nn.ModuleList(
+            conditional_affine_coupling(point_dim, latent_dim, list(hidden_dims), split_dim=split_dim)
+            for _ in range(num_couplings)
+        )
+        self.turn = permute(point_dim, torch.arange(point_dim).roll(1))
+
+    def forward(self, z: Tensor, num_points: int) -> dist.Independent:
+        """Clouds of `num_points` points for latents of shape `(*batch, latent_dim)`."""
         # Pyro's conditional distribution has no batch shape, so the context is expanded by hand.
-        assert num_points is not None
         context = z.unsqueeze(-2).expand(*z.shape[:-1], num_points, z.shape[-1])
-        couplings: Any = self.points_learned
+        couplings: Any = self.learned
         conditioned = [coupling.condition(context) for coupling in couplings]
-        noise = dist.Normal(self._zero.expand(*context.shape[:-1], self.point_dim), 1.0).to_event(1)
+        noise = dist.Normal(self.units.loc.new_zeros(*context.shape[:-1], self.point_dim), 1.0).to_event(1)
         units = dist.transforms.AffineTransform(self.units.loc, self.units.scale.expand(self.point_dim), event_dim=1)
-        stack = dist.TransformedDistribution(noise, [*_with_turns(conditioned, self.point_turn), units])
+        stack = dist.TransformedDistribution(noise, [*_with_turns(conditioned, self.turn), units])
         return _Fresh(stack).to_event(1)
 
 

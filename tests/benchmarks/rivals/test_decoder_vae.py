@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import pyro
 import pytest
 import torch
 from hypothesis import given, settings
@@ -98,5 +99,14 @@ def test_what_cannot_be_decoded_is_refused():
         DecoderVAE(16, decoder_kind="flow")
     with pytest.raises(ValueError, match="writes 16 points and cannot give 17"):
         DecoderVAE(16, latent_dim=4).sample(1, 17)
-    with pytest.raises(ValueError, match="got a mask"):
-        DecoderVAE(16, latent_dim=4).model(torch.randn(2, 16, 3), torch.ones(2, 16, dtype=torch.bool))
+
+
+def test_training_takes_the_matching_for_all_points_of_the_whole_clouds():
+    torch.manual_seed(0)
+    vae, clouds = DecoderVAE(16, latent_dim=4).double(), 2 + 3 * torch.randn(5, 16, 3, dtype=torch.float64)
+    vae.normalize(clouds)
+    trace = pyro.poutine.trace(vae.model).get_trace(clouds, num_points=100)
+    trace.compute_log_prob()
+    written = vae.units.inverse_and_log_det(vae.decode(trace.nodes["z"]["value"], 16).sample())[0]
+    expected = 100 * matched_gaussian(vae.units.inverse_and_log_det(clouds)[0], written)
+    torch.testing.assert_close(trace.nodes["x"]["log_prob"], expected)
