@@ -12,7 +12,6 @@ brings, such as `my_scan.ply`, is made beforehand.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import os
 import re
 import shutil
@@ -54,21 +53,22 @@ def blocks(page: str) -> list[tuple[str, str]]:
     return [(title or language, code) for language, title, code in found]
 
 
-def is_missing(text: str) -> bool:
-    """Whether a block begins with `# needs PACKAGE`, and the package is not here."""
+def needed(text: str) -> str | None:
+    """The package of a block that begins with `# needs PACKAGE`: the block is left out where the package is not."""
     needs = re.match(r"# needs (\w+)\n", text)
-    return needs is not None and importlib.util.find_spec(needs[1]) is None
+    return needs and needs[1]
 
 
 def program(parts: list[tuple[str, str]]) -> str:
     """One program of all blocks, in their order; one with a title is saved as that file."""
-    lines = ["import pathlib as _pathlib, subprocess as _subprocess"]
+    lines = ["import importlib.util as _util, pathlib as _pathlib, subprocess as _subprocess"]
     for kind, text in parts:
-        if is_missing(text):
-            continue
         command = ["bash", "-euxo", "pipefail", "-c", text]
         runs = {"python": text, "sh": f"_subprocess.run({command!r}, check=True)"}
-        lines.append(runs.get(kind, f"_pathlib.Path({kind!r}).write_text({text!r})"))
+        line = runs.get(kind, f"_pathlib.Path({kind!r}).write_text({text!r})")
+        # Whether there is a package is for the Python that runs the program to say.
+        package = needed(text)
+        lines.append(line if package is None else f"if _util.find_spec({package!r}): exec({line!r})")
     return "\n".join(lines)
 
 
