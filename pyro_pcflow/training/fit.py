@@ -19,7 +19,7 @@ from pyro_pcflow.training.density import ExactLikelihood
 from pyro_pcflow.training.distributed import start_processes
 from pyro_pcflow.training.objective import Objective, check_module, config_of, dtype_of, is_cloud_model, set_units
 from pyro_pcflow.training.optimizer import OptimizerFactory, build, options_of, rate_of
-from pyro_pcflow.training.options import CloudSampling, Logging, Optimization, Settings, as_device
+from pyro_pcflow.training.options import HELD_OUT, CloudSampling, Logging, Optimization, Settings, as_device
 from pyro_pcflow.training.pictures import Pictures
 from pyro_pcflow.training.run_config import versions
 from pyro_pcflow.training.run_folder import RunFolder
@@ -30,7 +30,6 @@ from pyro_pcflow.training.warm_up import WarmUp
 __all__ = ["FitResult", "fit"]
 
 LEARNING_RATE = 3e-3
-HELD_OUT = 0.1
 
 
 @dataclass(frozen=True, repr=False)

@@ -1,4 +1,4 @@
-"""Tensors, arrays and Datasets, checked and taken as points, clouds or contexts."""
+"""Tensors, arrays and Datasets, checked and taken as points, clouds, or either with contexts."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from pyro_pcflow.data import MappedClouds
+from pyro_pcflow.training.point_batches import CloudsWithContexts, Points
 from pyro_pcflow.training.sources import Clouds, MappedSource
 
-__all__ = ["as_clouds", "as_contexts", "as_points", "as_tensor", "is_pair", "stacked", "unzipped"]
+__all__ = ["as_clouds", "as_contexts", "as_density_data", "as_points", "as_tensor"]
 
 
 def as_tensor(data: Any, name: str) -> Tensor:
@@ -82,7 +83,7 @@ def as_contexts(data: Any, count: int, dtype: torch.dtype, context_dim: int | No
         ValueError: if they are of another shape, or not finite.
     """
     name = f"{name}, contexts"
-    contexts = as_tensor(stacked(data, name), name)
+    contexts = as_tensor(_stacked(data, name), name)
     expected = f"({count}, {'C' if context_dim is None else context_dim})"
     if contexts.dim() != 2 or len(contexts) != count or context_dim not in (None, contexts.shape[-1]):
         raise ValueError(
@@ -112,7 +113,7 @@ def as_clouds(
         ValueError: if it is empty, of another shape, or not finite; the message names the first bad cloud.
     """
     labels = None
-    if is_pair(data):
+    if _is_pair(data):
         data, labels = data
         labels = as_tensor(labels, f"{name}, labels")
     if isinstance(data, MappedClouds):
@@ -151,22 +152,63 @@ def as_clouds(
     return clouds
 
 
-def is_pair(data: Any) -> bool:
+def as_density_data(
+    data: Any, dtype: torch.dtype, point_dim: int | None, context_dim: int | None, name: str
+) -> Points | CloudsWithContexts:
+    """Check data of a density and take it as points or clouds, with contexts if the data is a pair.
+
+    Args:
+        data: as for `fit`.
+        dtype: data type of points and contexts.
+        point_dim: expected number of coordinates `D`, or None for any.
+        context_dim: expected size `C` of a context, 0 for none, or None for any or none.
+        name: what the data is called in an error.
+
+    Raises:
+        TypeError: if the data is not numeric.
+        ValueError: if there are contexts and should be none, or none and should be some; as `as_points`, `as_clouds`
+            and `as_contexts`.
+    """
+    if context_dim == 0:
+        if _is_pair(data):
+            raise ValueError(
+                f"{name}: a pair of points and contexts, but the flow was built without a context (context_dim=0): "
+                "give points alone, or a flow with a context"
+            )
+        return Points(as_points(data, dtype, point_dim, name))
+    data = _unzipped(data)
+    if not _is_pair(data):
+        if context_dim is not None:
+            raise ValueError(
+                f"{name}: a conditional flow (context_dim={context_dim}) needs contexts: give a pair (points, "
+                "contexts), or fit a model that supplies them, as PointCloudVAE does, or build the flow with "
+                "context_dim=0"
+            )
+        return Points(as_points(data, dtype, point_dim, name))
+    values, contexts = data
+    if _num_dims(values, name) == 3:
+        clouds = as_clouds(values, dtype, point_dim, torch.device("cpu"), name)
+        return CloudsWithContexts(clouds, as_contexts(contexts, len(clouds), dtype, context_dim, name))
+    points = as_points(_stacked(values, name), dtype, point_dim, name)
+    return Points(points, as_contexts(contexts, len(points), dtype, context_dim, name))
+
+
+def _is_pair(data: Any) -> bool:
     """Whether data is a pair: clouds and labels, or points and contexts."""
     return isinstance(data, tuple) and len(data) == 2
 
 
-def unzipped(data: Any) -> Any:
+def _unzipped(data: Any) -> Any:
     """A `Dataset` of pairs as a pair of lists; other data as it is."""
     if not isinstance(data, Dataset) or isinstance(data, MappedClouds):
         return data
     items = [data[index] for index in range(len(data))]  # type: ignore[arg-type]
-    if not items or not all(is_pair(item) for item in items):
+    if not items or not all(_is_pair(item) for item in items):
         return data
     return [item[0] for item in items], [item[1] for item in items]
 
 
-def stacked(data: Any, name: str) -> Any:
+def _stacked(data: Any, name: str) -> Any:
     """A list of tensors as one tensor; other data as it is."""
     if isinstance(data, list) and data and isinstance(data[0], Tensor):
         try:
@@ -184,6 +226,16 @@ def _check_finite(values: Tensor, dtype: torch.dtype, name: str, kind: str) -> N
             f"{name}: {len(bad)} of {values.numel() // values.shape[-1]} {kind} are NaN or infinite in {dtype}, the "
             f"first at index ({first})"
         )
+
+
+def _num_dims(values: Any, name: str) -> int:
+    """2 for points, 3 for clouds, whatever holds them."""
+    if isinstance(values, MappedClouds):
+        return 3
+    if isinstance(values, list | Dataset) and len(values):  # type: ignore[arg-type]
+        item = values[0]
+        return 1 + as_tensor(item[0] if isinstance(item, tuple) else item, name).dim()
+    return as_tensor(values, name).dim()
 
 
 def _points_of_dataset(data: Any, name: str) -> Tensor:
@@ -216,7 +268,7 @@ def _clouds_of_items(data: Any, dtype: torch.dtype, name: str) -> tuple[Clouds, 
         item = data[index]
         if isinstance(item, tuple) and len(item) == 1:
             (item,) = item
-        elif is_pair(item):
+        elif _is_pair(item):
             item, label = item
             try:
                 labels.append(operator.index(label))

@@ -6,24 +6,29 @@ import math
 import operator
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from pyro_pcflow.training.callbacks import Callback
 
 __all__ = [
+    "HELD_OUT",
     "PRECISIONS",
     "CloudSampling",
     "Logging",
     "Optimization",
     "Settings",
     "as_device",
+    "check_kind",
     "noise_scale",
     "real_number",
     "whole_number",
 ]
 
+Kind = TypeVar("Kind")
+# The share of points, or of clouds, that is kept for evaluation unless you say otherwise.
+HELD_OUT = 0.1
 # Names to data types of the hidden layers, None for that of the parameters.
 PRECISIONS: dict[str, torch.dtype | None] = {"full": None, "bfloat16": torch.bfloat16}
 
@@ -150,6 +155,8 @@ class Settings:
     logging: Logging
 
     def __post_init__(self) -> None:
+        check_kind("optimization", self.optimization, Optimization)
+        check_kind("logging", self.logging, Logging)
         if self.max_steps is None and self.max_seconds is None:
             raise ValueError("training without an end: give max_steps, max_seconds, or both")
         if self.max_steps is not None:
@@ -171,7 +178,10 @@ class Settings:
 
 def whole_number(name: str, value: Any, least: int) -> int:
     """An integer of at least `least`, or an error that names it."""
-    number = operator.index(value)
+    try:
+        number = operator.index(value)
+    except TypeError as error:
+        raise TypeError(f"{name} must be an integer, got {value!r}") from error
     if number < least:
         raise ValueError(f"{name} must be at least {least}, got {value!r}")
     return number
@@ -179,7 +189,10 @@ def whole_number(name: str, value: Any, least: int) -> int:
 
 def real_number(name: str, value: Any, holds: Callable[[float], bool], expected: str) -> float:
     """A number that a condition holds for, or an error that names it."""
-    number = float(value)
+    try:
+        number = float(value)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{name} must be {expected}, got {value!r}") from error
     if not holds(number):
         raise ValueError(f"{name} must be {expected}, got {value!r}")
     return number
@@ -189,6 +202,13 @@ def noise_scale(noise: Any) -> float:
     """The standard deviation of the noise on points."""
     expected = "a standard deviation, at least 0 and finite"
     return real_number("noise", noise, lambda value: 0 <= value < math.inf, expected)
+
+
+def check_kind(name: str, options: Any, kind: type[Kind]) -> Kind:
+    """Return options, or raise a `TypeError` that names them unless they are of their class."""
+    if not isinstance(options, kind):
+        raise TypeError(f"{name} must be a pyro_pcflow.training.{kind.__name__}, got {options!r}")
+    return options
 
 
 def _set(options: Any, name: str, value: Any) -> None:

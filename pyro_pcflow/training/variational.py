@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from numbers import Real
 from typing import Any
 
 import pyro
@@ -15,7 +14,7 @@ from pyro_pcflow.models import unregistered
 from pyro_pcflow.training.cloud_batches import CloudBatch, CloudBatches, evaluation_batches
 from pyro_pcflow.training.inputs import as_clouds
 from pyro_pcflow.training.objective import (
-    Objective,
+    DataObjective,
     cloud_options,
     dtype_of,
     model_and_guide,
@@ -25,7 +24,7 @@ from pyro_pcflow.training.objective import (
     point_dim_of,
     share_of_rows,
 )
-from pyro_pcflow.training.options import CloudSampling, noise_scale, whole_number
+from pyro_pcflow.training.options import HELD_OUT, CloudSampling
 from pyro_pcflow.training.sources import Source, some_points, split_clouds
 
 __all__ = ["EvidenceLowerBound"]
@@ -33,7 +32,7 @@ __all__ = ["EvidenceLowerBound"]
 CLOUDS_PER_STEP = 32
 
 
-class EvidenceLowerBound(Objective):
+class EvidenceLowerBound(DataObjective):
     """The negative evidence lower bound of clouds under a module's `model` and `guide`, by Pyro's `Trace_ELBO`.
 
     `fit` builds it from its arguments of the same names. Both are called as `model(clouds, mask, dataset_size)`, with
@@ -74,23 +73,19 @@ class EvidenceLowerBound(Objective):
         *,
         batch_size: int = CLOUDS_PER_STEP,
         noise: float = 0.0,
-        held_out: Any = 0.1,
+        held_out: Any = HELD_OUT,
         seed: int = 0,
         sampling: CloudSampling | None = None,
     ) -> None:
-        self.module = module
-        self.batch_size = whole_number("batch_size", batch_size, 1)
-        self.noise = noise_scale(noise)
-        self.seed = whole_number("seed", seed, 0)
-        self.sampling = CloudSampling() if sampling is None else sampling
+        super().__init__(module, batch_size=batch_size, noise=noise, held_out=held_out, seed=seed, sampling=sampling)
         self._model, self._guide = model_and_guide(module)
         self._options = cloud_options(module)
         self._splits = "encoder_points" in self._options
         dtype, cpu = dtype_of(module), torch.device("cpu")
         self._training: Source = as_clouds(data, dtype, point_dim_of(module), cpu)
         self._evaluated: Source | None
-        if isinstance(held_out, Real):
-            self._training, self._evaluated = split_clouds(self._training, float(held_out), self.seed)
+        if self.held_out_share is not None:
+            self._training, self._evaluated = split_clouds(self._training, self.held_out_share, self.seed)
         else:
             self._evaluated = as_clouds(held_out, dtype, self._training.point_dim, cpu, "held_out")
         self._check()
@@ -101,9 +96,7 @@ class EvidenceLowerBound(Objective):
             "sha256": self._training.fingerprint(),
             "held_out_clouds": 0 if self._evaluated is None else len(self._evaluated),
             "held_out_sha256": None if self._evaluated is None else self._evaluated.fingerprint(),
-            "batch_size": self.batch_size,
-            "noise": self.noise,
-            "held_out": float(held_out) if isinstance(held_out, Real) else "given",
+            **self.describe_options(),
             "target_points": self.sampling.target_points,
             "encoder_points": self.sampling.encoder_points,
             "kl_warmup_steps": self.sampling.kl_warmup_steps,

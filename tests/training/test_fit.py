@@ -13,7 +13,7 @@ from torch.utils.data import Dataset, TensorDataset
 import pyro_pcflow as pcf
 from helpers.flat_fit import fit
 from helpers.stand_ins import DiagonalGaussian, NormalizedGaussian, small_stack, some_points
-from pyro_pcflow.training import FitResult, density, trainer
+from pyro_pcflow.training import FitResult, point_batches, trainer
 
 
 def closed_form(training, held_out):
@@ -39,7 +39,7 @@ class TestMaximumLikelihood:
 
     def test_the_score_is_no_mean_of_means(self, monkeypatch):
         """Held-out points are scored in parts, of which the last is smaller."""
-        monkeypatch.setattr(density, "POINTS_AT_ONCE", 100)
+        monkeypatch.setattr(point_batches, "POINTS_AT_ONCE", 100)
         held_out = some_points(103, seed=6)
         held_out[100:] += 5
         module = NormalizedGaussian()

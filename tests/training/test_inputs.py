@@ -12,6 +12,7 @@ from torch.utils.data import TensorDataset
 import pyro_pcflow as pcf
 from helpers.numbered_clouds import CPU, Items, take
 from pyro_pcflow.data import MappedClouds
+from pyro_pcflow.training.inputs import as_density_data
 
 
 class TestForms:
@@ -160,3 +161,40 @@ class TestErrors:
         """Of items as of a tensor."""
         with pytest.raises((TypeError, ValueError), match="label"):
             take([(torch.zeros(5, 3), 0.7), (torch.zeros(5, 3), 1.2)])
+
+
+class TestDensityData:
+    """Points or clouds of two coordinates, with contexts of three or without."""
+
+    def taken(self, data, context_dim=3):
+        return as_density_data(data, torch.float32, 2, context_dim, "data")
+
+    @pytest.mark.parametrize("shape", [(50,), (50, 8)], ids=["points", "clouds"])
+    def test_a_dataset_of_pairs(self, shape):
+        pair = torch.randn(*shape, 2), torch.randn(50, 3)
+        one, other = (self.taken(data) for data in (pair, TensorDataset(*pair)))
+        assert type(one) is type(other)
+        assert one.describe("") == other.describe("")
+
+    @pytest.mark.parametrize(
+        ("data", "words"),
+        [
+            (torch.randn(20, 2), r"needs contexts: give a pair \(points, contexts\)"),
+            ((torch.randn(20, 2), torch.randn(19, 3)), r"of shape \(20, 3\), got \(19, 3\)"),
+            ((torch.randn(20, 2), torch.randn(20, 4)), r"of shape \(20, 3\), got \(20, 4\)"),
+            ((torch.randn(5, 20, 2), torch.randn(20, 3)), r"of shape \(5, 3\), got \(20, 3\)"),
+            ((torch.randn(20, 2), torch.full((20, 3), math.nan)), "data, contexts: 20 of 20 contexts are NaN"),
+            ((torch.randn(20, 3), torch.randn(20, 3)), "points have 3 coordinates"),
+        ],
+    )
+    def test_wrong_pairs(self, data, words):
+        with pytest.raises(ValueError, match=words):
+            self.taken(data)
+
+    def test_a_pair_for_a_flow_without_context(self):
+        with pytest.raises(ValueError, match="built without a context"):
+            self.taken((torch.randn(20, 2), torch.randn(20, 3)), context_dim=0)
+
+    def test_a_module_that_says_nothing_of_contexts_takes_any_or_none(self):
+        assert self.taken(torch.randn(20, 2), context_dim=None).contexts is None
+        assert self.taken((torch.randn(20, 2), torch.randn(20, 5)), context_dim=None).contexts.shape == (20, 5)

@@ -26,7 +26,9 @@ def test_they_are_frozen_and_by_name(options):
     ("make", "kind", "words"),
     [
         (lambda: Optimization(warmup_steps=-1), ValueError, "warmup_steps must be at least 0, got -1"),
-        (lambda: Optimization(warmup_steps=1.5), TypeError, "integer"),
+        (lambda: Optimization(warmup_steps=1.5), TypeError, "warmup_steps must be an integer, got 1.5"),
+        (lambda: Optimization(grad_clip=None), TypeError, r"grad_clip must be positive \(.*\), got None"),
+        (lambda: Optimization(ema_decay="slow"), TypeError, "ema_decay must be at least 0 and below 1, got 'slow'"),
         (lambda: Optimization(grad_clip=0.0), ValueError, "grad_clip must be positive"),
         (lambda: Optimization(ema_decay=1.0), ValueError, "ema_decay must be at least 0 and below 1"),
         (lambda: Optimization(precision="half"), ValueError, "precision must be one of full, bfloat16"),
@@ -41,6 +43,15 @@ def test_they_are_frozen_and_by_name(options):
 def test_wrong_options_are_named(make, kind, words):
     with pytest.raises(kind, match=words):
         make()
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("optimization", "Optimization"), ("logging", "Logging"), ("sampling", "CloudSampling")]
+)
+def test_options_in_a_dict_are_refused_by_name(name, kind):
+    flow = pcf.PointCloudFlow(2, num_couplings=2, hidden_dims=[4])
+    with pytest.raises(TypeError, match=rf"^{name} must be a pyro_pcflow\.training\.{kind}, got {{'a': 1}}"):
+        pcf.fit(flow, torch.randn(50, 2), max_steps=1, **{name: {"a": 1}})
 
 
 def test_what_describes_a_run_leaves_out_what_is_shown():
