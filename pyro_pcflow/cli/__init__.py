@@ -85,11 +85,13 @@ def _run(arguments: Sequence[str] | None) -> int:
 def _interrupted(interruption: KeyboardInterrupt) -> int:
     import signal
 
+    from pyro_pcflow.ops.signals import Interrupted
+
     told = str(interruption)
     if told in ("", *signal.Signals.__members__):
         told = f"interrupted{' by ' * bool(told)}{told}, and nothing was written that is not complete"
     note(told)
-    return SIGNALLED + int(getattr(interruption, "signum", signal.SIGINT))
+    return SIGNALLED + (interruption.signum if isinstance(interruption, Interrupted) else signal.SIGINT)
 
 
 def _tell(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:

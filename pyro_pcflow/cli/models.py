@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -15,7 +14,7 @@ from pyro_pcflow.cli.custom import load_custom
 from pyro_pcflow.metrics import importance_weighted_bound, log_likelihood
 from pyro_pcflow.ops.random import seeded
 from pyro_pcflow.serialization import load
-from pyro_pcflow.training.objective import is_cloud_model
+from pyro_pcflow.training.objective import is_cloud_model, missing_attributes
 from pyro_pcflow.training.options import as_device
 
 if TYPE_CHECKING:
@@ -35,13 +34,17 @@ class SavedModel(ABC):
         labels: numbers of classes, none for a model without classes.
 
     Raises:
-        AttributeError: the module lacks what a command calls.
+        ValueError: if the module lacks what a command calls, or labels do not fit it.
     """
 
     needs: ClassVar[tuple[str, ...]]
 
     def __init__(self, module: Any, labels: Sequence[int]) -> None:
-        attrgetter(*self.needs)(module)
+        missing = missing_attributes(module, self.needs)
+        if missing:
+            raise ValueError(
+                f"holds a {type(module).__name__} without {', '.join(missing)}: commands need {', '.join(self.needs)}"
+            )
         self.module = module
         self.labels = labels
         self.point_dim: int = module.point_dim
@@ -182,8 +185,5 @@ def load_model(run: Path, device: str, labels: Sequence[int] | None, custom: Seq
     kind = CloudModel if is_cloud_model(module) else PointModel
     try:
         return kind(module, labels or ())
-    except AttributeError as error:
-        needs = ", ".join(kind.needs)
-        raise ValueError(f"{path} holds a module that commands cannot use: {error}; they need {needs}") from error
     except ValueError as error:
         raise ValueError(f"{path} {error}") from error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -57,9 +57,7 @@ class CloudBatch:
     def part(self, rows: slice, parts: int) -> CloudBatch:
         """Some of the clouds, one of several parts."""
         mine: dict[str, Any] = {
-            field.name: value[rows]
-            for field in fields(self)
-            if isinstance(value := getattr(self, field.name), Tensor) and value.dim() > 0
+            name: value[rows] for name, value in vars(self).items() if isinstance(value, Tensor) and value.dim() > 0
         }
         return replace(self, **mine, parts=parts, points_of_all_parts=self.whole_points)
 

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from numbers import Real
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -28,6 +29,7 @@ __all__ = [
     "dtype_of",
     "is_cloud_model",
     "log_prob_of",
+    "missing_attributes",
     "model_and_guide",
     "noise_input_of",
     "num_classes_of",
@@ -177,6 +179,17 @@ def check_module(module: nn.Module) -> None:
     if not isinstance(module, nn.Module):
         raise TypeError(f"expected a torch.nn.Module to train, got {type(module).__name__}")
     dtype_of(module)
+
+
+def missing_attributes(module: nn.Module, names: Iterable[str]) -> list[str]:
+    """Those of some attributes that a module does not have; `decoder.log_prob` is one of its decoder's."""
+    missing = []
+    for name in names:
+        try:
+            attrgetter(name)(module)
+        except AttributeError:
+            missing.append(name)
+    return missing
 
 
 def is_cloud_model(module: nn.Module) -> bool:

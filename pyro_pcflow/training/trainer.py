@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, NoReturn
 
@@ -158,7 +158,7 @@ class Trainer:
     def end(self) -> None:
         """Tell callbacks that training has come to its end, and the module is back where it was."""
         self._ended = self.seconds
-        self._tell("on_end")
+        self._tell(lambda callback, progress: callback.on_end(progress))
 
     def _cheaply(self) -> Any:
         optimization = self.settings.optimization
@@ -180,7 +180,7 @@ class Trainer:
         self._mark = (self.step, time.perf_counter())
         self._saved = (self.step, self.seconds)
         self._note(pending=self._pending)
-        self._tell("on_start")
+        self._tell(lambda callback, progress: callback.on_start(progress))
         done = self._settle(bar) if self._pending else self.schedule.progress(self.step, self.seconds) >= 1.0
         while not done:
             self.interrupts.check()
@@ -266,18 +266,18 @@ class Trainer:
         # Evaluating more or less often must not change what training draws, and each time draws the same.
         with self.weights.averaged(), self._seeded(), autocast(self.module, None, False):
             self.scores = self.objective.evaluate()
-            self._tell("on_evaluation", self.scores)
+            self._tell(lambda callback, progress: callback.on_evaluation(progress, self.scores))
         self.module.train()
 
     def _seeded(self) -> Any:
         return seeded(self.settings.seed, self.weights.values.device)
 
-    def _tell(self, event: str, *arguments: Any) -> None:
+    def _tell(self, event: Callable[[Callback, Progress], None]) -> None:
         """Call all callbacks, which change nothing of what training draws."""
         if self.callbacks:
             with self._seeded():
                 for callback in self.callbacks:
-                    getattr(callback, event)(self.progress(), *arguments)
+                    event(callback, self.progress())
 
     def _log(self, points_per_second: float | None, evaluated: bool, bar: ProgressBar) -> None:
         loss, norm, count = self._window
@@ -296,7 +296,7 @@ class Trainer:
         self.history.append(line)
         if self.folder is not None and self.processes.is_first:
             self.folder.metrics.append(line)
-        self._tell("on_log", line)
+        self._tell(lambda callback, progress: callback.on_log(progress, line))
         self._window = [0.0, 0.0, 0]
         score = self.scores.get("nats_per_point")
         held_out = "" if score is None else f", held-out {score:.3f} nats per point"

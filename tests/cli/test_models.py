@@ -237,4 +237,4 @@ def test_a_density_of_the_users_own(clouds, tmp_path, capsys, no_sheet):
     capsys.readouterr()
     tail[-1] = tail[-1].replace("Gaussian", "Silent")
     assert main(["sample", str(tmp_path / "Silent.pt"), "--out", str(tmp_path / "b.npy"), *tail]) == 2
-    assert "cannot use: 'Silent' object has no attribute 'sample'; they need point_dim, " in one_line(capsys)
+    assert "holds a Silent without sample: commands need point_dim, context_dim, sample, log_prob" in one_line(capsys)
