@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.distributions import Distribution, Independent, constraints
 
 from pyro_pcflow.ops.tracing import is_traced
-from pyro_pcflow.transforms.base import check_points
+from pyro_pcflow.transforms.checks import check_points
 
 if TYPE_CHECKING:
     from typing_extensions import Self

@@ -27,7 +27,7 @@ from pyro_pcflow.transforms import (
     coupling_stack,
     standardize,
 )
-from pyro_pcflow.transforms.base import check_context, check_points
+from pyro_pcflow.transforms.checks import check_context, check_points
 from pyro_pcflow.transforms.stack import STACK_OPTIONS
 
 __all__ = ["PointCloudFlow"]

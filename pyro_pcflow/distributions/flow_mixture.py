@@ -14,7 +14,7 @@ from pyro_pcflow.distributions.flow import FLOW_OPTIONS, PointCloudFlow
 from pyro_pcflow.distributions.mixture import PointMixture
 from pyro_pcflow.distributions.point_cloud import PointCloud, sample_clouds
 from pyro_pcflow.ops.options import check_options
-from pyro_pcflow.transforms.base import check_points
+from pyro_pcflow.transforms.checks import check_points
 
 __all__ = ["MixtureOfFlows"]
 

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from pyro_pcflow.ops.coupling import tanh_bound
 from pyro_pcflow.ops.tracing import in_function_transform
-from pyro_pcflow.transforms.base import PointTransform, check_point_shape
+from pyro_pcflow.transforms.base import PointTransform
+from pyro_pcflow.transforms.checks import check_point_shape
 
 __all__ = ["ActNorm", "act_norm"]
 

@@ -12,8 +12,8 @@ from pyro_pcflow.nn.conditioner import Conditioner, SeparateConditioners
 from pyro_pcflow.ops.coupling import merge, split
 from pyro_pcflow.ops.options import check_options, option_names
 from pyro_pcflow.transforms.base import ConditionalPointTransform, PointTransform
-from pyro_pcflow.transforms.elementwise import Additive, Affine, Elementwise
-from pyro_pcflow.transforms.masks import check_mask, coupling_masks
+from pyro_pcflow.transforms.elementwise import Additive, Affine, Elementwise, check_elementwise
+from pyro_pcflow.transforms.masks import check_mask, coupling_masks, mask_repr
 
 __all__ = [
     "ConditionalPointCoupling",
@@ -299,24 +299,6 @@ def conditional_additive_point_coupling(point_dim: int, context_dim: int, **opti
         torch.Size([4, 10, 3])
     """
     return conditional_point_coupling(point_dim, context_dim, Additive(), **options)
-
-
-def check_elementwise(elementwise: Any) -> Elementwise:
-    """Return the elementwise map, or raise unless it is one that has parameters."""
-    if not isinstance(elementwise, Elementwise):
-        raise TypeError(
-            f"expected an Elementwise, such as Affine(), got {elementwise!r}; a map of your own derives from "
-            "pyro_pcflow.transforms.Elementwise, and an object of it is handed over"
-        )
-    count = elementwise.num_parameters
-    if type(count) is not int or count < 1:
-        raise ValueError(f"{elementwise!r} must have num_parameters of at least 1, got {count!r}")
-    return elementwise
-
-
-def mask_repr(mask: Sequence[bool]) -> str:
-    """A mask as one character per coordinate: `=` kept, `>` moved."""
-    return "".join("=" if keep else ">" for keep in mask)
 
 
 def _mask_or_default(mask: Sequence[bool] | None, point_dim: int) -> tuple[bool, ...]:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pyro_pcflow.ops.coupling import affine_map, tanh_bound
 
-__all__ = ["Additive", "Affine", "Elementwise"]
+__all__ = ["COUPLINGS", "Additive", "Affine", "Elementwise", "check_elementwise"]
 
 
 class Elementwise:
@@ -129,3 +129,16 @@ class Additive(Elementwise):
 
 # By name, each under the bound of a layer's log-scale.
 COUPLINGS: dict[str, Callable[[float], Elementwise]] = {"affine": Affine, "additive": lambda _: Additive()}
+
+
+def check_elementwise(elementwise: Any) -> Elementwise:
+    """Return the elementwise map, or raise unless it is one that has parameters."""
+    if not isinstance(elementwise, Elementwise):
+        raise TypeError(
+            f"expected an Elementwise, such as Affine(), got {elementwise!r}; a map of your own derives from "
+            "pyro_pcflow.transforms.Elementwise, and an object of it is handed over"
+        )
+    count = elementwise.num_parameters
+    if type(count) is not int or count < 1:
+        raise ValueError(f"{elementwise!r} must have num_parameters of at least 1, got {count!r}")
+    return elementwise

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-__all__ = ["MASK_PATTERNS", "check_mask", "coupling_masks", "iterate_masks"]
+__all__ = ["MASK_PATTERNS", "check_mask", "coupling_masks", "iterate_masks", "mask_repr"]
 
 Mask = tuple[bool, ...]
 
@@ -63,3 +63,8 @@ def check_mask(mask: Sequence[bool], point_dim: int) -> Mask:
     if all(mask) or not any(mask):
         raise ValueError(f"a mask must keep at least one coordinate and move at least one, got {mask}")
     return mask
+
+
+def mask_repr(mask: Sequence[bool]) -> str:
+    """A mask as one character per coordinate: `=` kept, `>` moved."""
+    return "".join("=" if keep else ">" for keep in mask)

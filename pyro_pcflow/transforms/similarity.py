@@ -7,7 +7,8 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from pyro_pcflow.ops.tracing import is_traced
-from pyro_pcflow.transforms.base import Bijection, check_point_shape
+from pyro_pcflow.transforms.base import Bijection
+from pyro_pcflow.transforms.checks import check_point_shape
 
 __all__ = ["Similarity", "rotation_matrix", "similarity"]
 

@@ -18,11 +18,10 @@ from pyro_pcflow.transforms.base import ConditionalPointTransform, PointTransfor
 from pyro_pcflow.transforms.coupling import (
     CONDITIONER_OPTIONS,
     CONTEXT_OPTIONS,
-    check_elementwise,
     conditional_point_coupling,
     point_coupling,
 )
-from pyro_pcflow.transforms.elementwise import COUPLINGS, Elementwise
+from pyro_pcflow.transforms.elementwise import COUPLINGS, Elementwise, check_elementwise
 from pyro_pcflow.transforms.grouping import Groups
 from pyro_pcflow.transforms.lu_linear import LULinear
 from pyro_pcflow.transforms.masks import MASK_PATTERNS, check_mask, iterate_masks

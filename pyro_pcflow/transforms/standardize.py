@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_pcflow.transforms.base import PointTransform, check_point_shape
+from pyro_pcflow.transforms.base import PointTransform
+from pyro_pcflow.transforms.checks import check_point_shape
 
 __all__ = ["Standardize", "standardize"]
 
