@@ -53,6 +53,7 @@ class BayesianWeights(PyroModule):
         name: prefix of the sites.
 
     Raises:
+        TypeError: if `module` is no module.
         ValueError: if a prior has another shape than its parameter.
 
     Examples:
@@ -70,6 +71,8 @@ class BayesianWeights(PyroModule):
     """
 
     def __init__(self, module: nn.Module, prior: Prior = fan_in_normal, *, name: str = "") -> None:
+        if not isinstance(module, nn.Module):
+            raise TypeError(f"expected a torch.nn.Module whose weights get priors, got {type(module).__name__}")
         super().__init__(name)
         # In a tuple the module stays unregistered: its parameters are no parameters of this one.
         self._template = (module,)

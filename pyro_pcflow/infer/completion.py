@@ -135,8 +135,9 @@ def complete(
 
 
 def _check_partial(partial: Tensor, num_points: int, mask: Tensor | None) -> Tensor:
-    if partial.dim() < 2:
-        raise ValueError(f"expected a partial cloud of shape (*batch, N, D), got {tuple(partial.shape)}")
+    if not isinstance(partial, Tensor) or partial.dim() < 2:
+        got = f"shape {tuple(partial.shape)}" if isinstance(partial, Tensor) else type(partial).__name__
+        raise ValueError(f"expected a partial cloud as a tensor of shape (*batch, N, D), got {got}")
     if num_points < partial.shape[-2]:
         raise ValueError(
             f"a completed cloud of num_points={num_points} has no room for {partial.shape[-2]} observed points, which "

@@ -68,11 +68,9 @@ def sample_pose(
         ['pose_quaternion_offset', 'pose_translation']
     """
     around = torch.tensor([1.0, 0.0, 0.0, 0.0]) if around is None else around
-    if around.dim() < 1 or around.shape[-1] not in (2, 4):
-        raise ValueError(
-            "expected a quaternion of 4 numbers for space or of 2 for the plane, got a tensor of shape "
-            f"{tuple(around.shape)}"
-        )
+    if not isinstance(around, Tensor) or around.dim() < 1 or around.shape[-1] not in (2, 4):
+        got = f"shape {tuple(around.shape)}" if isinstance(around, Tensor) else type(around).__name__
+        raise ValueError(f"expected a quaternion as a tensor of 4 numbers for space or of 2 for the plane, got {got}")
     if spread is not None and not spread > 0:
         raise ValueError(f"expected a positive spread in radians, got {spread}")
     point_dim = 2 if around.shape[-1] == 2 else 3

@@ -38,7 +38,7 @@ class AutoDecoder(LatentCloudModel):
         num_flows: 1, or the number of flows of a `MixtureOfFlows`.
         decoder: options of `PointCloudFlow`; masks alternate and the activation is `"silu"` by default. Or
             `{"transform": ...}`, a conditional transform of your own, if there is one flow.
-        prior_options: options of `latent_flow`.
+        prior_options: options of `latent_flow`, for the prior `"flow"`.
 
     Raises:
         TypeError: if `decoder` or `prior_options` hold an unknown option.

@@ -46,6 +46,7 @@ def latent_flow(
 
     Raises:
         TypeError: if an option is unknown.
+        ValueError: if a size is out of range.
 
     Returns:
         A module whose `condition(context)` is a Pyro distribution with `event_shape (latent_dim,)`.
@@ -62,6 +63,8 @@ def latent_flow(
         torch.Size([5, 4])
     """
     check_options(flow_options, FLOW_OPTIONS, "latent_flow")
+    if latent_dim < 2:
+        raise ValueError(f"a flow over latents needs latent_dim of at least 2, got {latent_dim}: use a normal prior")
     options = {"masks": "halves", "activation": "silu", "num_frequencies": 0, **flow_options}
     return PointCloudFlow(latent_dim, context_dim, num_couplings, hidden_dims, **options)
 
@@ -79,7 +82,7 @@ class Generator(nn.Module):
         num_flows: 1, or the number of flows of a `MixtureOfFlows`.
         decoder: options of `PointCloudFlow`; masks alternate and the activation is `"silu"` by default. Or
             `{"transform": ...}`, a conditional transform of your own, if there is one flow.
-        prior_options: options of `latent_flow`.
+        prior_options: options of `latent_flow`, for the prior `"flow"`.
     """
 
     def __init__(
@@ -102,6 +105,9 @@ class Generator(nn.Module):
                 "expected latent_dim and num_flows of at least 1 and num_classes of at least 0, got "
                 f"{latent_dim}, {num_flows} and {num_classes}"
             )
+        for name, options in (("decoder", decoder), ("prior_options", prior_options)):
+            if not isinstance(options, Mapping):
+                raise TypeError(f"{name}: expected a dict of options, got {type(options).__name__}")
         # A transform of the caller's own has its masks and activation.
         decoder = decoder if "transform" in decoder else {**DECODER, **decoder}
         check_options(decoder, ["transform", *FLOW_OPTIONS] if num_flows == 1 else FLOW_OPTIONS, "decoder")
@@ -197,8 +203,9 @@ class Generator(nn.Module):
             TypeError: if labels are missing.
             ValueError: if a shape, a label or a level is wrong.
         """
-        if z.dim() < 1 or z.shape[-1] != self.latent_dim:
-            raise ValueError(f"expected latents of shape (*batch, {self.latent_dim}), got {tuple(z.shape)}")
+        if not isinstance(z, Tensor) or z.dim() < 1 or z.shape[-1] != self.latent_dim:
+            got = f"shape {tuple(z.shape)}" if isinstance(z, Tensor) else type(z).__name__
+            raise ValueError(f"expected latents as a tensor of shape (*batch, {self.latent_dim}), got {got}")
         parts = [z]
         onehot = self._one_hot(labels)
         if onehot is not None:
@@ -210,7 +217,13 @@ class Generator(nn.Module):
             parts.append(level.unsqueeze(-1))
         if len(parts) == 1:
             return z
-        batch_shape = torch.broadcast_shapes(*(part.shape[:-1] for part in parts))
+        try:
+            batch_shape = torch.broadcast_shapes(*(part.shape[:-1] for part in parts))
+        except RuntimeError as error:
+            raise ValueError(
+                f"latents of batch shape {tuple(z.shape[:-1])} do not broadcast with labels and noise levels of shape "
+                f"{', '.join(str(tuple(part.shape[:-1])) for part in parts[1:])}"
+            ) from error
         return torch.cat([part.expand(*batch_shape, part.shape[-1]) for part in parts], -1)
 
     def sample(self, num_clouds: int, num_points: int, *, labels: Tensor | None = None) -> Tensor:
@@ -223,11 +236,21 @@ class Generator(nn.Module):
 
         Returns:
             Shape `(S, N, D)`, in the data's units.
+
+        Raises:
+            TypeError: if labels are missing.
+            ValueError: if a number is negative, or the labels do not fit.
         """
         if num_clouds < 0:
             raise ValueError(f"num_clouds must not be negative, got {num_clouds}")
+        prior = self.latent_prior(labels)
+        if prior.batch_shape not in ((), (1,), (num_clouds,)):
+            raise ValueError(
+                f"expected one label for each of {num_clouds} clouds, of shape ({num_clouds},), got shape "
+                f"{tuple(prior.batch_shape)}"
+            )
         with torch.no_grad():
-            z = self.latent_prior(labels).expand((num_clouds,)).sample()
+            z = prior.expand((num_clouds,)).sample()
             return self.decode(z, num_points, labels=labels).sample()
 
     def interpolate_latents(
@@ -272,9 +295,11 @@ class Generator(nn.Module):
             return None
         if labels is None:
             raise TypeError(f"the model has {self.num_classes} classes: give labels, of shape (*batch,)")
-        whole = not labels.is_floating_point()
-        if not whole or not (is_traced(labels) or bool(((labels >= 0) & (labels < self.num_classes)).all())):
-            raise ValueError(f"expected labels as whole numbers from 0 to {self.num_classes - 1}")
+        expected = f"expected labels as a tensor of whole numbers from 0 to {self.num_classes - 1}"
+        if not isinstance(labels, Tensor) or labels.is_floating_point():
+            raise ValueError(f"{expected}, got {labels.dtype if isinstance(labels, Tensor) else type(labels).__name__}")
+        if not (is_traced(labels) or bool(((labels >= 0) & (labels < self.num_classes)).all())):
+            raise ValueError(f"{expected}, got {int(labels.min())} to {int(labels.max())}")
         return F.one_hot(labels.long(), self.num_classes).to(self._zero)
 
     def extra_repr(self) -> str:

@@ -66,7 +66,7 @@ class PointCloudVAE(LatentCloudModel):
         num_flows: 1, or the number of flows of a `MixtureOfFlows`.
         decoder: options of `PointCloudFlow`; masks alternate and the activation is `"silu"` by default. Or
             `{"transform": ...}`, a conditional transform of your own, if there is one flow.
-        prior_options: options of `latent_flow`.
+        prior_options: options of `latent_flow`, for the prior `"flow"`.
         encoder: options of `CloudEncoder`, by default widths of 64 and 128, then 512, `"silu"`, and 3 frequencies; or a
             module, see above.
 

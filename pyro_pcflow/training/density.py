@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from pyro_pcflow.ops.random import seeded_generator
+from pyro_pcflow.training.data_objective import DataObjective
 from pyro_pcflow.training.inputs import as_density_data
 from pyro_pcflow.training.objective import (
-    DataObjective,
     context_dim_of,
     dtype_of,
     log_prob_of,

@@ -15,6 +15,7 @@ from torch import nn
 from pyro_pcflow.ops.random import seeded
 from pyro_pcflow.ops.signals import interruptible
 from pyro_pcflow.training.callbacks import Callback
+from pyro_pcflow.training.data_objective import DataObjective
 from pyro_pcflow.training.density import ExactLikelihood
 from pyro_pcflow.training.distributed import start_processes
 from pyro_pcflow.training.objective import Objective, check_module, config_of, dtype_of, is_cloud_model, set_units
@@ -192,7 +193,7 @@ def fit(
     if objective is None:
         objective = _objective(module, data, batch_size, noise, held_out, settings.seed, sampling)
     else:
-        _check_objective(objective, data, batch_size, noise, held_out, sampling)
+        _check_objective(module, objective, data, batch_size, noise, held_out, sampling)
 
     config = {
         "settings": {**settings.plain(), **options_of_optimizer},
@@ -255,6 +256,8 @@ def _all_callbacks(
     callbacks: Sequence[Callback], logging: Logging, out: str | os.PathLike[str] | None
 ) -> list[Callback]:
     """Those of the user, and pictures where there is a folder for them."""
+    if isinstance(callbacks, Callback):
+        raise TypeError(f"callbacks: expected a list, got one {type(callbacks).__name__}: put it into one")
     found = list(callbacks)
     for callback in found:
         if not isinstance(callback, Callback):
@@ -286,7 +289,13 @@ def _objective(
 
 
 def _check_objective(
-    objective: Objective, data: Any, batch_size: int | None, noise: Any, held_out: Any, sampling: CloudSampling
+    module: nn.Module,
+    objective: Objective,
+    data: Any,
+    batch_size: int | None,
+    noise: Any,
+    held_out: Any,
+    sampling: CloudSampling,
 ) -> None:
     if not isinstance(objective, Objective):
         raise TypeError(f"objective: expected a pyro_pcflow.training.Objective, got {type(objective).__name__}")
@@ -300,6 +309,11 @@ def _check_objective(
     names = [name for name, is_given in given.items() if is_given]
     if names:
         raise ValueError(f"an objective has data and batches of its own: leave out {', '.join(names)}")
+    if isinstance(objective, DataObjective) and {*module.parameters()}.isdisjoint(objective.module.parameters()):
+        raise ValueError(
+            f"the objective evaluates another {type(objective.module).__name__}, none of whose parameters are those of "
+            f"the {type(module).__name__} to train: build it with the same module"
+        )
 
 
 def _describe(module: nn.Module) -> dict[str, Any]:

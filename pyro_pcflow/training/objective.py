@@ -8,7 +8,6 @@ from __future__ import annotations
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
-from numbers import Real
 from operator import attrgetter
 from typing import Any
 
@@ -16,11 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from pyro_pcflow.serialization import plain
-from pyro_pcflow.training.options import CloudSampling, check_kind, noise_scale, whole_number
 
 __all__ = [
     "CLOUD_OPTIONS",
-    "DataObjective",
     "Objective",
     "check_module",
     "cloud_options",
@@ -127,33 +124,6 @@ class Objective(ABC):
         """
 
 
-class DataObjective(Objective):
-    """An objective on data that `fit` was given, part of it held out; the arguments are those of its subclasses."""
-
-    def __init__(
-        self,
-        module: nn.Module,
-        *,
-        batch_size: int,
-        noise: float,
-        held_out: Any,
-        seed: int,
-        sampling: CloudSampling | None,
-    ) -> None:
-        self.module = module
-        self.batch_size = whole_number("batch_size", batch_size, 1)
-        self.noise = noise_scale(noise)
-        self.seed = whole_number("seed", seed, 0)
-        self.sampling = CloudSampling() if sampling is None else check_kind("sampling", sampling, CloudSampling)
-        # None where held-out data is given.
-        self.held_out_share = float(held_out) if isinstance(held_out, Real) else None
-
-    def describe_options(self) -> dict[str, Any]:
-        """What decides the batches of both roads, in plain values."""
-        held_out = "given" if self.held_out_share is None else self.held_out_share
-        return {"batch_size": self.batch_size, "noise": self.noise, "held_out": held_out}
-
-
 def share_of_rows(count: int, rank: int, size: int) -> slice:
     """One process's part of a batch of `count` rows.
 
@@ -210,7 +180,13 @@ def log_prob_of(module: nn.Module) -> Callable[..., Tensor]:
 
 
 def model_and_guide(module: nn.Module) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """The `model` and the `guide` of a model of clouds."""
+    """The `model` and the `guide` of a model of clouds.
+
+    Raises:
+        TypeError: if one is missing.
+    """
+    if not is_cloud_model(module):
+        raise TypeError(f"{type(module).__name__} has no model and guide: a density of points is for ExactLikelihood")
     return module.model, module.guide  # type: ignore[return-value]
 
 

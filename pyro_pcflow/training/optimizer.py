@@ -26,12 +26,15 @@ def build(factory: OptimizerFactory, values: nn.Parameter) -> torch.optim.Optimi
         TypeError: if the factory returns something else.
         ValueError: if it is of other parameters, or has no learning rate.
     """
+    expected = (
+        "optimizer must be a function from a list of parameters to a torch.optim.Optimizer, such as lambda "
+        "parameters: torch.optim.AdamW(parameters, lr=1e-3)"
+    )
+    if not callable(factory):
+        raise TypeError(f"{expected}; got a {type(factory).__name__}")
     optimizer: Any = factory([values])
     if not isinstance(optimizer, torch.optim.Optimizer):
-        raise TypeError(
-            "optimizer must be a function from a list of parameters to a torch.optim.Optimizer, such as lambda "
-            f"parameters: torch.optim.AdamW(parameters, lr=1e-3); it returned a {type(optimizer).__name__}"
-        )
+        raise TypeError(f"{expected}; it returned a {type(optimizer).__name__}")
     groups = optimizer.param_groups
     if len(groups) != 1 or len(groups[0]["params"]) != 1 or groups[0]["params"][0] is not values:
         raise ValueError(

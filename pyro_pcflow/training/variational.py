@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from pyro_pcflow.models import unregistered
 from pyro_pcflow.training.cloud_batches import CloudBatch, CloudBatches, evaluation_batches
+from pyro_pcflow.training.data_objective import DataObjective
 from pyro_pcflow.training.inputs import as_clouds
 from pyro_pcflow.training.objective import (
-    DataObjective,
     cloud_options,
     dtype_of,
     model_and_guide,

@@ -156,6 +156,8 @@ def test_variance_of_the_usual_prior():
 
 
 def test_wrong_weights():
+    with pytest.raises(TypeError, match="Module whose weights get priors, got dict"):
+        BayesianWeights({"weight": torch.zeros(3)})
     with pytest.raises(ValueError, match="event shape"):
         BayesianWeights(torch.nn.Linear(2, 3), lambda name, p: dist.Normal(torch.zeros_like(p), 1.0))
     with pytest.raises(ValueError, match="no parameters nonsense"):

@@ -207,8 +207,10 @@ def test_wrong_use(known):
         complete(known.flow, cloud / 0, 20)
     with pytest.raises(ValueError, match="mask of booleans"):
         complete(known.flow, cloud, 20, mask=torch.ones(9, dtype=torch.bool))
-    with pytest.raises(ValueError, match=r"\(\*batch, N, D\)"):
+    with pytest.raises(ValueError, match=r"\(\*batch, N, D\), got shape \(3,\)"):
         complete(known.flow, torch.zeros(3), 20)
+    with pytest.raises(ValueError, match=r"\(\*batch, N, D\), got list"):
+        complete(known.flow, [[0.0, 0.0, 0.0]], 20)
     with pytest.raises(ValueError, match="chain of at least num_samples"):
         complete(known.flow, cloud, 20, method="nuts", num_steps=5, num_samples=10)
     with pytest.raises(ValueError, match="expected clouds of shape"):

@@ -156,8 +156,10 @@ def test_posterior_of_a_pose_against_importance_sampling():
 
 
 def test_wrong_priors():
-    with pytest.raises(ValueError, match="quaternion of 4 numbers"):
+    with pytest.raises(ValueError, match=r"quaternion as a tensor of 4 numbers .*, got shape \(3,\)"):
         sample_pose(around=torch.ones(3))
+    with pytest.raises(ValueError, match=r"quaternion as a tensor .*, got list"):
+        sample_pose(around=[1.0, 0.0, 0.0, 0.0])
     with pytest.raises(ValueError, match="translations of event shape"):
         sample_pose(translation=dist.Normal(torch.zeros(3), 1.0))
     with pytest.raises(ValueError, match="one scale"):

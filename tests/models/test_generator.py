@@ -224,3 +224,25 @@ def test_it_is_the_better_prior_of_any_vae_whose_latents_have_two_modes():
     normal = bound_of(None, images, held_out)
     flow = bound_of(latent_flow(2, num_couplings=6, hidden_dims=[32]), images, held_out)
     assert flow > normal + 0.1
+
+
+@pytest.mark.parametrize(
+    ("call", "kind", "words"),
+    [
+        (lambda vae: vae.sample(2, 5, labels=[0, 1]), ValueError, "from 0 to 2, got list"),
+        (lambda vae: vae.sample(2, 5, labels=torch.tensor([0, 7])), ValueError, "from 0 to 2, got 0 to 7"),
+        (lambda vae: vae.sample(4, 5, labels=torch.tensor([0, 1])), ValueError, r"each of 4 clouds, .* shape \(2,\)"),
+        (lambda vae: vae.decode([0.0] * 4, 5), ValueError, r"latents as a tensor of shape \(\*batch, 4\), got list"),
+        (
+            lambda vae: vae.decode(torch.randn(5, 4).double(), 5, labels=torch.tensor([0, 1])),
+            ValueError,
+            r"latents of batch shape \(5,\) do not broadcast with labels .* \(2,\)",
+        ),
+        (lambda _: make_vae(decoder=nn.Linear(2, 2)), TypeError, "decoder: expected a dict of options, got Linear"),
+        (lambda _: make_vae(prior_options=[1]), TypeError, "prior_options: expected a dict of options, got list"),
+        (lambda _: latent_flow(1), ValueError, "latent_dim of at least 2, got 1: use a normal prior"),
+    ],
+)
+def test_what_does_not_fit_is_told(call, kind, words):
+    with pytest.raises(kind, match=words):
+        call(make_vae(num_classes=3))

@@ -109,7 +109,7 @@ class TestClasses:
             call(labels=torch.tensor([0, 2]))
             with pytest.raises(TypeError, match="3 classes: give labels"):
                 call()
-            for wrong in (torch.tensor([0, 3]), torch.tensor([-1, 0]), torch.tensor([0.0, 1.0])):
+            for wrong in (torch.tensor([0, 3]), torch.tensor([-1, 0]), torch.tensor([0.0, 1.0]), [0, 1]):
                 with pytest.raises(ValueError, match="whole numbers from 0 to 2"):
                     call(labels=wrong)
             if name != "point_model":
@@ -216,7 +216,7 @@ class TestErrors:
             with pytest.raises(ValueError, match=r"batch of 2 .* dataset_size=1"):
                 call(clouds, dataset_size=1)
         for wrong in (torch.zeros(2, 3), torch.zeros(5), torch.tensor(1.0)):
-            with pytest.raises(ValueError, match=r"latents of shape \(\*batch, 4\)"):
+            with pytest.raises(ValueError, match=r"latents as a tensor of shape \(\*batch, 4\)"):
                 vae.decode(wrong.double(), 7)
         with pytest.raises(ValueError, match="num_particles=0"):
             vae.log_prob(clouds, num_particles=0)

@@ -139,4 +139,6 @@ def test_files_of_the_user_are_kept_from_it(tmp_path):
 def test_a_function_is_no_callback():
     with pytest.raises(TypeError, match="callbacks: expected instances of"):
         fit(small_stack(), some_points(), callbacks=[print], max_steps=1)
+    with pytest.raises(TypeError, match="callbacks: expected a list, got one Pictures"):
+        fit(small_stack(), some_points(), callbacks=pcf.training.Pictures(), max_steps=1)
     assert pcf.training.Callback().files(small_stack()) == ()

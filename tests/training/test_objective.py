@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import ast
-from functools import partial
-from pathlib import Path
-
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -17,8 +13,6 @@ from helpers.flat_fit import fit
 from helpers.stand_ins import DiagonalGaussian, NormalizedGaussian, same_state, some_points
 from pyro_pcflow.training import EvidenceLowerBound, ExactLikelihood, Objective
 from pyro_pcflow.training.objective import cloud_options, share_of_rows
-
-PACKAGE = Path(pcf.__file__).parent
 
 
 class Weighted(Objective):
@@ -203,49 +197,16 @@ class TestOptions:
             EvidenceLowerBound(Options(model, model), (torch.randn(10, 5, 3), torch.zeros(10, dtype=torch.long)))
 
 
-def guesses(path):
-    """Lines that look for attributes of something that may be a user's module."""
-    found = []
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("getattr", "hasattr"):
-            thing = node.args[0]
-            # An object of its own, or a value that is no module.
-            if not (isinstance(thing, ast.Name) and thing.id in ("self", "callback", "options")):
-                found.append(f"{path.name}:{node.lineno}")
-    return found
+def test_an_objective_of_another_module_trains_nothing():
+    module, other = DiagonalGaussian(), DiagonalGaussian()
+    with pytest.raises(ValueError, match="evaluates another DiagonalGaussian, none of whose parameters"):
+        fit(module, objective=ExactLikelihood(other, some_points()), max_steps=1)
+    # A part of what the objective evaluates can be trained alone.
+    both = nn.ModuleList([module, other])
+    both.log_prob = lambda points: module.log_prob(points) + other.log_prob(points)
+    assert fit(module, objective=ExactLikelihood(both, some_points()), max_steps=1, device="cpu").steps == 1
 
 
-@pytest.mark.parametrize("path", sorted((PACKAGE / "training").glob("*.py")), ids=lambda path: path.name)
-def test_attributes_of_a_module_are_looked_for_in_one_place(path):
-    assert bool(guesses(path)) == (path.name == "objective.py"), guesses(path)
-
-
-class TestDataObjectives:
-    """The options that both roads share."""
-
-    @pytest.fixture(params=["points", "clouds"])
-    def make(self, request):
-        if request.param == "points":
-            return partial(ExactLikelihood, DiagonalGaussian(3), torch.randn(50, 3))
-        vae = pcf.PointCloudVAE(3, 2, decoder={"num_couplings": 2, "hidden_dims": [4]})
-        return partial(EvidenceLowerBound, vae, torch.randn(50, 9, 3))
-
-    @pytest.mark.parametrize(
-        ("options", "kind", "words"),
-        [
-            ({"batch_size": 0}, ValueError, "batch_size must be at least 1, got 0"),
-            ({"batch_size": 2.5}, TypeError, "batch_size must be an integer, got 2.5"),
-            ({"noise": -0.1}, ValueError, "noise must be a standard deviation, at least 0 and finite, got -0.1"),
-            ({"seed": -1}, ValueError, "seed must be at least 0, got -1"),
-            ({"held_out": 1.0}, ValueError, r"held_out must be a share in \[0, 1\) or"),
-            ({"sampling": {}}, TypeError, "sampling must be a pyro_pcflow.training.CloudSampling, got {}"),
-        ],
-    )
-    def test_a_wrong_one_is_named(self, make, options, kind, words):
-        with pytest.raises(kind, match=words):
-            make(**options)
-
-    def test_the_description_has_what_decides_the_batches(self, make):
-        drawn, given = make(batch_size=7, noise=1), make(held_out=make.args[1][:5])
-        assert {**drawn.description(), "batch_size": 7, "noise": 1.0, "held_out": 0.1} == drawn.description()
-        assert given.description()["held_out"] == "given"
+def test_a_density_has_no_evidence_lower_bound():
+    with pytest.raises(TypeError, match="DiagonalGaussian has no model and guide"):
+        EvidenceLowerBound(DiagonalGaussian(), torch.randn(5, 4, 3))

@@ -92,6 +92,7 @@ def test_a_state_that_does_not_fit_is_refused(change, words, tmp_path):
     ("factory", "kind", "words"),
     [
         (lambda parameters: None, TypeError, r"it returned a NoneType"),
+        (torch.optim.SGD([torch.zeros(1, requires_grad=True)]), TypeError, "must be a function .*; got a SGD"),
         (lambda parameters: torch.optim.SGD([torch.zeros(1, requires_grad=True)]), ValueError, "one group"),
         (lambda parameters: torch.optim.SGD(parameters, lr=0.0), ValueError, "a learning rate above 0"),
     ],

@@ -1,0 +1,40 @@
+"""What the objectives of both roads share: options of the data, checked and described."""
+
+from __future__ import annotations
+
+from numbers import Real
+from typing import Any
+
+from torch import nn
+
+from pyro_pcflow.training.objective import Objective
+from pyro_pcflow.training.options import CloudSampling, check_kind, noise_scale, whole_number
+
+__all__ = ["DataObjective"]
+
+
+class DataObjective(Objective):
+    """An objective on data that `fit` was given, part of it held out; the arguments are those of its subclasses."""
+
+    def __init__(
+        self,
+        module: nn.Module,
+        *,
+        batch_size: int,
+        noise: float,
+        held_out: Any,
+        seed: int,
+        sampling: CloudSampling | None,
+    ) -> None:
+        self.module = module
+        self.batch_size = whole_number("batch_size", batch_size, 1)
+        self.noise = noise_scale(noise)
+        self.seed = whole_number("seed", seed, 0)
+        self.sampling = CloudSampling() if sampling is None else check_kind("sampling", sampling, CloudSampling)
+        # None where held-out data is given.
+        self.held_out_share = float(held_out) if isinstance(held_out, Real) else None
+
+    def describe_options(self) -> dict[str, Any]:
+        """What decides the batches of both roads, in plain values."""
+        held_out = "given" if self.held_out_share is None else self.held_out_share
+        return {"batch_size": self.batch_size, "noise": self.noise, "held_out": held_out}
