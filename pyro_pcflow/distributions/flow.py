@@ -272,7 +272,10 @@ class PointCloudFlow(nn.Module):
         return None
 
     def _repr_html_(self) -> str:
-        return flow_html(self)
+        context = self.units.loc.new_zeros(self.context_dim) if self.context_dim else None
+        title = "noise to shape" + (", at a context of zeros" if self.context_dim else "")
+        summary = f"PointCloudFlow({self.extra_repr()})"
+        return flow_html(summary, repr(self), lambda count: self.trajectory(count, context), title)
 
     def extra_repr(self) -> str:
         parameters = sum(parameter.numel() for parameter in self.parameters())

@@ -89,7 +89,8 @@ class PointCloud(CompositeDistribution):
         return parts if self.point_mask is None else {**parts, "mask": self.point_mask}
 
     def _repr_html_(self) -> str:
-        return cloud_html(self)
+        point = self.point_distribution.expand(self.batch_shape)
+        return cloud_html(repr(self), point, self.num_points, self.point_mask)
 
     def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         """Sample clouds with gradients, shape `(*sample_shape, *batch_shape, N, D)`."""

@@ -17,17 +17,15 @@ from pyro_pcflow.metrics.outliers import (
 )
 from pyro_pcflow.metrics.protocol import Protocol
 from pyro_pcflow.metrics.report import Report
-from pyro_pcflow.metrics.set_metrics import (
-    OneNearestNeighbour,
-    PermutationInterval,
-    coverage,
-    minimum_matching_distance,
-    one_nearest_neighbour,
-    permutation_interval,
-    spread,
-)
+from pyro_pcflow.metrics.set_metrics import coverage, minimum_matching_distance, spread
 from pyro_pcflow.metrics.tables import Table
 from pyro_pcflow.metrics.transport import sinkhorn
+from pyro_pcflow.metrics.two_sample import (
+    OneNearestNeighbour,
+    PermutationInterval,
+    one_nearest_neighbour,
+    permutation_interval,
+)
 
 __all__ = [
     "DataDescription",

@@ -20,12 +20,8 @@ from pyro_pcflow.metrics.pairs import nonfinite_clouds
 from pyro_pcflow.metrics.protocol import Protocol, library_versions
 from pyro_pcflow.metrics.report import Likelihood, Neighbours, Report
 from pyro_pcflow.metrics.samples import Samples, as_clouds, make_comparable
-from pyro_pcflow.metrics.set_metrics import (
-    ONE_NEAREST_NEIGHBOUR,
-    SET_METRICS,
-    PermutationInterval,
-    permutation_interval,
-)
+from pyro_pcflow.metrics.set_metrics import ONE_NEAREST_NEIGHBOUR, SET_METRICS
+from pyro_pcflow.metrics.two_sample import PermutationInterval, permutation_interval
 from pyro_pcflow.ops.hashing import array_sha256
 
 __all__ = ["DataDescription", "evaluate"]

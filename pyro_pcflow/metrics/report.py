@@ -16,8 +16,8 @@ from torch import Tensor
 from pyro_pcflow.metrics.comparison import compare, deviation, report_html, report_page
 from pyro_pcflow.metrics.likelihood import LogLikelihood
 from pyro_pcflow.metrics.protocol import Protocol
-from pyro_pcflow.metrics.set_metrics import PermutationInterval
 from pyro_pcflow.metrics.tables import write_text
+from pyro_pcflow.metrics.two_sample import PermutationInterval
 from pyro_pcflow.ops.reading import phrase, printable, read_small_text, shortened
 
 __all__ = ["SCHEMA_VERSION", "Likelihood", "Neighbours", "Report"]

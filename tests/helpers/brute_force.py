@@ -105,3 +105,17 @@ def knn_accuracies(samples_samples, references_references, samples_references):
         score[cloud[0]] += (cloud[0] in kinds) / len(kinds)
     total = (score["r"] + score["s"]) / len(clouds)
     return total, score["r"] / num_references, score["s"] / num_samples
+
+
+def matrices(samples, references):
+    """Distances within two sets of points and between them: metrics of sets see nothing else."""
+    return torch.cdist(samples, samples), torch.cdist(references, references), torch.cdist(samples, references)
+
+
+def two_sets(num_samples, num_references, seed, ties):
+    """Points of two sets, on a coarse grid where there are to be ties."""
+    generator = torch.Generator().manual_seed(seed)
+    counts = num_samples, num_references
+    if ties:
+        return [torch.randint(0, 3, (count, 2), generator=generator).double() for count in counts]
+    return [torch.randn(count, 2, generator=generator, dtype=torch.float64) for count in counts]
