@@ -46,10 +46,10 @@ ENDINGS = {
 }
 
 
-def small_flow():
+def small_flow(context_dim=0):
     torch.manual_seed(0)
     # In float64 the kernel that would be compiled first, and start threads, leaves it to torch.
-    return pcf.PointCloudFlow(3, num_couplings=2, hidden_dims=[8]).double()
+    return pcf.PointCloudFlow(3, context_dim, num_couplings=2, hidden_dims=[8]).double()
 
 
 def small_vae():
@@ -60,10 +60,20 @@ def small_vae():
     return vae.double()
 
 
-def train(module, data, steps, out):
+def train(module, data, steps, out, **options):
     logging = pcf.training.Logging(log_every=4, eval_every=10, checkpoint_every=CHECKPOINT_EVERY, pictures=False)
-    options = {"batch_size": 16, "noise": 0.1, "logging": logging, "device": "cpu"}
+    options |= {"batch_size": 16, "noise": 0.1, "logging": logging, "device": "cpu"}
     pcf.fit(module, data, max_steps=steps, out=out, resume=True, **options)
+
+
+def train_with_contexts(inputs, out):
+    clouds = torch.from_numpy(np.load(inputs / "clouds.npy"))
+    train(small_flow(context_dim=3), (clouds, clouds.mean(1)), 150, out)
+
+
+def train_with_adamw(inputs, out):
+    clouds = torch.from_numpy(np.load(inputs / "clouds.npy"))[:2]
+    train(small_flow(), clouds, 150, out, optimizer=lambda weights: torch.optim.AdamW(weights, 3e-3, amsgrad=True))
 
 
 def prepare(inputs):
@@ -92,6 +102,8 @@ def matrices(inputs, out):
 COMMANDS = {
     "train flow": lambda i, o: train(small_flow(), torch.from_numpy(np.load(i / "clouds.npy"))[:2], 150, o),
     "train vae": lambda i, o: train(small_vae(), torch.from_numpy(np.load(i / "clouds.npy")), 50, o),
+    "train contexts": train_with_contexts,
+    "train adamw": train_with_adamw,
     "convert": lambda i, o: cli.main(
         ["convert", str(i / "folder"), "--out", str(o / "new.npy"), "--num-points", "200"]
     ),
@@ -260,7 +272,7 @@ def run(kills, seed, names):
     draw.shuffle(pairs)
     share = {pair: kills // len(pairs) + (number < kills % len(pairs)) for number, pair in enumerate(pairs)}
     total, well = 0, True
-    print(f"{'command':12}{'signal':14}{'kills':>6}  outcome", flush=True)
+    print(f"{'command':16}{'signal':14}{'kills':>6}  outcome", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         for name in names:
             if not any(share[name, kind] for kind in ENDINGS):
@@ -278,7 +290,7 @@ def run(kills, seed, names):
                 if ends or said != "same to the last bit":
                     counts = Counter(ends)
                     total += len(ends)
-                    print(f"{name:12}{kind:14}{len(ends):6}  {said} ({counts['in time']} in time)", flush=True)
+                    print(f"{name:16}{kind:14}{len(ends):6}  {said} ({counts['in time']} in time)", flush=True)
     print(f"{total} kills")
     return well
 

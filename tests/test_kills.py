@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+COMMANDS = ["train flow", "train vae", "train contexts", "train adamw", "convert", "sample", "score", "matrices"]
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not hasattr(os, "fork"), reason="needs forks")]
 
 
@@ -29,6 +30,6 @@ def test_nothing_is_lost_by_a_few_kills():
 
 @pytest.mark.exhaustive
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("name", ["train flow", "train vae", "convert", "sample", "score", "matrices"])
+@pytest.mark.parametrize("name", COMMANDS)
 def test_nothing_is_lost_by_many(name):
     kill("--kills", 20, "--seed", 1, "--commands", name)
