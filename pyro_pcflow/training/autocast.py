@@ -1,4 +1,4 @@
-"""Autocast of hidden layers and activation checkpointing of stacks, for a while."""
+"""Autocast of hidden layers and activation checkpointing of stacks, within a block."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["autocast"]
 def autocast(module: nn.Module, hidden_dtype: torch.dtype | None, recompute: bool) -> Iterator[None]:
     """Set the data type of the hidden layers of a module's networks, and whether its stacks recompute them.
 
-    A backward pass belongs into the same context as its forward pass, which it may repeat. Modules that are not of this
+    A backward pass belongs in the same block as its forward pass, which it may repeat. Modules that are not of this
     library are left alone.
 
     Args:

@@ -1,4 +1,4 @@
-"""What a callback sees of a training."""
+"""Callbacks of a training, and the progress that they are given."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Progress:
 
 
 class Callback:
-    """Sees a training on its way: the base class of loggers and the like; each method does nothing by default.
+    """The base class of callbacks, such as loggers: `fit` calls its methods, each of which does nothing by default.
 
     A callback draws random numbers of its own, which change nothing of the training. An error that it raises ends the
     training like any other: the module holds averaged weights, and the last checkpoint stays. Of several processes, the

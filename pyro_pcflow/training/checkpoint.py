@@ -55,12 +55,12 @@ class ResumableState:
         self._moment: _Moment | None = None
 
     def note(self, **numbers: Any) -> None:
-        """Note that training can go on from here."""
+        """Note a moment from which training can be resumed."""
         if self.folder is not None:
             self._moment = _Moment(numbers, self._random(), self._versions())
 
     def forget(self) -> None:
-        """From here on, until the next moment is noted, the state belongs to no step."""
+        """Forget the moment: until the next is noted, the state belongs to no step."""
         self._moment = None
 
     @property
@@ -99,7 +99,7 @@ class ResumableState:
         return state
 
     def restore(self, state: Mapping[str, Any], *, random: bool) -> None:
-        """Take over what `read` returned; `random` says whether the generators, too."""
+        """Restore what `read` returned, and the random number generators if `random`."""
         self._module.load_state_dict(state["module"])
         for name, average in self._weights.named(self._weights.averages).items():
             average.copy_(state["averages"][name])
@@ -126,9 +126,9 @@ class ResumableState:
         return [tensor._version for tensor in self._watched]
 
     def _check(self, state: Mapping[str, Any]) -> None:
-        """See that a state fits: names, shapes, types, finite numbers, and counters.
+        """Check that a state fits: names, shapes, types, finite numbers, and counters.
 
-        torch believes what it is given: moments of another size than the weights end the process.
+        torch does not: moments of another size than the weights crash the process.
         """
         averages = self._weights.named(self._weights.averages)
         step = _number(state, "step", int)

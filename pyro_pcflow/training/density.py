@@ -152,7 +152,7 @@ class ExactLikelihood(DataObjective):
         return self._description
 
     def to(self, device: torch.device) -> None:
-        """Move points and contexts to a device."""
+        """Move points, contexts and batches to a device."""
         self._data = self._data.to(device)
         self._batches = self._data.batches(self.batch_size, self.sampling.target_points, self.seed)
         self.held_out = [batch.to(device) for batch in self.held_out]

@@ -13,7 +13,7 @@ __all__ = ["Processes", "start_processes"]
 
 
 class Processes:
-    """What a training asks of the processes that share it.
+    """The processes that share a training: their ranks, and how they communicate.
 
     Args:
         fabric: a launched `lightning.fabric.Fabric`, or None for one process alone.
@@ -39,17 +39,17 @@ class Processes:
         return tensor if self._fabric is None else self._fabric.all_reduce(tensor, reduce_op="mean")
 
     def from_first(self, value: Any) -> Any:
-        """What the first process has."""
+        """The value of the first process, on all (a broadcast)."""
         return value if self._fabric is None else self._fabric.broadcast(value)
 
     def wait(self) -> None:
-        """Go on when all have come here."""
+        """Wait until all processes have come here (a barrier)."""
         if self._fabric is not None:
             self._fabric.barrier()
 
 
 def start_processes(device: str | torch.device) -> Processes:
-    """Join the processes that `torchrun` started, or stay alone where it did not.
+    """Join the processes that `torchrun` started; without it, there is one.
 
     Args:
         device: "auto", "cpu" or "cuda"; which GPU a process takes is decided by its number.

@@ -35,7 +35,7 @@ LEARNING_RATE = 3e-3
 
 @dataclass(frozen=True, repr=False)
 class FitResult:
-    """What a training came to.
+    """The result of a training.
 
     Attributes:
         steps: optimiser steps, those before a resumption included.
@@ -184,8 +184,8 @@ def fit(
     if optimizer is not None:
         if lr is not None:
             raise ValueError("lr is that of fit's own optimizer: give yours its learning rate, and leave lr out")
-        look = build(optimizer, nn.Parameter(torch.zeros(1, dtype=dtype_of(module))))
-        lr, options_of_optimizer = rate_of(look), {"optimizer": options_of(look)}
+        trial = build(optimizer, nn.Parameter(torch.zeros(1, dtype=dtype_of(module))))
+        lr, options_of_optimizer = rate_of(trial), {"optimizer": options_of(trial)}
     settings = Settings(max_steps, max_seconds, LEARNING_RATE if lr is None else lr, seed, optimization, logging)
     callbacks = _all_callbacks(callbacks, logging, out)
     processes = start_processes(device)
@@ -218,8 +218,8 @@ def fit(
         )
 
     with interruptible() as interrupts, ExitStack() as until_the_end:
-        until_the_end.enter_context(_telling(kept))
-        with _borrowed(module, chosen_device), seeded(settings.seed + processes.rank, chosen_device):
+        until_the_end.enter_context(_explained_interrupt(kept))
+        with _placed_on(module, chosen_device), seeded(settings.seed + processes.rank, chosen_device):
             objective.to(chosen_device)
             set_units(module, objective)
             if folder is not None and processes.is_first:
@@ -255,7 +255,7 @@ def fit(
 def _all_callbacks(
     callbacks: Sequence[Callback], logging: Logging, out: str | os.PathLike[str] | None
 ) -> list[Callback]:
-    """Those of the user, and pictures where there is a folder for them."""
+    """The callbacks of the user, and `Pictures` if there is a folder for them."""
     if isinstance(callbacks, Callback):
         raise TypeError(f"callbacks: expected a list, got one {type(callbacks).__name__}: put it into one")
     found = list(callbacks)
@@ -326,8 +326,8 @@ def _describe(module: nn.Module) -> dict[str, Any]:
 
 
 @contextmanager
-def _telling(kept: Callable[[], str]) -> Iterator[None]:
-    """Let an interrupt say what was kept, and how to go on."""
+def _explained_interrupt(kept: Callable[[], str]) -> Iterator[None]:
+    """Give an interrupt a message that says what was kept, and how to continue."""
     try:
         yield
     except KeyboardInterrupt as error:
@@ -336,8 +336,8 @@ def _telling(kept: Callable[[], str]) -> Iterator[None]:
 
 
 @contextmanager
-def _borrowed(module: nn.Module, device: torch.device) -> Iterator[None]:
-    """Have a module on a device, without gradients, and give it back where it was and as it was."""
+def _placed_on(module: nn.Module, device: torch.device) -> Iterator[None]:
+    """Move a module to a device and clear its gradients; afterwards restore device, gradients and modes."""
     parameters = list(module.parameters())
     home = parameters[0].device
     gradients = [parameter.grad for parameter in parameters]

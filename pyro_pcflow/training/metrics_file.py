@@ -65,7 +65,7 @@ class MetricsFile:
         return history
 
     def flush(self) -> None:
-        """Have the disk hold what was appended."""
+        """Flush what was appended to the disk."""
         if self.path.exists():
             with self.path.open("rb") as file:
                 os.fsync(file.fileno())

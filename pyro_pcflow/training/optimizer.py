@@ -1,4 +1,4 @@
-"""Optimizers of one vector: Adam, or one that a user's factory makes."""
+"""Optimizers of the vector of all weights: Adam, or one that a user's factory makes."""
 
 from __future__ import annotations
 

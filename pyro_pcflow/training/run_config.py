@@ -46,7 +46,7 @@ class RunConfig:
 
     Args:
         path: the file; need not exist.
-        config: tables of plain values that describe the run of now.
+        config: tables of plain values that describe the present run.
     """
 
     def __init__(self, path: Path, config: dict[str, Any]) -> None:
@@ -66,7 +66,7 @@ class RunConfig:
             file.write(toml.dumps(self._earlier or self.now).encode())
 
     def extend(self, step: int, seconds: float, rate: float, ended: bool) -> None:
-        """Take the new limits into the configuration, and note where they begin to matter.
+        """Record the new limits, and where the run was when it was extended.
 
         Args:
             step: how many steps the run had made.
@@ -81,11 +81,11 @@ class RunConfig:
         self.limits_before = None
 
     def forget(self) -> None:
-        """Take the folder for a new one."""
+        """Forget the earlier run: the folder is a new one."""
         self._earlier, self.limits_before = {}, None
 
     def compare(self) -> None:
-        """Read the file, and see that its run is that of now, whose limits may have grown.
+        """Read the file and check that it describes the same run; only the limits may have grown.
 
         Raises:
             ValueError: if the file is damaged, or the run was started with other settings, naming them.

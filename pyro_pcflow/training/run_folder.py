@@ -35,7 +35,7 @@ class RunFolder:
     `checkpoint.pt`           everything that resuming needs; always complete, never half-written
     `model.pt`                the final weights
     `samples.png`, ...        what callbacks write, such as `Pictures`
-    `.lock`                   locked while a process trains here; once that has ended, in whatever way, it says nothing
+    `.lock`                   locked while a process trains here, and free when that has ended, in whatever way
     ========================  ==========================================================================
 
     Nothing is written before `locked`. Every file appears under its name when it is complete; a process that is killed

@@ -14,7 +14,7 @@ from pyro_pcflow.training.rows import check_share, first_equal, set_apart
 
 __all__ = ["Clouds", "MappedSource", "Source", "first_equal_cloud", "held_out_clouds", "some_points", "split_clouds"]
 
-# Enough to know the units of a data set by.
+# Enough for the units of a data set.
 POINTS_FOR_UNITS = 2**20
 # Enough for a standard error of the bound that is small beside the differences between models.
 MAX_HELD_OUT = 512
@@ -33,11 +33,11 @@ class Source(Protocol):
 
     @property
     def max_points(self) -> int:
-        """Room for points in a cloud."""
+        """Largest number of points in a cloud."""
 
     @property
     def device(self) -> torch.device:
-        """Where batches are."""
+        """The device of batches."""
 
     def __len__(self) -> int: ...
 

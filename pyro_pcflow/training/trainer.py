@@ -144,7 +144,7 @@ class Trainer:
             bar_format="{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}",
         ) as bar:
             try:
-                with self.interrupts.undisguised(), self._cheaply():
+                with self.interrupts.undisguised(), self._autocast():
                     self._run(bar)
             except KeyboardInterrupt:
                 with self.interrupts.held():
@@ -160,7 +160,7 @@ class Trainer:
         self._ended = self.seconds
         self._tell(lambda callback, progress: callback.on_end(progress))
 
-    def _cheaply(self) -> Any:
+    def _autocast(self) -> Any:
         optimization = self.settings.optimization
         return autocast(self.module, PRECISIONS[optimization.precision], optimization.recompute)
 
@@ -181,15 +181,15 @@ class Trainer:
         self._saved = (self.step, self.seconds)
         self._note(pending=self._pending)
         self._tell(lambda callback, progress: callback.on_start(progress))
-        done = self._settle(bar) if self._pending else self.schedule.progress(self.step, self.seconds) >= 1.0
+        done = self._after_step(bar) if self._pending else self.schedule.progress(self.step, self.seconds) >= 1.0
         while not done:
             self.interrupts.check()
             if self.warm_up is not None:
                 self.warm_up.between_steps(self.step)
             self._take_step()
-            done = self._settle(bar)
+            done = self._after_step(bar)
 
-    def _settle(self, bar: ProgressBar) -> bool:
+    def _after_step(self, bar: ProgressBar) -> bool:
         """Evaluate, log and save what is due after a step, and say whether it was the last one."""
         now, logging = self.seconds, self.settings.logging
         done = self.schedule.progress(self.step, now) >= 1.0
@@ -219,7 +219,7 @@ class Trainer:
         return by_time or self.step % logging.checkpoint_every == 0
 
     def _note(self, pending: bool) -> None:
-        """Note that training can go on from here."""
+        """Note a moment from which training can be resumed."""
         self.state.note(step=self.step, scores=self.scores, window=self._window, lr=self._rate, pending=pending)
 
     def _take_step(self) -> None:

@@ -181,7 +181,7 @@ class EvidenceLowerBound(DataObjective):
         return self._description
 
     def to(self, device: torch.device) -> None:
-        """Have the batches on a device."""
+        """Move clouds and batches to a device."""
         if device != self._training.device:
             self._training = self._training.to(device)
             self._evaluated = None if self._evaluated is None else self._evaluated.to(device)

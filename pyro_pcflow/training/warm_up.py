@@ -1,4 +1,4 @@
-"""What a process does at first use, done before the clock of a training starts."""
+"""Warm-up: what a process does at first use, before the clock of a training starts."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class WarmUp:
     Args:
         module: what is trained; it is not evaluated, so that nothing in it changes.
         device: where.
-        patience: seconds that are waited for the kernel; None waits as long as it takes.
+        patience: seconds to wait for the kernel; None for no limit.
     """
 
     def __init__(self, module: nn.Module, device: torch.device, patience: float | None) -> None:

@@ -74,18 +74,18 @@ class FlatParameters:
         return torch.cat(pieces, out=self.values.grad)
 
     def drop_gradients(self) -> None:
-        """Let the next backward pass start from nothing."""
+        """Clear the gradients of all parameters."""
         for parameter in self.parameters.values():
             parameter.grad = None
 
     @torch.no_grad()
     def update_average(self, step: int) -> None:
-        """Take in the weights, after `step` earlier updates."""
+        """Update the average with the weights, after `step` earlier updates."""
         self.averages.lerp_(self.values, 1.0 - min(self.decay, step / (step + 9)))
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
-        """Let the parameters be views of their averages for a while; the weights themselves are not touched."""
+        """Within the block, parameters are views of their averages; the weights are not touched."""
         try:
             self.show(self.averages)
             yield
