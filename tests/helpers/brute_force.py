@@ -119,3 +119,16 @@ def two_sets(num_samples, num_references, seed, ties):
     if ties:
         return [torch.randint(0, 3, (count, 2), generator=generator).double() for count in counts]
     return [torch.randn(count, 2, generator=generator, dtype=torch.float64) for count in counts]
+
+
+def assert_a_nan_stays_in_its_pair(functions, bad):
+    """The value of a pair with a bad coordinate is NaN, and those of the others are as without it."""
+    x = torch.randn(3, 5, 2, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    y = x.flip(1) + 0.1
+    broken = x.clone()
+    broken[1, 3, 0] = bad
+    for function in functions:
+        for values, whole in ((function(broken, y), function(x, y)), (function(y, broken), function(y, x))):
+            assert values.isnan().tolist() == [False, True, False]
+            torch.testing.assert_close(values[[0, 2]], whole[[0, 2]])
+    return broken, y

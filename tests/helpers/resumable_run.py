@@ -9,6 +9,8 @@ from helpers.stand_ins import small_stack, some_points
 
 STEPS = 40
 OPTIONS = {"batch_size": 64, "noise": 0.1, "log_every": 3, "eval_every": 10, "checkpoint_every": 2, "device": "cpu"}
+# What a finished run leaves.
+FILES = {".lock", "config.toml", "metrics.jsonl", "checkpoint.pt", "model.pt"}
 
 
 def run(out, *, before_step=None, tracks=True, max_steps=STEPS, resume=True, **options):
@@ -23,6 +25,10 @@ def stop_at(call, error=KeyboardInterrupt):
             raise error
 
     return before_step
+
+
+def steps_of(out):
+    return [json.loads(line)["step"] for line in (out / "metrics.jsonl").read_text().splitlines()]
 
 
 def losses_of(out):

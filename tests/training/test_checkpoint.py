@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import random
 import shutil
 from pathlib import Path
@@ -12,22 +11,9 @@ import torch
 
 import pyro_pcflow as pcf
 from helpers.flat_fit import fit
-from helpers.resumable_run import OPTIONS, STEPS, losses_of, run, stop_at
+from helpers.resumable_run import FILES, OPTIONS, STEPS, losses_of, run, stop_at
 from helpers.stand_ins import DiagonalGaussian, same_state, small_stack, some_points
 from pyro_pcflow.training import trainer
-
-FILES = {".lock", "config.toml", "metrics.jsonl", "checkpoint.pt", "model.pt"}
-
-
-def steps_of(out):
-    return [json.loads(line)["step"] for line in (out / "metrics.jsonl").read_text().splitlines()]
-
-
-@pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory):
-    out = tmp_path_factory.mktemp("runs") / "whole"
-    module, result = run(out, resume=False)
-    return out, module, result
 
 
 class TestResume:

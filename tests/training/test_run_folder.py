@@ -11,24 +11,12 @@ from filelock import FileLock
 
 import pyro_pcflow as pcf
 from helpers.flat_fit import fit
-from helpers.resumable_run import STEPS, run, stop_at
+from helpers.resumable_run import FILES, STEPS, run, steps_of, stop_at
 from helpers.stand_ins import DiagonalGaussian, same_state, some_points
 from pyro_pcflow.training import pictures, toml
 from pyro_pcflow.training.run_folder import RunFolder
 
-FILES = {".lock", "config.toml", "metrics.jsonl", "checkpoint.pt", "model.pt"}
 SHORT = {"max_steps": 3, "device": "cpu", "batch_size": 50}
-
-
-def steps_of(out):
-    return [json.loads(line)["step"] for line in (out / "metrics.jsonl").read_text().splitlines()]
-
-
-@pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory):
-    out = tmp_path_factory.mktemp("runs") / "whole"
-    module, result = run(out, resume=False)
-    return out, module, result
 
 
 class TestRunFolder:
