@@ -22,7 +22,7 @@ Result = tuple[Tensor, Tensor, Tensor]
 
 @dataclass(frozen=True)
 class Backend:
-    """A backend: functions with the arguments and results of the two operators below."""
+    """A backend: functions with the arguments and results of the two operators below, for at least one point."""
 
     forward: Callable[..., Result]
     backward: Callable[..., Result]
@@ -85,6 +85,8 @@ def couplings(
         Points, log-determinants, and the coordinates that the couplings overwrote, shape `(moved, G, N)`, or nothing.
     """
     program = decode(tuple(code), tuple(limits))
+    if points.numel() == 0:
+        return program.results(points, save)
     arguments = (points.contiguous(), weights.contiguous(), offsets.contiguous())
     return BACKENDS[backend].forward(program, *arguments, inverse, save)
 
@@ -100,12 +102,7 @@ def _(
     save: bool,
     backend: str,
 ) -> Result:
-    num_moved = decode(tuple(code), tuple(limits)).num_moved if save else 0
-    return (
-        torch.empty_like(points, memory_format=torch.contiguous_format),
-        points.new_empty(points.shape[:-1]),
-        points.new_empty((num_moved, *points.shape[:-1])),
-    )
+    return decode(tuple(code), tuple(limits)).results(points, save)
 
 
 @torch.library.custom_op("pyro_pcflow::couplings_backward", mutates_args=())
@@ -124,6 +121,8 @@ def couplings_backward(
 ) -> Result:
     """The gradients of points, weights and offsets; those of the weights are empty unless they are wanted."""
     program = decode(tuple(code), tuple(limits))
+    if out.numel() == 0:
+        return _no_gradients(out, weights, offsets, of_weights)
     arguments = [x.contiguous() for x in (out, saved, weights, offsets, grad_out, grad_log_det)]
     return BACKENDS[backend].backward(program, *arguments, inverse, of_weights)
 
@@ -142,7 +141,12 @@ def _(
     of_weights: bool,
     backend: str,
 ) -> Result:
-    return torch.empty_like(out), weights.new_empty(weights.shape if of_weights else (0,)), torch.empty_like(offsets)
+    return _no_gradients(out, weights, offsets, of_weights)
+
+
+def _no_gradients(out: Tensor, weights: Tensor, offsets: Tensor, of_weights: bool) -> Result:
+    """Zeros in the shapes of the gradients of points, weights and offsets."""
+    return torch.zeros_like(out), weights.new_zeros(weights.shape if of_weights else 0), torch.zeros_like(offsets)
 
 
 def _keep_for_backward(ctx: Any, inputs: tuple, output: Result) -> None:

@@ -9,6 +9,7 @@ from enum import IntEnum
 from functools import lru_cache
 from itertools import pairwise
 
+import torch
 from torch import Tensor
 
 __all__ = ["MAX_COORDINATES", "Activation", "Coupling", "Network", "Parameters", "Program", "decode"]
@@ -149,6 +150,14 @@ class Program:
     def num_moved(self) -> int:
         """How many coordinates the couplings overwrite in all."""
         return sum(len(coupling.moved) for coupling in self.couplings)
+
+    def results(self, points: Tensor, save: bool) -> tuple[Tensor, Tensor, Tensor]:
+        """Memory for what `pyro_pcflow.kernels.operator.couplings` returns for points of shape `(G, N, D)`."""
+        return (
+            torch.empty_like(points, memory_format=torch.contiguous_format),
+            points.new_empty(points.shape[:-1]),
+            points.new_empty(self.num_moved if save else 0, *points.shape[:-1]),
+        )
 
     def multiply_adds(self) -> int:
         """Multiplications of weights that a point costs."""

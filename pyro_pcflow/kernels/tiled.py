@@ -31,9 +31,7 @@ def forward(
     program: Program, points: Tensor, weights: Tensor, offsets: Tensor, inverse: bool, save: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """See `pyro_pcflow.kernels.operator.couplings`."""
-    out = torch.empty_like(points)
-    log_det = points.new_zeros(points.shape[:-1])
-    saved = points.new_empty(program.num_moved if save else 0, *points.shape[:-1])
+    out, log_det, saved = program.results(points, save)
     workspace = _Workspace(points)
     steps = _steps(program, weights, offsets, inverse)
     for tile in _tiles(points):

@@ -38,6 +38,15 @@ def make(options, dtype=torch.float32):
     return stack.to(dtype)
 
 
+def example_of(options, clouds, points):
+    """A stack of some options, points and contexts; None for the contexts where it takes none."""
+    stack = make(options)
+    torch.manual_seed(1)
+    x = torch.randn(clouds, points, options["point_dim"])
+    context = options.get("context_dim")
+    return stack, x, torch.randn(clouds, 1, context) if context else None
+
+
 def example(backend, dtype=torch.float32, clouds=3, points=100, **options):
     """A stack, points and contexts."""
     stack = make({**OPTIONS, **options}, dtype)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import hypothesis.strategies as st
 import pytest
-import torch
 from hypothesis import HealthCheck, given, settings
 
-from helpers.comparison import assert_as_exact_as_plain, make
+from helpers.comparison import assert_as_exact_as_plain, example_of
 from pyro_pcflow.kernels.gpu import launch as fused_gpu
 from pyro_pcflow.nn.conditioner import CONDITIONINGS
 from pyro_pcflow.ops.network import ACTIVATIONS
@@ -49,8 +48,4 @@ def configurations(draw):
 @given(configuration=configurations())
 def test_values_and_gradients_are_those_of_the_plain_way(backend, inverse, configuration):
     options, clouds, points = configuration
-    stack = make(options)
-    torch.manual_seed(1)
-    x = torch.randn(clouds, points, options["point_dim"])
-    context = torch.randn(clouds, 1, options["context_dim"]) if options["context_dim"] else None
-    assert_as_exact_as_plain(stack, x, context, inverse, backend)
+    assert_as_exact_as_plain(*example_of(options, clouds, points), inverse, backend)

@@ -54,17 +54,9 @@ def forward(
     program: Program, points: Tensor, weights: Tensor, offsets: Tensor, inverse: bool, save: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """See `pyro_pcflow.kernels.operator.couplings`; float32 on a CPU."""
-    groups, count, _ = points.shape
-    out = torch.empty_like(points)
-    log_det = points.new_empty(groups, count)
-    saved = points.new_empty(program.num_moved if save else 0, groups, count)
-    if points.numel() > 0:
-        _call(
-            load().pcf_run,
-            program,
-            (points, inverse),
-            (points, weights, offsets, out, log_det, saved if save else None),
-        )
+    out, log_det, saved = program.results(points, save)
+    arrays = (points, weights, offsets, out, log_det, saved if save else None)
+    _call(load().pcf_run, program, points.shape, inverse, arrays)
     return out, log_det, saved
 
 
@@ -81,27 +73,28 @@ def backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """See `pyro_pcflow.kernels.operator.couplings_backward`; float32 on a CPU."""
     grad_points = torch.empty_like(out)
-    if out.numel() == 0:
-        return grad_points, weights.new_zeros(weights.shape if of_weights else 0), torch.zeros_like(offsets)
     grad_weights = weights.new_empty(weights.shape if of_weights else 0)
     grad_offsets = torch.empty_like(offsets)
     inputs = (out, saved, weights, offsets, grad_out, grad_log_det)
     outputs = (grad_points, grad_weights if of_weights else None, grad_offsets)
-    _call(load().pcf_run_backward, program, (out, inverse), (*inputs, *outputs))
+    _call(load().pcf_run_backward, program, out.shape, inverse, (*inputs, *outputs))
     return grad_points, grad_weights, grad_offsets
 
 
 def _call(
-    function: ctypes._NamedFuncPointer, program: Program, shape: tuple, arrays: tuple[Tensor | None, ...]
+    function: ctypes._NamedFuncPointer,
+    program: Program,
+    shape: torch.Size,
+    inverse: bool,
+    arrays: tuple[Tensor | None, ...],
 ) -> None:
-    points, inverse = shape
     code, limits = program.code(), program.limits()
     status = function(
         (ctypes.c_int32 * len(code))(*code),
         (ctypes.c_float * len(limits))(*limits),
         ctypes.c_int(inverse),
-        ctypes.c_int64(points.shape[0]),
-        ctypes.c_int64(points.shape[1]),
+        ctypes.c_int64(shape[0]),
+        ctypes.c_int64(shape[1]),
         *[ctypes.c_void_p(None if x is None else x.data_ptr()) for x in arrays],
         ctypes.c_int(torch.get_num_threads()),
         ctypes.c_void_p(None) if _forked else _team(),
@@ -109,4 +102,4 @@ def _call(
     if status == 2:
         raise RuntimeError("the fused kernel counted too little scratch memory: a bug of pyro_pcflow, please report it")
     if status != 0:
-        raise MemoryError(f"no memory for the fused kernel over points of shape {tuple(points.shape)}")
+        raise MemoryError(f"no memory for the fused kernel over points of shape {tuple(shape)}")

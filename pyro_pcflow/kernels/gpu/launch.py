@@ -35,12 +35,7 @@ def forward(
     program: Program, points: Tensor, weights: Tensor, offsets: Tensor, inverse: bool, save: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """See `pyro_pcflow.kernels.operator.couplings`; float32 on a GPU."""
-    groups, count, _ = points.shape
-    out = torch.empty_like(points)
-    log_det = points.new_empty(groups, count)
-    saved = points.new_empty(program.num_moved if save else 0, groups, count)
-    if points.numel() == 0:
-        return out, log_det, saved
+    out, log_det, saved = program.results(points, save)
     records = records_of(program, points.device)
     grid = _Grid.of(points, BLOCKS_PER_PROCESSOR)
     scratch = points.new_empty(grid.blocks, records.rows + MAX_OUTPUTS, grid.tile)
@@ -77,8 +72,6 @@ def backward(
     """See `pyro_pcflow.kernels.operator.couplings_backward`; float32 on a GPU."""
     grad_points, grad_offsets = torch.empty_like(out), torch.zeros_like(offsets)
     size = len(weights) if of_weights else 0
-    if out.numel() == 0:
-        return grad_points, weights.new_zeros(size), grad_offsets
     records = records_of(program, out.device)
     grid = _Grid.of(out, BLOCKS_PER_PROCESSOR_BACK, MAX_PARTS // max(size, 1))
     scratch = out.new_empty(grid.blocks, 3 * records.rows + 2 * MAX_OUTPUTS, grid.tile)

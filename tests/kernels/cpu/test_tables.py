@@ -10,7 +10,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 
 import pyro_pcflow as pcf
-from helpers.comparison import assert_as_exact_as_plain, make
+from helpers.comparison import assert_as_exact_as_plain, example_of, make
 from pyro_pcflow.kernels.cpu.build import INSTRUCTION_SETS
 from pyro_pcflow.nn.conditioner import CONDITIONINGS
 
@@ -46,11 +46,7 @@ def configurations(draw):
 @given(configuration=configurations())
 def test_values_and_gradients(backend, inverse, configuration):
     options, clouds, points = configuration
-    stack = make(options)
-    torch.manual_seed(1)
-    x = torch.randn(clouds, points, options["point_dim"])
-    context = torch.randn(clouds, 1, options["context_dim"]) if options["context_dim"] else None
-    assert_as_exact_as_plain(stack, x, context, inverse, backend)
+    assert_as_exact_as_plain(*example_of(options, clouds, points), inverse, backend)
 
 
 def simple(activation="relu", **options):
