@@ -110,7 +110,7 @@ def draw_samples(
         clouds = as_clouds(samples, "samples", ranks=(3, 4))
         if clouds.dim() == 4:
             if draws not in (None, len(clouds)):
-                raise ValueError(f"draws: {len(clouds)} are in samples, of shape {tuple(clouds.shape)}, got {draws}")
+                raise ValueError(f"draws: samples of shape {tuple(clouds.shape)} are {len(clouds)} draws, got {draws}")
             sets = [choose_clouds(some, num_clouds, "samples", seed, f"draw {k}") for k, some in enumerate(clouds)]
         else:
             whole = choose_clouds(clouds, num_clouds * (draws or 1), "samples", seed, "draws")
@@ -118,7 +118,7 @@ def draw_samples(
         if num_points is None and clouds.shape[-2] != expected_points:
             raise ValueError(
                 f"samples and references have {clouds.shape[-2]} and {expected_points} points per cloud, and distances "
-                f"depend on that number: give num_points={min(clouds.shape[-2], expected_points)} to compare so many"
+                f"depend on that number: give num_points={min(clouds.shape[-2], expected_points)} to compare that many"
             )
     elif callable(samples):
         for k in range(draws or 1):
@@ -127,7 +127,7 @@ def draw_samples(
             if sets[-1].shape[:2] != (num_clouds, count):
                 found = tuple(sets[-1].shape)
                 raise ValueError(
-                    f"samples: expected {num_clouds} clouds of {count} points of the function, got {found}"
+                    f"samples: expected the function to return {num_clouds} clouds of {count} points, got {found}"
                 )
     else:
         raise TypeError(f"samples: expected a tensor, an array or a function, got {type(samples).__name__}")

@@ -70,7 +70,7 @@ class Classes:
             self.add(cls)
 
     def add(self, cls: type) -> None:
-        """Know a class from now on."""
+        """Register a class."""
         if not isinstance(cls, type):
             raise TypeError(f"expected classes, as in custom=[MyClass], got {shortened(cls)}")
         name = cls.__name__

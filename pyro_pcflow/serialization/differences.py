@@ -1,4 +1,4 @@
-"""What of a module its configuration would not bring back."""
+"""What a module has that a new one of its configuration would not have."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def difference(module: nn.Module, name: str, config: dict[str, Any], classes: Cl
         names = [sorted(key for key, _ in getattr(one, f"named_{kind}")()) for one in (module, new)]
         if names[0] != names[1]:
             changed = sorted({*names[0]} ^ {*names[1]})
-            return f"its {kind} are others than its config describes: {', '.join(changed[:3])}"
+            return f"its {kind} differ from those that its config describes: {', '.join(changed[:3])}"
     return difference_of_states(module.state_dict(), new.state_dict())
 
 
@@ -59,7 +59,7 @@ def difference_of_states(state: Mapping[str, Any], expected: Mapping[str, Any]) 
             }:
                 return f"the entry {key!r} is {shortened(value)} of another form"
         elif not isinstance(value, Tensor):
-            return f"the entry {key!r} is {shortened(value)} and no tensor"
+            return f"the entry {key!r} is {shortened(value)}, not a tensor"
         elif value.shape != new.shape:
             return f"{key!r} has the shape {tuple(value.shape)}, where the configuration makes {tuple(new.shape)}"
         elif value.is_floating_point() != new.is_floating_point() or (

@@ -229,11 +229,17 @@ NAN = torch.full((4, 9, 3), torch.nan)
         (clouds(4, 9), clouds(4, 9), {"normalization": "unit"}, ValueError, "normalization: expected one of"),
         (clouds(4, 9), torch.ones(4, 9, 3), {"normalization": "per_cloud"}, ValueError, "have no scale"),
         (clouds(4, 9), clouds(4, 9), {"draws": 0}, ValueError, "draws: expected at least 1"),
-        (torch.zeros(2, 4, 9, 3), clouds(4, 9), {"draws": 3}, ValueError, "draws: 2 are in samples"),
+        (
+            torch.zeros(2, 4, 9, 3),
+            clouds(4, 9),
+            {"draws": 3},
+            ValueError,
+            "shape .* are 2 draws, got 3",
+        ),
         (torch.zeros(4, 9, 3, dtype=torch.int64), clouds(4, 9), {}, TypeError, "float32 or float64, got torch.int64"),
         ([[0.0]], clouds(4, 9), {}, TypeError, "a tensor, an array or a function, got list"),
         (torch.zeros(4, 9), clouds(4, 9), {}, ValueError, r"expected shape \(S, N, D\) or \(draws, S, N, D\)"),
-        (lambda s, n: torch.zeros(s, n + 1, 3), clouds(4, 9), {}, ValueError, "4 clouds of 9 points of the function"),
+        (lambda s, n: torch.zeros(s, n + 1, 3), clouds(4, 9), {}, ValueError, "the function to return 4 clouds of 9"),
     ],
 )
 def test_errors(samples, references, options, error, words):
