@@ -279,13 +279,13 @@ assert abs(nats[1] - nats[1000] - 3 * math.log(1000)) < 0.05
 # %%
 centre, spread = held_out.mean((0, 1)), held_out.std((0, 1))
 sphere = torch.nn.functional.normalize(torch.randn(num_clouds, num_points, 3), dim=-1)
-strangers = {
+other_kinds = {
     "ellipsoids": centre + spread * sphere,
     "half size": centre + 0.5 * (held_out - centre),
     "chairs": pcf.data.load_example("chair", num_points)[..., [2, 0, 1]],  # upright like the bodies
     "cool": sample(num_clouds, num_points, 0.6),
 }
-examples = {"body": held_out[0], **{name: clouds[0] for name, clouds in strangers.items()}}
+examples = {"body": held_out[0], **{name: clouds[0] for name, clouds in other_kinds.items()}}
 pcf.plotting.plot_clouds(list(examples.values()), titles=list(examples), up="z", size=1.5)
 
 # %%
@@ -297,7 +297,7 @@ complexity = metrics.gaussian_complexity(held_out)
 result = {}
 for model, score in models.items():
     inside = score(held_out).per_point
-    for name, clouds in strangers.items():
+    for name, clouds in other_kinds.items():
         outside, other = score(clouds).per_point, metrics.gaussian_complexity(clouds)
         result[model, name] = found = metrics.out_of_distribution_auroc(
             inside, outside, inside_complexity=complexity, outside_complexity=other
