@@ -158,6 +158,8 @@ FLOWS = {
     "default": {},
     "conditional base": {"base": "conditional"},
     "additive": {"coupling": "additive"},
+    "splines": {"coupling": "spline"},
+    "cubic": {"coupling": "cubic"},
     "normed and mixed": {"lu_linear": True, "act_norm": True},
 }
 

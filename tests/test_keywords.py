@@ -31,11 +31,15 @@ PASSES_WORDS_ON = {
     "conditional_point_coupling": lambda **word: pcf.transforms.conditional_point_coupling(
         3, 2, pcf.transforms.Affine(), **word
     ),
+    "conditional_cubic_point_coupling": lambda **word: pcf.transforms.conditional_cubic_point_coupling(3, 2, **word),
+    "conditional_spline_point_coupling": lambda **word: pcf.transforms.conditional_spline_point_coupling(3, 2, **word),
     "coupling_stack": lambda **word: pcf.transforms.coupling_stack(3, **word),
+    "cubic_point_coupling": lambda **word: pcf.transforms.cubic_point_coupling(3, **word),
     "latent_flow": lambda **word: pcf.models.latent_flow(2, **word),
     "point_coupling": lambda **word: pcf.transforms.point_coupling(3, pcf.transforms.Affine(), **word),
     "preset": lambda **word: pcf.models.preset("dpf", **word),
     "save_html": lambda **word: pcf.plotting.save_html(torch.zeros(1, 2, 3), "never.html", **word),
+    "spline_point_coupling": lambda **word: pcf.transforms.spline_point_coupling(3, **word),
 }
 VAE = {"latent_dim": 2, "decoder": SMALL}
 HOLDS_WORDS = {

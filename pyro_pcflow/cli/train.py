@@ -67,7 +67,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--coupling",
         nargs="+",
         metavar=("NAME", "OPTION=VALUE"),
-        help="what a coupling does to a coordinate: affine, additive, or a class of --custom with its options",
+        help="what a coupling does to a coordinate: affine, additive, spline, cubic, or a class of --custom with its "
+        "options",
     )
     add_custom(parser)
     parser.add_argument(
@@ -271,7 +272,7 @@ def _coupling(words: list[str], custom: Mapping[str, type]) -> Any:
     if name not in COUPLINGS:
         raise ValueError(f"--coupling must be one of {', '.join([*COUPLINGS, *custom])}, got {name!r}")
     if options:
-        raise ValueError(f"--coupling {name}: {rest[0]} is for a class of --custom; give it by --set")
+        raise ValueError(f"--coupling {name}: {rest[0]} is for a class of --custom")
     return name
 
 

@@ -30,8 +30,10 @@ PARTS = {
     "ConditionalPointCoupling": "pyro_pcflow.transforms",
     "Conditioner": "pyro_pcflow.nn",
     "CouplingStack": "pyro_pcflow.transforms",
+    "CubicRational": "pyro_pcflow.transforms",
     "LULinear": "pyro_pcflow.transforms",
     "PointCoupling": "pyro_pcflow.transforms",
+    "RationalQuadraticSpline": "pyro_pcflow.transforms",
     "SeparateConditioners": "pyro_pcflow.nn",
     "Standardize": "pyro_pcflow.transforms",
 }

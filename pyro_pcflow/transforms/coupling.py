@@ -12,16 +12,12 @@ from pyro_pcflow.nn.conditioner import Conditioner, SeparateConditioners
 from pyro_pcflow.ops.coupling import merge, split
 from pyro_pcflow.ops.options import check_options, option_names
 from pyro_pcflow.transforms.base import ConditionalPointTransform, PointTransform
-from pyro_pcflow.transforms.elementwise import Additive, Affine, Elementwise, check_elementwise
+from pyro_pcflow.transforms.elementwise import Elementwise, check_elementwise
 from pyro_pcflow.transforms.masks import check_mask, coupling_masks, mask_repr
 
 __all__ = [
     "ConditionalPointCoupling",
     "PointCoupling",
-    "additive_point_coupling",
-    "affine_point_coupling",
-    "conditional_additive_point_coupling",
-    "conditional_affine_point_coupling",
     "conditional_point_coupling",
     "point_coupling",
 ]
@@ -88,6 +84,7 @@ class PointCoupling(_PointCoupling, PointTransform):
 
     Examples:
         >>> from pyro_pcflow.nn import Conditioner
+        >>> from pyro_pcflow.transforms import Affine
         >>> coupling = PointCoupling([True, False, False], Affine(), Conditioner(1, [4], [16]))
         >>> point = torch.tensor([1.0, 2.0, 3.0])
         >>> float(coupling(point)[0].detach())  # kept
@@ -119,6 +116,7 @@ class ConditionalPointCoupling(_PointCoupling, ConditionalPointTransform):
 
     Examples:
         >>> from pyro_pcflow.nn import Conditioner
+        >>> from pyro_pcflow.transforms import Affine
         >>> conditioner = Conditioner(1, [4], [16], context_dim=8)
         >>> coupling = ConditionalPointCoupling([True, False, False], Affine(), conditioner, 8)
         >>> coupling.condition(torch.randn(5, 8))(torch.randn(5, 3)).shape
@@ -167,6 +165,7 @@ def point_coupling(
         ValueError: if a size or a name is out of range.
 
     Examples:
+        >>> from pyro_pcflow.transforms import Affine
         >>> coupling = point_coupling(3, Affine(max_log_scale=0.5), hidden_dims=[64, 64])
         >>> coupling(torch.randn(100, 3)).shape
         torch.Size([100, 3])
@@ -204,6 +203,7 @@ def conditional_point_coupling(
         ValueError: if a size or a name is out of range.
 
     Examples:
+        >>> from pyro_pcflow.transforms import Affine
         >>> coupling = conditional_point_coupling(3, 8, Affine(), hidden_dims=[64, 64], conditioning="film")
         >>> clouds, contexts = torch.randn(4, 100, 3), torch.randn(4, 1, 8)
         >>> coupling.condition(contexts)(clouds).shape
@@ -227,78 +227,6 @@ CONDITIONAL_OPTIONS = (
     *CONDITIONER_OPTIONS,
 )
 PLAIN_OPTIONS = tuple(name for name in CONDITIONAL_OPTIONS if name not in CONTEXT_OPTIONS)
-
-
-def affine_point_coupling(point_dim: int, *, max_log_scale: float = 1.0, **options: Any) -> PointCoupling:
-    """Make an affine coupling (RealNVP) with its conditioner.
-
-    Args:
-        point_dim: number of coordinates `D`, at least 2.
-        max_log_scale: smooth bound of the log-scale.
-        **options: as for `point_coupling`.
-
-    Examples:
-        >>> import pyro.distributions as dist
-        >>> coupling = affine_point_coupling(3, hidden_dims=[64, 64])
-        >>> noise = dist.Normal(torch.zeros(3), torch.ones(3)).to_event(1)
-        >>> dist.TransformedDistribution(noise, [coupling]).log_prob(torch.randn(100, 3)).shape
-        torch.Size([100])
-    """
-    check_options(options, ["max_log_scale", *PLAIN_OPTIONS], "affine_point_coupling")
-    return point_coupling(point_dim, Affine(max_log_scale), **options)
-
-
-def conditional_affine_point_coupling(
-    point_dim: int, context_dim: int, *, max_log_scale: float = 1.0, **options: Any
-) -> ConditionalPointCoupling:
-    """Make a conditional affine coupling with its conditioner.
-
-    Args:
-        point_dim: number of coordinates `D`, at least 2.
-        context_dim: size `C` of a context, at least 1.
-        max_log_scale: smooth bound of the log-scale.
-        **options: as for `conditional_point_coupling`.
-
-    Examples:
-        >>> coupling = conditional_affine_point_coupling(3, 8, hidden_dims=[64, 64])
-        >>> clouds, contexts = torch.randn(4, 100, 3), torch.randn(4, 1, 8)
-        >>> coupling.condition(contexts)(clouds).shape
-        torch.Size([4, 100, 3])
-    """
-    check_options(options, ["max_log_scale", *CONDITIONAL_OPTIONS], "conditional_affine_point_coupling")
-    return conditional_point_coupling(point_dim, context_dim, Affine(max_log_scale), **options)
-
-
-def additive_point_coupling(point_dim: int, **options: Any) -> PointCoupling:
-    """Make an additive coupling (NICE), which preserves volume, with its conditioner.
-
-    Args:
-        point_dim: number of coordinates `D`, at least 2.
-        **options: as for `point_coupling`.
-
-    Examples:
-        >>> coupling = additive_point_coupling(2, hidden_dims=[16])
-        >>> x = torch.randn(10, 2)
-        >>> float(coupling.log_abs_det_jacobian(x, coupling(x)).abs().max())
-        0.0
-    """
-    return point_coupling(point_dim, Additive(), **options)
-
-
-def conditional_additive_point_coupling(point_dim: int, context_dim: int, **options: Any) -> ConditionalPointCoupling:
-    """Make a conditional additive coupling with its conditioner.
-
-    Args:
-        point_dim: number of coordinates `D`, at least 2.
-        context_dim: size `C` of a context, at least 1.
-        **options: as for `conditional_point_coupling`.
-
-    Examples:
-        >>> coupling = conditional_additive_point_coupling(3, 8, hidden_dims=[16])
-        >>> coupling.condition(torch.randn(4, 1, 8))(torch.randn(10, 3)).shape
-        torch.Size([4, 10, 3])
-    """
-    return conditional_point_coupling(point_dim, context_dim, Additive(), **options)
 
 
 def _mask_or_default(mask: Sequence[bool] | None, point_dim: int) -> tuple[bool, ...]:

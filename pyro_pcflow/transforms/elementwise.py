@@ -10,8 +10,18 @@ import torch
 from torch import Tensor
 
 from pyro_pcflow.ops.coupling import affine_map, tanh_bound
+from pyro_pcflow.ops.cubic_rational import cubic_rational, cubic_rational_inverse
+from pyro_pcflow.ops.rational_quadratic import rational_quadratic, rational_quadratic_inverse
 
-__all__ = ["COUPLINGS", "Additive", "Affine", "Elementwise", "check_elementwise"]
+__all__ = [
+    "COUPLINGS",
+    "Additive",
+    "Affine",
+    "CubicRational",
+    "Elementwise",
+    "RationalQuadraticSpline",
+    "check_elementwise",
+]
 
 
 class Elementwise:
@@ -127,8 +137,115 @@ class Additive(Elementwise):
         return y + parameters.squeeze(-1), torch.zeros_like(y)
 
 
+class _Bend(Elementwise):
+    """A bend of each coordinate that is nonlinear, behind an affine map from data to noise, by which training goes."""
+
+    affine: Affine
+
+    def forward_and_log_det(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
+        x, slope = self._unbent(x, _leading(parameters[..., 2:]))
+        y, log_det = self.affine.forward_and_log_det(x, parameters[..., :2])
+        return y, log_det - slope.log()
+
+    def inverse_and_log_det(self, y: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
+        y, log_det = self.affine.inverse_and_log_det(y, parameters[..., :2])
+        x, slope = self._bent(y, _leading(parameters[..., 2:]))
+        return x, log_det + slope.log()
+
+    def _bent(self, y: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
+        """Carry data to noise: the images and the slopes there, given parameters `(K - 2, *batch, M)`."""
+        raise NotImplementedError
+
+    def _unbent(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
+        """Undo `_bent`: the preimages, and the slopes of `_bent` there."""
+        raise NotImplementedError
+
+
+class RationalQuadraticSpline(_Bend):
+    """Scale and shift, then a monotone rational-quadratic spline (neural spline flows), from data to noise.
+
+    Durkan, Bekasov, Murray and Papamakarios, Neural spline flows, NeurIPS 2019. Outside of `[-bound, bound]` the spline
+    is the identity. Both directions have a closed form.
+
+    Args:
+        num_bins: number of bins.
+        bound: where the spline ends, in units of the noise.
+        max_log_scale: smooth bound of the log-scale of the affine map.
+
+    Raises:
+        ValueError: if there are fewer than two bins, or a bound is not positive and finite.
+
+    Examples:
+        >>> spline = RationalQuadraticSpline(num_bins=8)
+        >>> noise, log_det = spline.inverse_and_log_det(torch.randn(5, 1), torch.randn(5, 1, spline.num_parameters))
+        >>> noise.shape, log_det.shape
+        (torch.Size([5, 1]), torch.Size([5, 1]))
+    """
+
+    def __init__(self, num_bins: int = 8, bound: float = 3.0, max_log_scale: float = 1.0) -> None:
+        if num_bins < 2:
+            raise ValueError(f"num_bins must be at least 2, got {num_bins}")
+        if not 0 < bound < float("inf"):
+            raise ValueError(f"bound must be positive and finite, got {bound}")
+        self.affine = Affine(max_log_scale)
+        self.bound = bound
+        self.num_parameters = 2 + 3 * num_bins - 1
+        self.config = {"num_bins": num_bins, "bound": bound, "max_log_scale": max_log_scale}
+
+    def _bent(self, y: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
+        return rational_quadratic(y, parameters, self.bound)
+
+    def _unbent(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
+        return rational_quadratic_inverse(x, parameters, self.bound)
+
+
+class CubicRational(_Bend):
+    """Scale and shift, then terms `x + lambda (x - gamma) / (1 + (x - gamma)^2 / sigma^2)`, from data to noise.
+
+    Analytic bijections, arXiv 2601.10774. The terms act one after the other, are smooth everywhere, and are the
+    identity far away. `-0.95 < lambda < 7.5` keeps their slopes positive, and `sigma` stays between 0.05 and 20. From
+    noise to data each is the one real root of a cubic polynomial.
+
+    Args:
+        num_terms: number of terms.
+        max_log_scale: smooth bound of the log-scale of the affine map.
+
+    Raises:
+        ValueError: if there is no term, or the bound is not positive and finite.
+
+    Examples:
+        >>> bend = CubicRational(num_terms=4)
+        >>> noise, log_det = bend.inverse_and_log_det(torch.randn(5, 1), torch.randn(5, 1, bend.num_parameters))
+        >>> noise.shape, log_det.shape
+        (torch.Size([5, 1]), torch.Size([5, 1]))
+    """
+
+    def __init__(self, num_terms: int = 4, max_log_scale: float = 1.0) -> None:
+        if num_terms < 1:
+            raise ValueError(f"num_terms must be at least 1, got {num_terms}")
+        self.affine = Affine(max_log_scale)
+        self.num_parameters = 2 + 3 * num_terms
+        self.config = {"num_terms": num_terms, "max_log_scale": max_log_scale}
+
+    def _bent(self, y: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
+        return cubic_rational(y, parameters)
+
+    def _unbent(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
+        return cubic_rational_inverse(x, parameters)
+
+
+def _leading(parameters: Tensor) -> Tensor:
+    """One parameter of all coordinates after the other, in memory, too, which makes arithmetic faster."""
+    return parameters.movedim(-1, 0).contiguous()
+
+
 # By name, each under the bound of a layer's log-scale.
-COUPLINGS: dict[str, Callable[[float], Elementwise]] = {"affine": Affine, "additive": lambda _: Additive()}
+COUPLINGS: dict[str, Callable[[float], Elementwise]] = {
+    "affine": Affine,
+    "additive": lambda _: Additive(),
+    "spline": lambda limit: RationalQuadraticSpline(max_log_scale=limit),
+    "cubic": lambda limit: CubicRational(max_log_scale=limit),
+}
 
 
 def check_elementwise(elementwise: Any) -> Elementwise:

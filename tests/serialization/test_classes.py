@@ -85,6 +85,8 @@ SAVED = {
         3, num_couplings=2, context_dim=2, separate_networks=True, context_layers=[0], **SMALL
     ),
     "coupling": lambda: T.additive_point_coupling(3, mask=[True, False, True], num_frequencies=2, **SMALL),
+    "spline": lambda: T.spline_point_coupling(3, num_bins=3, bound=2.0, max_log_scale=0.5, **SMALL),
+    "cubic": lambda: T.cubic_point_coupling(3, num_terms=2, max_log_scale=0.5, **SMALL),
     "permutation": lambda: T.lu_linear(3, permutation=[2, 0, 1], max_log_scale=0.5),
     "units": lambda: T.standardize(3),
     "encoder": lambda: pcf.nn.CloudEncoder(3, [2, 2], point_dims=[4], hidden_dims=[3], context_dim=2),

@@ -18,7 +18,13 @@ T = pcf.transforms
 SMALL = {"num_couplings": 3, "hidden_dims": [6]}
 
 
-MAPS = {"affine": T.Affine(0.7), "additive": T.Additive(), "of another": Bend(0.5)}
+MAPS = {
+    "affine": T.Affine(0.7),
+    "additive": T.Additive(),
+    "spline": T.RationalQuadraticSpline(num_bins=5, bound=2.0, max_log_scale=0.5),
+    "cubic": T.CubicRational(num_terms=3, max_log_scale=0.5),
+    "of another": Bend(0.5),
+}
 
 
 @given(
@@ -52,37 +58,14 @@ def test_a_bound_is_positive_and_finite(bound):
         T.Affine(bound)
 
 
-class Named(torch.nn.Module):
-    """A conditioner that gives the same numbers to every point."""
-
-    def __init__(self, *outputs):
-        super().__init__()
-        self.outputs = [torch.tensor(output).double() for output in outputs]
-
-    def forward(self, kept, context=None):
-        return tuple(output.expand(*kept.shape[:-1], -1) for output in self.outputs)
-
-
-@pytest.mark.parametrize("outputs", [([10.0, 20.0, 0.1, 0.2],), ([10.0, 20.0], [0.1, 0.2])])
-def test_a_conditioner_gives_one_parameter_after_the_other(outputs):
-    """The first of all moved coordinates, then the second, in one tensor or in several."""
-    coupling = T.PointCoupling([False, True, False], T.Affine(1.0), Named(*outputs))
-    x = torch.tensor([1.0, 2.0, 3.0]).double()
-    noise, log_det = coupling.inverse_and_log_det(x)
-    scales = [math.tanh(0.1), math.tanh(0.2)]
-    expected = [1 * math.exp(scales[0]) + 10, 2.0, 3 * math.exp(scales[1]) + 20]
-    assert noise.tolist() == pytest.approx(expected)
-    assert log_det.item() == pytest.approx(sum(scales))
-
-
 def test_what_is_no_elementwise_map_is_refused():
     for wrong in (Bend, "affine", torch.nn.Identity()):
         with pytest.raises(TypeError, match="expected an Elementwise, such as Affine"):
             T.point_coupling(3, wrong)
     with pytest.raises(TypeError, match="expected an Elementwise"):
         pcf.PointCloudFlow(3, coupling=Bend)
-    with pytest.raises(ValueError, match="affine, additive, or an Elementwise, got 'spline'"):
-        pcf.PointCloudFlow(3, coupling="spline")
+    with pytest.raises(ValueError, match="affine, additive, spline, cubic, or an Elementwise, got 'splines'"):
+        pcf.PointCloudFlow(3, coupling="splines")
 
     class Without(T.Elementwise):
         num_parameters = 0

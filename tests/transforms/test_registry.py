@@ -36,8 +36,12 @@ PLAIN = {
     "affine, residual": lambda dim: T.affine_point_coupling(dim, hidden_dims=[6] * 3, activation="tanh", residual=True),
     "affine, two networks": lambda dim: T.affine_point_coupling(dim, separate_networks=True, **SMALL),
     "additive": lambda dim: T.additive_point_coupling(dim, **SMALL),
+    "spline": lambda dim: T.spline_point_coupling(dim, num_bins=4, **SMALL),
+    "cubic": lambda dim: T.cubic_point_coupling(dim, num_terms=2, **SMALL),
     "stack": lambda dim: T.coupling_stack(dim, num_couplings=4, **SMALL),
     "stack, additive": lambda dim: T.coupling_stack(dim, num_couplings=3, coupling="additive", **SMALL),
+    "stack, splines": lambda dim: T.coupling_stack(dim, num_couplings=3, coupling="spline", **SMALL),
+    "stack, cubic": lambda dim: T.coupling_stack(dim, num_couplings=3, coupling="cubic", **SMALL),
     "stack, mixed and normed": lambda dim: T.coupling_stack(
         dim, num_couplings=3, lu_linear=True, act_norm=True, **SMALL
     ),
@@ -53,8 +57,12 @@ CONDITIONAL = {
     "additive, layers of the context": lambda dim: T.conditional_additive_point_coupling(
         dim, 4, context_dims=[6], context_layers=[1], **SMALL
     ),
+    "spline": lambda dim: T.conditional_spline_point_coupling(dim, 4, num_bins=4, **SMALL),
+    "cubic": lambda dim: T.conditional_cubic_point_coupling(dim, 4, num_terms=2, **SMALL),
     "stack": lambda dim: T.coupling_stack(dim, num_couplings=3, context_dim=4, **SMALL),
     "stack, additive": lambda dim: T.coupling_stack(dim, num_couplings=3, context_dim=4, coupling="additive", **SMALL),
+    "stack, splines": lambda dim: T.coupling_stack(dim, num_couplings=3, context_dim=4, coupling="spline", **SMALL),
+    "stack, cubic": lambda dim: T.coupling_stack(dim, num_couplings=3, context_dim=4, coupling="cubic", **SMALL),
     "stack, two networks and layers of the context": lambda dim: T.coupling_stack(
         dim, num_couplings=3, context_dim=4, context_dims=[6], context_layers=[1], separate_networks=True, **SMALL
     ),
