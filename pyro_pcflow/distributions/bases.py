@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from functools import partial
+from itertools import pairwise
+
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from pyro_pcflow.distributions.gaussian_mixture import GaussianMixture, Gaussians
 from pyro_pcflow.distributions.pushforward import Pushforward
+from pyro_pcflow.ops.kmeans import kmeans
+from pyro_pcflow.ops.random import seeded_generator
 from pyro_pcflow.transforms import ConditionalPointTransform
 
-__all__ = ["ConditionalNormal", "StandardNormal"]
+__all__ = ["ConditionalNormal", "MixtureOfGaussians", "StandardNormal"]
+
+# Upper bound of a Gaussian's widths, in the flow's units.
+MAX_WIDTH = 100.0
+# Points per cluster that k-means looks at, and the least number of points.
+POINTS_PER_CLUSTER, MIN_POINTS = 50, 10_000
 
 
 class StandardNormal(nn.Module):
@@ -77,3 +90,133 @@ class ConditionalNormal(ConditionalPointTransform):
     def _loc_and_log_scale(self, context: Tensor) -> tuple[Tensor, Tensor]:
         loc, log_scale = self.network(context).split(self.point_dim, -1)
         return loc, log_scale.tanh()
+
+
+class MixtureOfGaussians(nn.Module):
+    """Mixture of Gaussians with full covariances as base distribution, the same for every context or written by it.
+
+    The covariance of each Gaussian is given by its modified Cholesky decomposition (Pourahmadi, Joint mean-covariance
+    models with applications to longitudinal data, Biometrika 1999): the width of a coordinate given the ones before it,
+    and the slopes of its mean in them. Any real parameters make a covariance. Each such width lies between `min_width`
+    and `min_width + 100`, smoothly bounded, so that no density exceeds that of a round Gaussian of width `min_width`.
+
+    With a context, a network of the context is added to the free parameters, evaluated once per cloud.
+
+    Args:
+        point_dim: number of coordinates `D`.
+        context_dim: size `C` of a context, 0 for none.
+        num_components: number of Gaussians `K`, at least 1.
+        min_width: floor of the widths, in units of the standard deviation of the data.
+        hidden_dims: widths of the hidden layers of the network of the context.
+
+    Raises:
+        ValueError: if a number is out of range.
+    """
+
+    def __init__(
+        self,
+        point_dim: int,
+        context_dim: int = 0,
+        *,
+        num_components: int = 128,
+        min_width: float = 1e-3,
+        hidden_dims: Sequence[int] = (256,),
+    ) -> None:
+        super().__init__()
+        if num_components < 1:
+            raise ValueError(f"num_components must be at least 1, got {num_components}")
+        if not 0 < min_width < MAX_WIDTH:
+            raise ValueError(f"min_width must lie between 0 and {MAX_WIDTH:g}, got {min_width}")
+        self.point_dim = point_dim
+        self.num_components = num_components
+        self.min_width = min_width
+        sizes = [1, point_dim, point_dim, point_dim * (point_dim - 1) // 2]
+        self.logits, self.loc, self.raw_width, self.slopes = (
+            nn.Parameter(torch.zeros(num_components, size)) for size in sizes
+        )
+        # Together about standard normal, and apart: equal components would stay equal.
+        nn.init.normal_(self.loc, std=0.8)
+        nn.init.constant_(self.raw_width, _raw_width(torch.tensor(0.6), min_width).item())
+        self.network = _network([context_dim, *hidden_dims, num_components * sum(sizes)]) if context_dim else None
+        self._sizes = sizes
+
+    def distribution(self, context: Tensor | None) -> GaussianMixture:
+        """Return the noise under a context.
+
+        Args:
+            context: shape `(*batch, C)`; None without context.
+
+        Returns:
+            A distribution with `batch_shape (*batch,)` and `event_shape (D,)`.
+        """
+        return GaussianMixture(
+            partial(self.gaussians, context),
+            torch.Size() if context is None else context.shape[:-1],
+            num_components=self.num_components,
+            point_dim=self.point_dim,
+            validate_args=False,
+        )
+
+    def gaussians(self, context: Tensor | None) -> Gaussians:
+        """The parameters of the mixture under a context."""
+        parts: Sequence[Tensor] = (self.logits, self.loc, self.raw_width, self.slopes)
+        if self.network is not None:
+            assert context is not None  # as the flow made sure
+            changes = self.network(context).unflatten(-1, (self.num_components, -1)).split(self._sizes, -1)
+            parts = [part + change for part, change in zip(parts, changes, strict=True)]
+        logits, loc, raw_width, slopes = parts
+        i, j = torch.tril_indices(self.point_dim, self.point_dim, -1, device=loc.device)
+        regression = torch.eye(self.point_dim, dtype=loc.dtype, device=loc.device).repeat(*loc.shape[:-1], 1, 1)
+        regression[..., i, j] = -slopes
+        width = self.min_width + MAX_WIDTH * torch.sigmoid(raw_width - math.log(MAX_WIDTH))
+        return Gaussians(logits.squeeze(-1), loc, regression / width.unsqueeze(-1))
+
+    @torch.no_grad()
+    def start(self, points: Tensor) -> None:
+        """Start the free parameters from clusters of points, found by k-means.
+
+        Weights, means and covariances become those of the clusters; to the covariances a tenth of the mean variance of
+        a cluster is added, since few points, or points without noise, fill no volume. The state of torch's generators
+        stays as it is.
+
+        Args:
+            points: shape `(N, D)`, in the flow's units.
+        """
+        generator, count, dim = seeded_generator(0, "mixture of Gaussians"), self.num_components, self.point_dim
+        points = points.detach().cpu().double()
+        wanted = max(MIN_POINTS, POINTS_PER_CLUSTER * count)
+        if len(points) > wanted:
+            points = points[torch.randperm(len(points), generator=generator)[:wanted]]
+        # Fewer points than clusters are taken several times, each time a little elsewhere.
+        points = points.repeat(-(-count // len(points)), 1)
+        points = points + self.min_width * torch.randn(points.shape, generator=generator, dtype=points.dtype)
+        loc, labels = kmeans(points, count, generator)
+        offsets = points - loc[labels]
+        products = (offsets.unsqueeze(-1) * offsets.unsqueeze(-2)).flatten(1)
+        sizes = torch.bincount(labels, minlength=count).double()
+        scatter = torch.zeros(count, dim * dim, dtype=points.dtype).index_add_(0, labels, products)
+        variance = offsets.square().mean()
+        scatter = scatter.unflatten(1, (dim, dim)) + variance * torch.eye(dim, dtype=points.dtype)
+        covariance = scatter / (sizes + 1)[:, None, None] + 0.1 * variance * torch.eye(dim, dtype=points.dtype)
+        scale_tril = torch.linalg.cholesky(covariance)
+        width = scale_tril.diagonal(dim1=-2, dim2=-1)
+        inverse = torch.linalg.solve_triangular(scale_tril / width.unsqueeze(-2), torch.eye(dim).double(), upper=False)
+        i, j = torch.tril_indices(dim, dim, -1)
+        self.logits.copy_((sizes + 1).log().unsqueeze(-1))
+        self.loc.copy_(loc)
+        self.raw_width.copy_(_raw_width(width, self.min_width))
+        self.slopes.copy_(-inverse[:, i, j])
+
+
+def _raw_width(width: Tensor, min_width: float) -> Tensor:
+    """The parameter of a width, or of one a little above the floor."""
+    share = ((width - min_width).clamp(min=0.1 * min_width) / MAX_WIDTH).clamp(max=0.99)
+    return share.logit() + math.log(MAX_WIDTH)
+
+
+def _network(dims: Sequence[int]) -> nn.Sequential:
+    linear = [nn.Linear(before, after) for before, after in pairwise(dims)]
+    # A new network hardly changes the free parameters.
+    nn.init.normal_(linear[-1].weight, std=1e-3)
+    nn.init.zeros_(linear[-1].bias)
+    return nn.Sequential(*(layer for hidden in linear[:-1] for layer in (hidden, nn.SiLU())), linear[-1])

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from pyro_pcflow.distributions.base import select_points
-from pyro_pcflow.distributions.bases import ConditionalNormal, StandardNormal
+from pyro_pcflow.distributions.bases import ConditionalNormal, MixtureOfGaussians, StandardNormal
 from pyro_pcflow.distributions.notebook import flow_html
 from pyro_pcflow.distributions.point_cloud import PointCloud, sample_clouds
-from pyro_pcflow.distributions.pushforward import Pushforward
+from pyro_pcflow.distributions.pushforward import MixturePushforward, Pushforward
 from pyro_pcflow.ops.options import check_options
 from pyro_pcflow.ops.tracing import is_traced
 from pyro_pcflow.transforms import (
@@ -32,11 +32,12 @@ from pyro_pcflow.transforms.stack import STACK_OPTIONS
 
 __all__ = ["PointCloudFlow"]
 
-BASES = ("normal", "conditional")
+BASES = ("normal", "conditional", "mixture")
+MIXTURE_OPTIONS: dict[str, Any] = {"num_components": 128, "min_width": 1e-3, "base_hidden_dims": (256,)}
 # Mean absolute coordinate, in the flow's own units, of points that a flow with the right units would not see.
 FAR = 100.0
 # What a flow takes beside the sizes of its points and its context, where it makes its own transform.
-FLOW_OPTIONS = ("base", *(name for name in STACK_OPTIONS if name != "context_dim"))
+FLOW_OPTIONS = ("base", *MIXTURE_OPTIONS, *(name for name in STACK_OPTIONS if name != "context_dim"))
 
 
 class PointCloudFlow(nn.Module):
@@ -56,7 +57,13 @@ class PointCloudFlow(nn.Module):
         num_couplings: number of couplings `L`, 12 by default.
         hidden_dims: widths of the hidden layers of every conditioner, `(64, 64)` by default.
         base: `"normal"`, standard normal noise; `"conditional"`, normal noise whose mean and scale come from the
-            context.
+            context; `"mixture"`, a mixture of Gaussians with full covariances, which come from the context if there is
+            one, and which `normalize` starts from clusters of the data. Couplings above it are optional:
+            `num_couplings` may be 0.
+        num_components: number of Gaussians of a mixture, 128 by default.
+        min_width: floor of their widths, in standard deviations of the data, 1e-3 by default.
+        base_hidden_dims: widths of the hidden layers of the network that writes them from a context, `(256,)` by
+            default.
         transform: a point transform from noise to data, such as a `CouplingStack` of your own parts, instead of the
             options of `coupling_stack`. The flow adds the change of units to it and shares its parameters.
         **stack_options: any other option of `coupling_stack`.
@@ -70,6 +77,9 @@ class PointCloudFlow(nn.Module):
         >>> clouds = flow.cloud(torch.randn(5, 8), num_points=2048)
         >>> clouds.batch_shape, clouds.event_shape
         (torch.Size([5]), torch.Size([2048, 3]))
+        >>> mixture = PointCloudFlow(3, base="mixture", num_components=16, num_couplings=0)
+        >>> mixture.condition().responsibilities(torch.randn(100, 3)).shape
+        torch.Size([100, 16])
         >>> from pyro_pcflow.transforms import affine_point_coupling, lu_linear
         >>> parts = [affine_point_coupling(3), lu_linear(3), affine_point_coupling(3, mask=[False, True, True])]
         >>> flow = PointCloudFlow(3, transform=CouplingStack(parts))
@@ -87,6 +97,9 @@ class PointCloudFlow(nn.Module):
         hidden_dims: Sequence[int] | None = None,
         *,
         base: str = "normal",
+        num_components: int | None = None,
+        min_width: float | None = None,
+        base_hidden_dims: Sequence[int] | None = None,
         transform: PointTransform | ConditionalPointTransform | None = None,
         **stack_options: Any,
     ) -> None:
@@ -99,14 +112,25 @@ class PointCloudFlow(nn.Module):
         self.point_dim = point_dim
         self.context_dim = context_dim
         self.config = {"point_dim": point_dim, "context_dim": context_dim, "base": base}
+        mixture: dict[str, Any] = {
+            "num_components": num_components,
+            "min_width": min_width,
+            "base_hidden_dims": base_hidden_dims,
+        }
+        mixture = {name: value for name, value in mixture.items() if value is not None}
         if num_couplings is not None:
             stack_options["num_couplings"] = num_couplings
         if hidden_dims is not None:
             stack_options["hidden_dims"] = list(hidden_dims)
+        units = standardize(point_dim)
         if transform is None:
             stack_options = {"num_couplings": 12, "hidden_dims": [64, 64], **stack_options}
             self.config |= stack_options
-            self.transform = coupling_stack(point_dim, context_dim=context_dim, **stack_options)
+            if stack_options["num_couplings"] == 0 and base != "normal":
+                self.transform = _stack_of(units, point_dim, context_dim, base)
+            else:
+                self.transform = coupling_stack(point_dim, context_dim=context_dim, **stack_options)
+                self.transform.parts.append(units)
         else:
             if stack_options:
                 raise TypeError(
@@ -115,8 +139,17 @@ class PointCloudFlow(nn.Module):
                 )
             self.config["transform"] = transform
             self.transform = _stack_of(transform, point_dim, context_dim, base)
-        self.base = StandardNormal(point_dim) if base == "normal" else ConditionalNormal(point_dim, context_dim)
-        self.transform.parts.append(standardize(point_dim))
+            self.transform.parts.append(units)
+        self.base: StandardNormal | ConditionalNormal | MixtureOfGaussians
+        if base == "mixture":
+            mixture = {**MIXTURE_OPTIONS, **mixture}
+            self.config |= mixture
+            mixture["hidden_dims"] = mixture.pop("base_hidden_dims")
+            self.base = MixtureOfGaussians(point_dim, context_dim, **mixture)
+        elif mixture:
+            raise TypeError(f"{', '.join(mixture)}: options of base='mixture', got base={base!r}")
+        else:
+            self.base = StandardNormal(point_dim) if base == "normal" else ConditionalNormal(point_dim, context_dim)
         weight = None if transform is None else next(transform.parameters(), None)
         if weight is not None:
             self.to(device=weight.device, dtype=weight.dtype)
@@ -134,6 +167,8 @@ class PointCloudFlow(nn.Module):
     def normalize(self, points: Tensor, mask: Tensor | None = None) -> None:
         """Set the units of the flow: one mean per coordinate and one standard deviation, of training points only.
 
+        A mixture as base starts anew from the clusters of these points; the state of torch's generators stays as it is.
+
         Args:
             points: shape `(*batch, D)`, in the data's units.
             mask: booleans of shape `(*batch,)`, True at the points of a cloud; all of them by default.
@@ -143,7 +178,10 @@ class PointCloudFlow(nn.Module):
             ValueError: if the points are not finite, or all the same, or the mask does not fit.
         """
         check_points(points, self.point_dim)
-        self.units.fit(select_points(points, mask))
+        points = select_points(points, mask)
+        self.units.fit(points)
+        if isinstance(self.base, MixtureOfGaussians):
+            self.base.start(self.units.inverse_and_log_det(points.to(self.units.loc))[0])
 
     def condition(self, context: Tensor | None = None) -> Pushforward:
         """Return the density of a point, given a context.
@@ -159,7 +197,8 @@ class PointCloudFlow(nn.Module):
             ValueError: if its size is not `C`, or the flow takes none.
         """
         context = self._check_context(context)
-        return Pushforward(self.base.distribution(context), self._stack(context), self._check_points)
+        kind = MixturePushforward if isinstance(self.base, MixtureOfGaussians) else Pushforward
+        return kind(self.base.distribution(context), self._stack(context), self._check_points)
 
     def cloud(
         self, context: Tensor | None = None, *, num_points: int | None = None, mask: Tensor | None = None
@@ -304,8 +343,8 @@ def _stack_of(
         raise ValueError(f"point_dim={point_dim}, but the transform has point_dim={transform.point_dim}")
     conditional = isinstance(transform, ConditionalPointTransform)
     needed = transform.context_dim if conditional else 0
-    # A plain transform under a conditional base: the context acts on the noise alone.
-    if needed != context_dim and (conditional or base != "conditional"):
+    # A plain transform under a base that takes the context: it acts on the noise alone.
+    if needed != context_dim and (conditional or base == "normal"):
         raise ValueError(f"context_dim={context_dim}, but the transform takes contexts of size {needed}")
     is_stack = type(transform) in (CouplingStack, ConditionalCouplingStack)
     parts = list(transform.parts) if is_stack else [transform]

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from scipy.cluster.vq import kmeans2
 from torch import Tensor, nn
 
 from pyro_pcflow.distributions.base import select_points
 from pyro_pcflow.distributions.flow import FLOW_OPTIONS, PointCloudFlow
 from pyro_pcflow.distributions.mixture import PointMixture
 from pyro_pcflow.distributions.point_cloud import PointCloud, sample_clouds
+from pyro_pcflow.ops.kmeans import kmeans
 from pyro_pcflow.ops.options import check_options
 from pyro_pcflow.transforms.checks import check_points
 
@@ -132,15 +132,7 @@ def _regions(points: Tensor, count: int) -> list[Tensor]:
     if len(points) < 2 * count or not points.isfinite().all():
         raise ValueError(f"cannot find {count} regions in {len(points)} points: expected finite ones, two per region")
     some = points[:: max(1, len(points) // CLUSTERED)].cpu().double()
-    generator = torch.Generator().manual_seed(0)
-    centres = some[torch.randint(len(some), (1,), generator=generator)]
-    # k-means++: Arthur and Vassilvitskii, The advantages of careful seeding, SODA 2007.
-    for _ in range(count - 1):
-        distance = torch.cdist(some, centres).amin(-1).square()
-        if not distance.sum() > 0:
-            raise ValueError(f"cannot find {count} regions in points that take only {len(centres)} values")
-        centres = torch.cat([centres, some[torch.multinomial(distance, 1, generator=generator)]])
-    _, labels = kmeans2(some.numpy(), centres.numpy(), minit="matrix", iter=20)
-    regions = [some[torch.as_tensor(labels) == label] for label in range(count)]
+    _, labels = kmeans(some, count, torch.Generator().manual_seed(0))
+    regions = [some[labels == label] for label in range(count)]
     # A stray point may end as a region of its own, which has no scale.
     return [region if len(region.unique(dim=0)) > 1 else some for region in regions]

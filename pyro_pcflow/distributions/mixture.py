@@ -15,10 +15,56 @@ from pyro_pcflow.distributions.base import PointDistribution
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["PointMixture", "with_background"]
+__all__ = ["Mixture", "PointMixture", "with_background"]
 
 
-class PointMixture(PointDistribution):
+class Mixture(PointDistribution):
+    """A mixture of `K` components: subclasses define `sample_with_labels` and `_joint`."""
+
+    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
+        """Sample points, shape `(*sample_shape, *batch_shape, D)`."""
+        return self.sample_with_labels(sample_shape)[0]
+
+    def sample_with_labels(self, sample_shape: Sequence[int] = ()) -> tuple[Tensor, Tensor]:
+        """Sample points together with the components that they come from.
+
+        Args:
+            sample_shape: as for `sample`.
+
+        Returns:
+            Points of shape `(*sample_shape, *batch_shape, D)`, and indices of components, without the last dimension.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not define sample_with_labels")
+
+    def responsibilities(self, value: Tensor) -> Tensor:
+        """The posterior probability of each component given a point, such as unsupervised parts of a cloud.
+
+        Args:
+            value: shape `(*sample_shape, *batch_shape, D)`.
+
+        Returns:
+            Shape `(*sample_shape, *batch_shape, K)`; sums to 1 over the last dimension.
+        """
+        self._check_value(value)
+        return self._joint(value).softmax(-1)
+
+    def _log_prob(self, value: Tensor) -> Tensor:
+        return self._joint(value).logsumexp(-1)
+
+    def _joint(self, value: Tensor) -> Tensor:
+        """The log-density of a point and a component, shape `(*batch, K)`."""
+        raise NotImplementedError(f"{type(self).__name__} does not define _joint")
+
+    def _draw_labels(self, logits: Tensor, sample_shape: Sequence[int]) -> Tensor:
+        shape = torch.Size((*sample_shape, *self.batch_shape))
+        # Categorical cannot draw an empty sample.
+        if not shape.numel():
+            return torch.zeros(shape, dtype=torch.long, device=logits.device)
+        logits = logits.expand(*self.batch_shape, logits.shape[-1])
+        return Categorical(logits=logits).sample(torch.Size(sample_shape))
+
+
+class PointMixture(Mixture):
     """Mixture of `K` point distributions, which may be of different kinds.
 
     `log p(x) = log sum_k w_k p_k(x)`, exact, by log-sum-exp. torch's `MixtureSameFamily` needs the components in one
@@ -84,49 +130,15 @@ class PointMixture(PointDistribution):
     def _made_of(self) -> dict[str, Any]:
         return {"components": self.components}
 
-    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
-        """Sample points, shape `(*sample_shape, *batch_shape, D)`."""
-        return self.sample_with_labels(sample_shape)[0]
-
     def sample_with_labels(self, sample_shape: Sequence[int] = ()) -> tuple[Tensor, Tensor]:
-        """Sample points together with the components that they come from.
-
-        Args:
-            sample_shape: as for `sample`.
-
-        Returns:
-            Points of shape `(*sample_shape, *batch_shape, D)`, and indices of components, without the last dimension.
-        """
         with torch.no_grad():
-            logits = self.logits.expand(*self.batch_shape, len(self.components))
-            shape = torch.Size((*sample_shape, *self.batch_shape))
-            # Categorical cannot draw an empty sample.
-            labels = (
-                Categorical(logits=logits).sample(torch.Size(sample_shape))
-                if shape.numel()
-                else torch.zeros(shape, dtype=torch.long, device=logits.device)
-            )
+            labels = self._draw_labels(self.logits, sample_shape)
             points = torch.stack(
                 [component.expand(self.batch_shape).sample(torch.Size(sample_shape)) for component in self.components],
                 -1,
             )
             chosen = labels[..., None, None].expand(*points.shape[:-1], 1)
             return points.gather(-1, chosen).squeeze(-1), labels
-
-    def _log_prob(self, value: Tensor) -> Tensor:
-        return self._joint(value).logsumexp(-1)
-
-    def responsibilities(self, value: Tensor) -> Tensor:
-        """The posterior probability of each component given a point, such as unsupervised parts of a cloud.
-
-        Args:
-            value: shape `(*sample_shape, *batch_shape, D)`.
-
-        Returns:
-            Shape `(*sample_shape, *batch_shape, K)`; sums to 1 over the last dimension.
-        """
-        self._check_value(value)
-        return self._joint(value).softmax(-1)
 
     def _joint(self, value: Tensor) -> Tensor:
         log_probs = torch.broadcast_tensors(*(component.log_prob(value) for component in self.components))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pyro.distributions as dist
@@ -11,12 +11,13 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from pyro_pcflow.distributions.base import PointDistribution
+from pyro_pcflow.distributions.mixture import Mixture
 from pyro_pcflow.transforms import ConditionedPointTransform, PointTransform
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["Pushforward"]
+__all__ = ["MixturePushforward", "Pushforward"]
 
 
 class Pushforward(PointDistribution, dist.TransformedDistribution):
@@ -61,3 +62,16 @@ class Pushforward(PointDistribution, dist.TransformedDistribution):
     def _log_prob(self, value: Tensor) -> Tensor:
         noise, log_det = self.transforms[0].cached_inverse(value)
         return self.base_dist.log_prob(noise) + log_det
+
+
+class MixturePushforward(Pushforward, Mixture):
+    """A mixture under one point transform: a mixture of its components' images."""
+
+    def sample_with_labels(self, sample_shape: Sequence[int] = ()) -> tuple[Tensor, Tensor]:
+        with torch.no_grad():
+            noise, labels = self.base_dist.sample_with_labels(sample_shape)
+            return self.transforms[0](noise), labels
+
+    def responsibilities(self, value: Tensor) -> Tensor:
+        self._check_value(value)
+        return self.base_dist.responsibilities(self.transforms[0].cached_inverse(value)[0])

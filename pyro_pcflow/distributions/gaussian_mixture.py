@@ -1,0 +1,144 @@
+"""Mixture of Gaussians with full covariances, whose density is one product of matrices."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.distributions import constraints
+
+from pyro_pcflow.distributions.mixture import Mixture
+from pyro_pcflow.ops.log_sum_exp import log_sum_exp_of_product
+from pyro_pcflow.transforms.grouping import Groups
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+__all__ = ["GaussianMixture", "Gaussians"]
+
+
+class Gaussians(NamedTuple):
+    """The parameters of a mixture: `inverse_scale_tril[k] @ (x - loc[k])` is standard normal for the k-th Gaussian.
+
+    Attributes:
+        logits: logarithms of the weights up to a constant, shape `(*batch, K)`.
+        loc: means, shape `(*batch, K, D)`.
+        inverse_scale_tril: inverses of the Cholesky factors of the covariances, lower triangular with a positive
+            diagonal, shape `(*batch, K, D, D)`.
+    """
+
+    logits: Tensor
+    loc: Tensor
+    inverse_scale_tril: Tensor
+
+
+class GaussianMixture(Mixture):
+    """Mixture of `K` Gaussians with full covariances.
+
+    The log-density of a component is linear in the products of a point's coordinates, so that those of all points under
+    all components are one product of matrices. It is taken in float64, in which the terms cancel without loss; only
+    the exponentials have the data type of the points. Memory does not grow with `K` times the number of points.
+
+    Samples carry no gradients, `has_rsample` is False: which component a point comes from is a discrete choice.
+
+    Args:
+        gaussians: called for the parameters when points are scored or sampled, so that a density never disagrees with
+            the weights that they are made of.
+        context_shape: batch shape of the parameters.
+        num_components: number of Gaussians `K`.
+        point_dim: number of coordinates `D`.
+        batch_shape: of the distribution; that of the parameters by default.
+
+    Examples:
+        >>> loc = torch.tensor([[0.0, 0.0], [20.0, 20.0]])
+        >>> gaussians = Gaussians(torch.zeros(2), loc, torch.eye(2).expand(2, 2, 2))
+        >>> mixture = GaussianMixture(lambda: gaussians, torch.Size(), num_components=2, point_dim=2)
+        >>> mixture.log_prob(torch.zeros(100, 2)).shape, mixture.responsibilities(torch.zeros(2)).tolist()
+        (torch.Size([100]), [1.0, 0.0])
+    """
+
+    support = constraints.real_vector
+    has_rsample = False
+
+    def __init__(
+        self,
+        gaussians: Callable[[], Gaussians],
+        context_shape: torch.Size,
+        *,
+        num_components: int,
+        point_dim: int,
+        batch_shape: torch.Size | None = None,
+        validate_args: bool | None = None,
+    ) -> None:
+        self._gaussians = gaussians
+        self._context_shape = context_shape
+        self.num_components = num_components
+        shape = context_shape if batch_shape is None else batch_shape
+        super().__init__(shape, torch.Size((point_dim,)), validate_args=validate_args)
+
+    def _expanded(self, batch_shape: torch.Size) -> Self:
+        return type(self)(
+            self._gaussians,
+            self._context_shape,
+            num_components=self.num_components,
+            point_dim=self.event_shape[0],
+            batch_shape=batch_shape,
+        )
+
+    def _made_of(self) -> dict[str, Any]:
+        return {"num_components": self.num_components}
+
+    def _log_prob(self, value: Tensor) -> Tensor:
+        groups, rows, columns = self._factors(value)
+        log_prob = groups.scatter(log_sum_exp_of_product(rows, columns, value.dtype)).to(value.dtype)
+        return log_prob.expand(torch.broadcast_shapes(value.shape[:-1], self.batch_shape))
+
+    def _joint(self, value: Tensor) -> Tensor:
+        groups, rows, columns = self._factors(value)
+        joint = groups.scatter(torch.matmul(rows, columns)).to(value.dtype)
+        return joint.expand(*torch.broadcast_shapes(value.shape[:-1], self.batch_shape), self.num_components)
+
+    def _factors(self, value: Tensor) -> tuple[Groups, Tensor, Tensor]:
+        """Two matrices per context whose product holds `log w_k N(x_n; k)`."""
+        value = value.expand(*torch.broadcast_shapes(value.shape[:-1], self._context_shape), value.shape[-1])
+        groups = Groups(value.shape[:-1], self._context_shape)
+        columns = self._coefficients()
+        columns = columns.reshape(groups.count, *columns.shape[-2:])
+        return groups, _monomials(groups.gather(value.double())), columns
+
+    def _coefficients(self) -> Tensor:
+        """What the monomials of a point are multiplied by, shape `(*context_batch, Q, K)`."""
+        logits, loc, factor = (part.double() for part in self._gaussians())
+        precision = factor.mT @ factor
+        whitened = (factor @ loc.unsqueeze(-1)).squeeze(-1)
+        constant = (
+            logits.log_softmax(-1)
+            + factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+            - 0.5 * (self.event_shape[0] * math.log(2 * math.pi) + whitened.square().sum(-1))
+        )
+        i, j = torch.triu_indices(loc.shape[-1], loc.shape[-1], device=loc.device)
+        # Either half of the symmetric matrix.
+        quadratic = torch.where(i == j, -0.5, -1.0) * precision[..., i, j]
+        linear = (factor.mT @ whitened.unsqueeze(-1)).squeeze(-1)
+        return torch.cat([quadratic, linear, constant.unsqueeze(-1)], -1).mT
+
+    def sample_with_labels(self, sample_shape: Sequence[int] = ()) -> tuple[Tensor, Tensor]:
+        with torch.no_grad():
+            logits, loc, factor = self._gaussians()
+            labels = self._draw_labels(logits, sample_shape)
+            # Numbers of components among those of all contexts.
+            first = torch.arange(self._context_shape.numel(), device=loc.device) * self.num_components
+            rows = labels + first.reshape(self._context_shape)
+            identity = torch.eye(self.event_shape[0], dtype=loc.dtype, device=loc.device)
+            scale_tril = torch.linalg.solve_triangular(factor, identity, upper=False).flatten(0, -3)[rows]
+            loc = loc.flatten(0, -2)[rows]
+            return loc + (scale_tril * torch.randn_like(loc).unsqueeze(-2)).sum(-1), labels
+
+
+def _monomials(points: Tensor) -> Tensor:
+    """Products of two coordinates, coordinates, and 1: shape `(*batch, Q)`."""
+    i, j = torch.triu_indices(points.shape[-1], points.shape[-1], device=points.device)
+    return torch.cat([points[..., i] * points[..., j], points, torch.ones_like(points[..., :1])], -1)

@@ -1,0 +1,103 @@
+"""Mixtures of Gaussians, against torch's own."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
+
+from pyro_pcflow.distributions.gaussian_mixture import GaussianMixture, Gaussians
+
+NAMES = ["logits", "loc", "inverse_scale_tril"]
+
+
+def make_gaussians(batch=(), num_components=4, dim=3, width=0.3):
+    generator = torch.Generator().manual_seed(0)
+
+    def randn(*shape):
+        return torch.randn(*batch, num_components, *shape, generator=generator, dtype=torch.float64)
+
+    factor = randn(dim, dim).tril(-1) + torch.diag_embed(randn(dim).mul(0.3).exp() / width)
+    return Gaussians(randn(), randn(dim), factor)
+
+
+def make_mixture(gaussians):
+    *batch, num_components, dim = gaussians.loc.shape
+    return GaussianMixture(
+        lambda: gaussians, torch.Size(batch), num_components=num_components, point_dim=dim, validate_args=False
+    )
+
+
+def reference(gaussians):
+    scale_tril = torch.linalg.inv(gaussians.inverse_scale_tril)
+    return MixtureSameFamily(
+        Categorical(logits=gaussians.logits),
+        MultivariateNormal(gaussians.loc, scale_tril=scale_tril, validate_args=False),
+        validate_args=False,
+    )
+
+
+@pytest.mark.parametrize("dim", [1, 2, 3, 6])
+@pytest.mark.parametrize(
+    ("batch", "points"), [((), (7,)), ((5,), (7, 5)), ((2, 1), (2, 9)), ((5,), ()), ((2, 5), (3, 1, 5)), ((), (0,))]
+)
+def test_values_of_torchs_own(batch, points, dim):
+    gaussians = make_gaussians(batch, dim=dim)
+    value = torch.randn(*points, dim).double()
+    mixture = make_mixture(gaussians)
+    torch.testing.assert_close(mixture.log_prob(value), reference(gaussians).log_prob(value))
+    wide = mixture.expand((3, *torch.broadcast_shapes(batch, points))) if points else mixture.expand((3, *batch))
+    expected = reference(gaussians).log_prob(value).expand(wide.batch_shape)
+    torch.testing.assert_close(wide.log_prob(value), expected)
+    joint = reference(gaussians)
+    joint = joint.component_distribution.log_prob(value.unsqueeze(-2)) + joint.mixture_distribution.logits
+    torch.testing.assert_close(mixture.responsibilities(value), joint.softmax(-1))
+
+
+def test_derivatives_of_torchs_own():
+    gaussians = make_gaussians((2, 1))
+    sources = [*(part.requires_grad_() for part in gaussians), torch.randn(2, 5, 3).double().requires_grad_()]
+    # Above the diagonal there is nothing, of which autograd knows nothing.
+    weights = torch.randn(2, 5).double()
+    first, second = [], []
+    for log_prob in (make_mixture(gaussians).log_prob, reference(gaussians).log_prob):
+        gradients = torch.autograd.grad((weights * log_prob(sources[-1])).sum(), sources, create_graph=True)
+        gradients = [part.tril() if part.shape[-2:] == (3, 3) else part for part in gradients]
+        first.append(gradients)
+        norm = sum(part.square().sum() for part in gradients)
+        again = torch.autograd.grad(norm, sources)
+        second.append([part.tril() if part.shape[-2:] == (3, 3) else part for part in again])
+    torch.testing.assert_close(first[0], first[1])
+    torch.testing.assert_close(second[0], second[1])
+
+
+def test_single_precision_at_narrow_widths():
+    """Widths of a thousandth of the distance of the means from the origin, at which squares cancel in float32."""
+    gaussians = make_gaussians(num_components=50, width=1e-3)
+    narrow = Gaussians(*(part.float() for part in gaussians))
+    points = make_mixture(narrow).sample((2000,))
+    expected = reference(Gaussians(*(part.double() for part in narrow))).log_prob(points.double())
+    torch.testing.assert_close(make_mixture(narrow).log_prob(points).double(), expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("batch", [(), (2,)])
+def test_moments_of_samples(batch):
+    gaussians = make_gaussians(batch)
+    torch.manual_seed(0)
+    points, labels = make_mixture(gaussians).expand((2,)).sample_with_labels((100_000,))
+    assert (points.shape, labels.shape) == ((100_000, 2, 3), (100_000, 2))
+    expected = reference(gaussians)
+    error = (points.mean(0) - expected.mean) / (expected.variance / len(points)).sqrt()
+    assert error.abs().max() < 5
+    torch.testing.assert_close(points.var(0), expected.variance.expand(2, 3), rtol=0.05, atol=0)
+    shares = torch.stack([(labels == k).double().mean(0) for k in range(4)], -1)
+    torch.testing.assert_close(shares, expected.mixture_distribution.probs.expand(2, 4), rtol=0, atol=0.01)
+    # A component's points have its covariance.
+    chosen = points[:, 1][labels[:, 1] == 1]
+    covariance = expected.component_distribution.covariance_matrix.reshape(-1, 4, 3, 3)[-1, 1]
+    torch.testing.assert_close(chosen.mT.cov(), covariance, rtol=0.1, atol=0.1 * covariance.diagonal().min().item())
+
+
+def test_empty_samples():
+    assert make_mixture(make_gaussians((2,))).sample((0,)).shape == (0, 2, 3)
+    assert not make_mixture(make_gaussians()).has_rsample
