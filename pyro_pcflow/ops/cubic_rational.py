@@ -83,7 +83,7 @@ def _terms(parameters: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
 
 def _bump(x: Tensor, strength: Tensor, centre: Tensor, inverse_width: Tensor) -> tuple[Tensor, Tensor]:
     distance = x - centre
-    weight = 1 / (1 + (distance * inverse_width).square())
+    weight = (1 + (distance * inverse_width).square()).reciprocal()
     gain = strength * weight
     return torch.addcmul(x, gain, distance), torch.addcmul(1 - gain, gain, weight, value=2)
 

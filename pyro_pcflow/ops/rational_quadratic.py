@@ -35,7 +35,7 @@ def rational_quadratic(x: Tensor, parameters: Tensor, bound: float) -> tuple[Ten
         (True, True)
     """
     inside = x.clamp(-bound, bound)
-    left, width, bottom, height, first, last = _bin(inside, *_knots(parameters, bound), axis=0)
+    left, width, bottom, height, first, last = _bin(inside, _knots(parameters, bound), axis=0)
     image, slope = _in_bin((inside - left) / width, width, height, first, last)
     return bottom + image + (x - inside), slope
 
@@ -52,7 +52,7 @@ def rational_quadratic_inverse(y: Tensor, parameters: Tensor, bound: float) -> t
         The preimages, and `dy/dx`, not its inverse, at each, both of shape `(*batch,)`.
     """
     inside = y.clamp(-bound, bound)
-    left, width, bottom, height, first, last = _bin(inside, *_knots(parameters, bound), axis=1)
+    left, width, bottom, height, first, last = _bin(inside, _knots(parameters, bound), axis=1)
     rise = inside - bottom
     with torch.no_grad():
         t = _root(rise, width, height, first, last)
@@ -65,25 +65,33 @@ def rational_quadratic_inverse(y: Tensor, parameters: Tensor, bound: float) -> t
     return left + t * width + (y - inside), slope
 
 
-def _knots(parameters: Tensor, bound: float) -> tuple[Tensor, Tensor]:
-    """Places of the knots in both directions, shape `(2, K + 1, *batch)`, and slopes there, `(K + 1, *batch)`."""
+def _knots(parameters: Tensor, bound: float) -> Tensor:
+    """Places of the knots in both directions, and slopes there: shape `(3, K + 1, *batch)`."""
     bins = (len(parameters) + 1) // 3
-    shares = torch.softmax(parameters[: 2 * bins].unflatten(0, (2, bins)), 1)
-    shares = (1 - EVEN_SHARE) * shares + EVEN_SHARE / bins
-    slopes = torch.exp(tanh_bound(parameters[2 * bins :], LOG_SLOPE))
-    one = torch.ones_like(shares[:, :1])
-    # The ends are exact, so that coordinates beyond them stay in place.
-    places = torch.cat([0 * one, shares[:, :-1].cumsum(1), one], 1)
-    return 2 * bound * places - bound, torch.cat([one[0], slopes, one[0]])
+    sizes, slopes = parameters.split([2 * bins, bins - 1])
+    shares = torch.softmax(sizes.unflatten(0, (2, bins)), 1)
+    # A product with a matrix of ones below the diagonal is a fast sum. The ends are exact, so that coordinates beyond
+    # them stay in place.
+    sums = torch.ones(bins + 1, bins, dtype=shares.dtype, device=shares.device).tril(-1)
+    sums[bins] = 0
+    even = torch.linspace(0, EVEN_SHARE, bins + 1, dtype=shares.dtype, device=shares.device)
+    even[bins] = 1
+    places = torch.baddbmm(
+        (bound * (2 * even - 1)).unsqueeze(-1),
+        sums.expand(2, -1, -1),
+        shares.flatten(2),
+        alpha=2 * bound * (1 - EVEN_SHARE),
+    )
+    one = torch.ones_like(parameters[:1])
+    slopes = torch.cat([one, torch.exp(tanh_bound(slopes, LOG_SLOPE)), one])
+    return torch.cat([places.unflatten(2, shares.shape[2:]), slopes.unsqueeze(0)])
 
 
-def _bin(inside: Tensor, places: Tensor, slopes: Tensor, axis: int) -> tuple[Tensor, ...]:
-    """The bin of each coordinate along the axis of `places`: left, width, bottom, height, first and last slope."""
-    index = (inside >= places[axis, 1:-1]).sum(0)
-    both = torch.stack([index, index + 1])
-    left, right = places[0].gather(0, both)
-    bottom, top = places[1].gather(0, both)
-    first, last = slopes.gather(0, both)
+def _bin(inside: Tensor, knots: Tensor, axis: int) -> tuple[Tensor, ...]:
+    """The bin of each coordinate along an axis: left, width, bottom, height, first and last slope."""
+    index = (inside >= knots[axis, 1:-1]).sum(0)
+    ends = knots.gather(1, torch.stack([index, index + 1]).expand(3, *[-1] * (knots.dim() - 1)))
+    (left, right), (bottom, top), (first, last) = (pair.unbind() for pair in ends.unbind())
     return left, right - left, bottom, top - bottom, first, last
 
 

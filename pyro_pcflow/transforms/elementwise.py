@@ -143,13 +143,15 @@ class _Bend(Elementwise):
     affine: Affine
 
     def forward_and_log_det(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
-        x, slope = self._unbent(x, _leading(parameters[..., 2:]))
-        y, log_det = self.affine.forward_and_log_det(x, parameters[..., :2])
+        of_affine, of_bend = self._split(parameters)
+        x, slope = self._unbent(x, of_bend)
+        y, log_det = self.affine.forward_and_log_det(x, of_affine)
         return y, log_det - slope.log()
 
     def inverse_and_log_det(self, y: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
-        y, log_det = self.affine.inverse_and_log_det(y, parameters[..., :2])
-        x, slope = self._bent(y, _leading(parameters[..., 2:]))
+        of_affine, of_bend = self._split(parameters)
+        y, log_det = self.affine.inverse_and_log_det(y, of_affine)
+        x, slope = self._bent(y, of_bend)
         return x, log_det + slope.log()
 
     def _bent(self, y: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
@@ -159,6 +161,12 @@ class _Bend(Elementwise):
     def _unbent(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
         """Undo `_bent`: the preimages, and the slopes of `_bent` there."""
         raise NotImplementedError
+
+    def _split(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
+        """Parameters of the affine map, `(*batch, M, 2)`, and of the bend, each contiguous, which is faster."""
+        rows = parameters.movedim(-1, 0).contiguous()
+        of_affine, of_bend = rows.split([2, len(rows) - 2])
+        return of_affine.movedim(0, -1), of_bend
 
 
 class RationalQuadraticSpline(_Bend):
@@ -232,11 +240,6 @@ class CubicRational(_Bend):
 
     def _unbent(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
         return cubic_rational_inverse(x, parameters)
-
-
-def _leading(parameters: Tensor) -> Tensor:
-    """One parameter of all coordinates after the other, in memory, too, which makes arithmetic faster."""
-    return parameters.movedim(-1, 0).contiguous()
 
 
 # By name, each under the bound of a layer's log-scale.
