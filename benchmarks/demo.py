@@ -89,7 +89,7 @@ def train_bodies(out: Path, seconds: float) -> None:
     print(f"{out}: {', '.join(sorted(path.name for path in out.iterdir()))}")
 
 
-def _train_reference(points: torch.Tensor, options: dict[str, Any]) -> tuple[torch.nn.Module, pcf.training.FitResult]:
+def _train_reference(points: torch.Tensor, options: dict[str, Any]) -> tuple[PyroStack, pcf.training.FitResult]:
     """Train Pyro's own couplings at the highest learning rate at which they do not diverge."""
     for lr in LEARNING_RATES:
         torch.manual_seed(0)

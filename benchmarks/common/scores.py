@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Protocol
 
 import pyro
 import torch
@@ -11,15 +12,22 @@ from torch import Tensor, nn
 import pyro_pcflow as pcf
 
 
+class Density(Protocol):
+    """What has log-densities of points."""
+
+    def log_prob(self, points: Tensor) -> Tensor:
+        """From points (N, D) to nats (N,)."""
+
+
 def count_parameters(module: nn.Module) -> int:
     """How many numbers are trained."""
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def nats_per_point(module: nn.Module, points: Tensor) -> float:
-    """Mean log-density of points; minus infinity for a module that is no density any more."""
+def nats_per_point(density: Density, points: Tensor) -> float:
+    """Mean log-density of points; minus infinity for what is no density any more."""
     with torch.no_grad(), pyro.validation_enabled(False):
-        mean = float(module.log_prob(points).mean())  # type: ignore[operator]
+        mean = float(density.log_prob(points).mean())
     return mean if math.isfinite(mean) else -math.inf
 
 

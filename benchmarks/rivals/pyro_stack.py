@@ -1,4 +1,4 @@
-"""A rival: Pyro's own affine couplings over points, for ``pcf.fit``."""
+"""A rival: Pyro's own couplings over points, affine or splines, for ``pcf.fit``."""
 
 from __future__ import annotations
 
@@ -6,18 +6,23 @@ from collections.abc import Sequence
 
 import pyro.distributions as dist
 import torch
-from pyro.distributions.transforms import affine_coupling, permute
+from pyro.distributions.transforms import affine_coupling, permute, spline_coupling
 from torch import Tensor, nn
 
+from benchmarks.rivals.standardized import Standardized
 
-class PyroStack(nn.Module):
-    """Pyro's own affine couplings with a cyclic permutation between them, in the units of the data.
+COUPLINGS = {"affine": affine_coupling, "spline": spline_coupling}
+
+
+class PyroStack(Standardized):
+    """Pyro's own couplings with a cyclic permutation between them, in the units of the data.
 
     Args:
         point_dim: number of coordinates ``D``.
         num_couplings: number of couplings.
         hidden_dims: widths of the hidden layers of each.
         split_dim: how many coordinates a coupling keeps; by default half of them, as Pyro has it.
+        coupling: "affine", or "spline", of eight bins within three standard deviations, as Pyro has it.
     """
 
     def __init__(
@@ -26,29 +31,16 @@ class PyroStack(nn.Module):
         num_couplings: int = 12,
         hidden_dims: Sequence[int] = (64, 64),
         split_dim: int | None = None,
+        coupling: str = "affine",
     ) -> None:
-        super().__init__()
-        self.point_dim = point_dim
+        super().__init__(point_dim)
         parts: list[nn.Module] = []
         for layer in range(num_couplings):
             if layer:
                 parts.append(permute(point_dim, torch.arange(point_dim).roll(1)))
-            parts.append(affine_coupling(point_dim, list(hidden_dims), split_dim=split_dim))
+            parts.append(COUPLINGS[coupling](point_dim, split_dim=split_dim, hidden_dims=list(hidden_dims)))
         self.parts = parts
         self.learned = nn.ModuleList(part for part in parts if isinstance(part, nn.Module))
-        self.register_buffer("loc", torch.zeros(point_dim))
-        self.register_buffer("scale", torch.ones(point_dim))
-        self.normalized = False
-
-    loc: Tensor
-    scale: Tensor
-
-    @torch.no_grad()
-    def normalize(self, points: Tensor) -> None:
-        """Take mean and standard deviation from training points, as our flow does."""
-        self.loc.copy_(points.mean(0))
-        self.scale.fill_((points - points.mean(0)).square().mean().sqrt())
-        self.normalized = True
 
     def condition(self) -> dist.TransformedDistribution:
         """The density of a point in the data's units."""
