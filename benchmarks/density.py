@@ -1,15 +1,25 @@
-"""Held-out nats per point on single meshes, at equal seconds of training: a Gaussian, Pyro's own couplings, ours.
+"""Held-out nats per point on single meshes, at equal seconds of training: ours, Pyro's own couplings, other densities.
 
     python -m benchmarks.density MESH_FOLDER                       # the table of docs/benchmarks.md
     python -m benchmarks.density MESH_FOLDER --seconds 2 --seeds 1 # a smoke run
     python -m benchmarks.density MESH_FOLDER --exact               # what the true density would score
+    python -m benchmarks.density MESH_FOLDER --rivals              # everybody, a line each
+    python -m benchmarks.density MESH_FOLDER --rivals "ours, by default" EM zuko
+    python -m benchmarks.density MESH_FOLDER --scan 3000 --raw     # everybody on scans: few points, and none thickened
 
 Points are sampled by area and thickened by Gaussian noise of 0.01 of the half extent of the bounding box, so that the
-density is well-posed; log-densities are in units of that half extent. Both flows have 12 couplings with two hidden
-layers of 64, and the same loop, batch and schedule. Each takes the best of three learning rates by a validation set of
-the first seed. Runs of the two alternate, so that the load of the machine is the same for both; both are scored on the
-same points. A run that diverges is scored by the last averaged weights that were finite, and marked. The true density,
-which nothing can beat, is the mean of Gaussians around points of the surface, of which millions are drawn.
+density is well-posed; log-densities are in units of that half extent. "pyro" and "ours" have 12 couplings with two
+hidden layers of 64, and the same loop, batch and schedule. Each contender takes the best of several settings, such as
+three learning rates, by a validation set of the first seed, and each setting has all the seconds. Runs take turns, so
+that the load of the machine is the same for all; all are scored on the same points. A run that diverges is scored by
+the last averaged weights that were finite, and marked. The true density, which nothing can beat, is the mean of
+Gaussians around points of the surface, of which millions are drawn.
+
+On a mesh, 200,000 points are there to learn from. A scan has as many as `--scan` says. Under `--raw` the points that
+are chosen by and scored are those of the surface itself, to which no true density has an upper bound: contenders choose
+their own noise by the validation set, and are compared with a kernel density estimate whose width is the best for the
+very points that are scored. The validation set has 20,000 more points than anybody has who has a scan; what is called
+"by default" does not see it.
 """
 
 from __future__ import annotations
@@ -19,123 +29,137 @@ import math
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
-import numpy as np
-import torch
-from scipy.spatial import cKDTree
-from torch import nn
-
-import pyro_pcflow as pcf
 from benchmarks.common.constants import NOISE_PER_HALF_EXTENT
 from benchmarks.common.meshes import Shape, load_shape, mesh_paths
 from benchmarks.common.racing import race, reporter
 from benchmarks.common.scores import nats_per_point
+from benchmarks.common.true_density import true_scores
+from benchmarks.rivals.contenders import BAR, CONTENDERS, PAIR, Setting
 from benchmarks.rivals.gaussian import Gaussian
-from benchmarks.rivals.pyro_stack import PyroStack
 
-LEARNING_RATES = (2.5e-3, 5e-3, 1e-2)
-CONTENDERS: dict[str, Callable[[], nn.Module]] = {
-    "pyro": lambda: PyroStack(3, num_couplings=12, hidden_dims=(64, 64)),
-    "ours": lambda: pcf.PointCloudFlow(3, num_couplings=12, hidden_dims=(64, 64)),
-}
+SCORED = 10_000
+MEASURES = ("seconds", "steps", "diverged", "numbers stored", f"ms for {SCORED:,} points")
 
 
 @dataclass(frozen=True)
 class Run:
-    """One training run and its scores in nats per point."""
+    """One training run, its scores in nats per point, its size, and the milliseconds to score 10,000 points."""
 
     mesh: str
     contender: str
     seed: int
-    lr: float
+    setting: Setting
     steps: int
     seconds: float
     validation: float
     test: float
     diverged_at: int | None
+    stored: int
+    milliseconds: float
 
 
-def exact_log_prob(points: np.ndarray, surface: np.ndarray, noise: float) -> np.ndarray:
-    """Log-density of points of a surface to which Gaussian noise is added, in nats.
-
-    Args:
-        points: shape `(N, D)`.
-        surface: independent points of the surface, shape `(M, D)`: many for every square of the noise's width.
-        noise: standard deviation.
-    """
-    tree, dim = cKDTree(surface), surface.shape[1]
-    sums = []
-    for piece in np.array_split(points, max(1, len(points) // 200)):
-        near = cKDTree(piece).sparse_distance_matrix(tree, 6 * noise, output_type="ndarray")
-        sums.append(np.bincount(near["i"], np.exp(-0.5 * (near["v"] / noise) ** 2), len(piece)))
-    with np.errstate(divide="ignore"):  # a point far from the surface has a density of zero
-        return np.log(np.concatenate(sums) / len(surface)) - dim / 2 * math.log(2 * math.pi * noise**2)
-
-
-def exact_row(path: Path, shape: Shape, num_points: int = 3_000_000) -> str:
-    """What the true density scores on a mesh, with a standard error, as a line of a Markdown table."""
-    surface = (pcf.data.load_clouds(path, num_points, seed=1)[0] - shape.center) / shape.unit
-    scores = exact_log_prob(shape.test.double().numpy(), surface.double().numpy(), NOISE_PER_HALF_EXTENT)
-    return f"| {shape.name} | {scores.mean():.3f} | {scores.std() / math.sqrt(len(scores)):.3f} |"
-
-
-def train(shape: Shape, contender: str, lr: float, seed: int, seconds: float) -> Run:
-    """Train one contender with the loop that users have."""
-    torch.manual_seed(seed)
-    module = CONTENDERS[contender]()
-    start, diverged_at = time.perf_counter(), None
-    try:
-        steps = pcf.fit(
-            module,
-            shape.train,
-            max_seconds=seconds,
-            lr=lr,
-            seed=seed,
-            noise=NOISE_PER_HALF_EXTENT,
-            held_out=shape.validation,
-            logging=pcf.training.Logging(progress=False),
-        ).steps
-    except pcf.training.TrainingDivergedError as error:
-        steps = diverged_at = error.step
-    spent = round(time.perf_counter() - start, 2)
-    validation, test = (nats_per_point(module, points) for points in (shape.validation, shape.test))
-    return Run(shape.name, contender, seed, lr, steps, spent, validation, test, diverged_at)
+def train(shape: Shape, contender: str, setting: Setting, seed: int, seconds: float) -> Run:
+    """Train one contender and score it."""
+    start = time.perf_counter()
+    fitted = CONTENDERS[contender].fit(shape, seconds, seed, **setting)
+    spent = time.perf_counter() - start
+    validation, test = (nats_per_point(fitted.density, points) for points in (shape.validation, shape.test))
+    start = time.perf_counter()
+    nats_per_point(fitted.density, shape.test[:SCORED])
+    scoring = time.perf_counter() - start
+    return Run(
+        mesh=shape.name,
+        contender=contender,
+        seed=seed,
+        setting=setting,
+        steps=fitted.steps,
+        seconds=round(spent, 2),
+        validation=validation,
+        test=test,
+        diverged_at=fitted.diverged_at,
+        stored=fitted.stored,
+        milliseconds=round(1000 * scoring, 1),
+    )
 
 
 def describe(run: Run) -> str:
     """One run as a line of text."""
+    setting = "".join(f" {name} {value}" for name, value in run.setting.items())
     return (
-        f"{run.mesh} {run.contender} seed {run.seed} lr {run.lr:g}: {run.test:.3f} nats per point after "
+        f"{run.mesh} {run.contender} seed {run.seed}{setting}: {run.test:.3f} nats per point after "
         f"{run.steps} steps in {run.seconds:.1f} s{'' if run.diverged_at is None else ', diverged'}"
     )
 
 
-def row(shape: Shape, runs: list[Run]) -> str:
-    """One line of the Markdown table."""
-    gaussian = nats_per_point(Gaussian(shape.train, NOISE_PER_HALF_EXTENT), shape.test)
-    scores = {name: [run.test for run in runs if run.contender == name] for name in CONTENDERS}
-    rates = {name: next(run.lr for run in runs if run.contender == name) for name in CONTENDERS}
+def pair_row(shape: Shape, runs: list[Run]) -> str:
+    """One line of the table of Pyro's own couplings and ours."""
+    gaussian = nats_per_point(Gaussian(shape.train, shape.noise), shape.test)
+    of = {name: [run for run in runs if run.contender == name] for name in PAIR}
+    scores = {name: [run.test for run in of[name]] for name in PAIR}
     gains = [ours - pyro for ours, pyro in zip(scores["ours"], scores["pyro"], strict=True)]
     cells = [
         shape.name,
         f"{gaussian:.2f}",
-        f"{statistics.mean(scores['pyro']):.3f} ({min(scores['pyro']):.3f} to {max(scores['pyro']):.3f})",
-        f"{statistics.mean(scores['ours']):.3f} ({min(scores['ours']):.3f} to {max(scores['ours']):.3f})",
+        *(f"{statistics.mean(s):.3f} ({min(s):.3f} to {max(s):.3f})" for s in scores.values()),
         f"{statistics.mean(gains):+.3f} (least {min(gains):+.3f})",
-        f"{rates['pyro']:g}, {rates['ours']:g}",
-        ", ".join(f"{statistics.mean(r.steps for r in runs if r.contender == name):.0f}" for name in CONTENDERS),
+        ", ".join(f"{of[name][0].setting['lr']:g}" for name in PAIR),
+        ", ".join(f"{statistics.mean(run.steps for run in of[name]):.0f}" for name in PAIR),
     ]
-    return "| " + " | ".join(cells) + " |"
+    return _line(cells)
 
 
-HEADER = (
-    "| mesh | Gaussian | Pyro's own | ours | ours ahead | learning rates | steps |\n"
-    "| --- | --- | --- | --- | --- | --- | --- |"
-)
+def rival_rows(runs: list[Run], references: Mapping[str, float | None]) -> list[str]:
+    """A line per contender, the best one first.
+
+    Args:
+        runs: of all meshes.
+        references: from a mesh to the score that rivals are compared with.
+    """
+    lines = []
+    for name in {run.contender: None for run in runs}:
+        mine = [run for run in runs if run.contender == name]
+        ahead = [run.test - score for run in mine if (score := references[run.mesh]) is not None]
+        cells = [
+            name,
+            f"{statistics.mean(run.test for run in mine):.3f}",
+            f"{statistics.mean(ahead):+.3f} (least {min(ahead):+.3f})" if ahead else "",
+            f"{statistics.mean(run.seconds for run in mine):.1f}",
+            f"{statistics.mean(run.steps for run in mine):.0f}",
+            str(sum(run.diverged_at is not None for run in mine)),
+            f"{statistics.mean(run.stored for run in mine):,.0f}",
+            f"{statistics.mean(run.milliseconds for run in mine):.0f}",
+        ]
+        lines.append((statistics.mean(run.test for run in mine), _line(cells)))
+    return [line for _, line in sorted(lines, reverse=True)]
+
+
+def _line(cells: Iterable[str]) -> str:
+    """A line of a Markdown table."""
+    return f"| {' | '.join(cells)} |"
+
+
+def _header(*titles: str) -> str:
+    """The first two lines of a Markdown table."""
+    return f"{_line(titles)}\n{_line(['---'] * len(titles))}"
+
+
+def exact_row(path: Path, shape: Shape) -> str:
+    """What the true density scores on a mesh, with a standard error, as a line of a Markdown table."""
+    scores = true_scores(path, shape)
+    return _line([shape.name, f"{scores.mean():.3f}", f"{scores.std() / math.sqrt(len(scores)):.3f}"])
+
+
+def reference(path: Path, shape: Shape, runs: list[Run]) -> float | None:
+    """The score that rivals are compared with: the true density's, or the best kernel density's if there is none."""
+    if shape.noise:
+        return float(true_scores(path, shape).mean())
+    return next((run.test for run in runs if run.contender == BAR), None)
 
 
 def main() -> None:
@@ -145,23 +169,52 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=20.0, help="training time of each run")
     parser.add_argument("--seeds", type=int, default=3, help="runs of each contender that enter the table")
     parser.add_argument("--exact", action="store_true", help="print what the true density scores, and train nothing")
+    parser.add_argument(
+        "--rivals", nargs="*", choices=CONTENDERS, metavar="NAME", help=f"all, or some of: {'; '.join(CONTENDERS)}"
+    )
+    parser.add_argument("--scan", type=int, metavar="N", help="points to learn from; all rivals, if none is named")
+    parser.add_argument("--raw", action="store_true", help="score points without noise; all rivals, if none is named")
     parser.add_argument("--log", type=Path, help="append every run to this file, a JSON object per line")
     arguments = parser.parse_args()
-    report = reporter(describe, arguments.log)
-
+    of_pair = arguments.rivals is None and arguments.scan is None and not arguments.raw
+    names = PAIR if of_pair else [name for name in CONTENDERS if name in (arguments.rivals or CONTENDERS)]
+    if arguments.exact and arguments.raw:
+        parser.error("--exact is of points with noise, for those of the surface itself have no bound: leave --raw out")
+    for name in names:
+        if find_spec(CONTENDERS[name].needs) is None:
+            parser.error(
+                f"{name!r} needs the package {CONTENDERS[name].needs}: pip install 'pyro-pcflow[bench]', or name others"
+            )
+    noise = 0.0 if arguments.raw else NOISE_PER_HALF_EXTENT
+    load = partial(load_shape, num_points=arguments.scan or 200_000, noise=noise)
     paths = mesh_paths(arguments.meshes, parser)
     if arguments.exact:
-        print("| mesh | true density | standard error |\n| --- | --- | --- |")
+        print(_header("mesh", "true density", "standard error"))
         for path in paths:
-            print(exact_row(path, load_shape(path)), flush=True)
+            print(exact_row(path, load(path)), flush=True)
         return
-    rows = []
+
+    report = reporter(describe, arguments.log)
+    runs: list[Run] = []
+    rows: list[str] = []
+    references: dict[str, float | None] = {}
     for path in paths:
-        shape = load_shape(path)
-        run = partial(train, shape, seconds=arguments.seconds)
-        rows.append(row(shape, race(run, CONTENDERS, LEARNING_RATES, arguments.seeds, report)))
-        print(rows[-1], file=sys.stderr, flush=True)
-    print(HEADER, *rows, sep="\n")
+        shape = load(path)
+        settings = {name: CONTENDERS[name].settings_for(shape) for name in names}
+        own = race(partial(train, shape, seconds=arguments.seconds), settings, arguments.seeds, report)
+        if of_pair:
+            rows.append(pair_row(shape, own))
+            print(rows[-1], file=sys.stderr, flush=True)
+        else:
+            runs += own
+            references[shape.name] = reference(path, shape, own)
+    if of_pair:
+        print(_header("mesh", "Gaussian", "Pyro's own", "ours", "ours ahead", "learning rates", "steps"))
+    else:
+        of_reference = "above the true density" if noise else f"above {BAR}"
+        rows = rival_rows(runs, references)
+        print(_header("density", "nats per point", of_reference, *MEASURES))
+    print(*rows, sep="\n")
 
 
 if __name__ == "__main__":

@@ -176,7 +176,7 @@ def main() -> None:
     for path in arguments.data:
         category = load_category(path)
         run = partial(train, category, seconds=arguments.seconds)
-        runs = race(run, contenders, arguments.rates, arguments.seeds, report)
+        runs = race(run, dict.fromkeys(contenders, arguments.rates), arguments.seeds, report)
         lines += rows(category.name, contenders, runs)
     print(HEADER, *lines, sep="\n")
 

@@ -1,10 +1,10 @@
-"""Alternating runs of contenders, for an equal load of the machine, each at the best of several learning rates."""
+"""Alternating runs of contenders, for an equal load of the machine, each at the best of several settings."""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -14,51 +14,42 @@ class Run(Protocol):
     """What a race asks of a training run."""
 
     @property
-    def contender(self) -> str:
-        """The name of the model."""
-
-    @property
-    def lr(self) -> float:
-        """The learning rate."""
-
-    @property
     def validation(self) -> float:
-        """The score that the rate is chosen by, higher is better."""
+        """The score that the setting is chosen by, higher is better."""
 
 
 R = TypeVar("R", bound=Run)
+S = TypeVar("S")
 
 
 def race(
-    train: Callable[[str, float, int], R],
-    contenders: Iterable[str],
-    rates: Sequence[float],
+    train: Callable[[str, S, int], R],
+    settings: Mapping[str, Sequence[S]],
     seeds: int,
     report: Callable[[R], None],
 ) -> list[R]:
-    """Try every rate under the first seed, then run the other seeds at the best rate of each contender.
+    """Try every setting under the first seed, then run the other seeds at the best setting of each contender.
 
     Args:
-        train: from a contender, a learning rate and a seed to a run.
-        contenders: their names.
-        rates: learning rates to choose from.
+        train: from a contender, a setting and a seed to a run.
+        settings: what each contender chooses from, such as learning rates.
         seeds: runs of each contender that are returned.
         report: called with every run as it ends.
     """
-    contenders = list(contenders)
+    tried: dict[str, list[tuple[S, R]]] = {contender: [] for contender in settings}
 
-    def run(contender: str, lr: float, seed: int) -> R:
-        done = train(contender, lr, seed)
+    def run(contender: str, setting: S, seed: int) -> R:
+        done = train(contender, setting, seed)
         report(done)
         return done
 
-    trials = [run(contender, lr, 0) for lr in rates for contender in contenders]
-    best = {
-        contender: max((trial for trial in trials if trial.contender == contender), key=lambda trial: trial.validation)
-        for contender in contenders
-    }
-    others = [run(contender, best[contender].lr, seed) for seed in range(1, seeds) for contender in contenders]
-    return [*best.values(), *others]
+    for place in range(max(map(len, settings.values()))):
+        for contender, own in settings.items():
+            if place < len(own):
+                tried[contender].append((own[place], run(contender, own[place], 0)))
+    best = {contender: max(own, key=lambda trial: trial[1].validation) for contender, own in tried.items()}
+    others = [run(contender, best[contender][0], seed) for seed in range(1, seeds) for contender in settings]
+    return [*(first for _, first in best.values()), *others]
 
 
 def reporter(describe: Callable[[Any], str], log: Path | None) -> Callable[[Any], None]:

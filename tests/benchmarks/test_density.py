@@ -1,38 +1,65 @@
-"""The true density against closed forms, and the table."""
+"""The tables of densities of single meshes."""
 
-import math
+from __future__ import annotations
 
-import numpy as np
+import re
+from functools import partial
+
 import pytest
 
 import pyro_pcflow as pcf
 from benchmarks import density
-from benchmarks.density import exact_log_prob
+from benchmarks.density import Run, rival_rows
 
-NOISE = 0.05
-
-
-def test_a_square_in_space():
-    # Far from its edges, the density of a thickened square is that of the noise across it, over its area.
-    generator = np.random.default_rng(0)
-    surface = np.concatenate([generator.uniform(-1, 1, (400_000, 2)), np.zeros((400_000, 1))], 1)
-    points = np.concatenate([generator.uniform(-0.5, 0.5, (300, 2)), NOISE * generator.standard_normal((300, 1))], 1)
-    across = -0.5 * (points[:, 2] / NOISE) ** 2 - math.log(NOISE * math.sqrt(2 * math.pi))
-    scores = exact_log_prob(points, surface, NOISE)
-    assert scores == pytest.approx(across - math.log(4.0), abs=0.15)
-    assert scores.mean() == pytest.approx((across - math.log(4.0)).mean(), abs=0.01)
+SPOT = pcf.data.example_path("spot")
 
 
-def test_a_far_point_has_no_density():
-    surface = np.zeros((10, 3))
-    scores = exact_log_prob(np.array([[0.0, 0.0, 0.0], [9.0, 0.0, 0.0]]), surface, NOISE)
-    assert scores[0] == pytest.approx(-1.5 * math.log(2 * math.pi * NOISE**2))
-    assert scores[1] == -math.inf
+def run(contender, mesh, test, **others):
+    told = {"steps": 5, "seconds": 1.0, "validation": 0.0, "diverged_at": None, "stored": 1234, "milliseconds": 7.0}
+    return Run(mesh=mesh, contender=contender, seed=0, setting={}, test=test, **told | others)
+
+
+def test_rivals_are_compared_mesh_by_mesh_and_the_best_comes_first():
+    runs = [run("a", "m", 1.0), run("a", "n", 2.0, diverged_at=5), run("b", "m", 3.0), run("b", "n", 1.0)]
+    assert rival_rows(runs, {"m": 0.5, "n": 2.5}) == [
+        "| b | 2.000 | +0.500 (least -1.500) | 1.0 | 5 | 0 | 1,234 | 7 |",
+        "| a | 1.500 | +0.000 (least -0.500) | 1.0 | 5 | 1 | 1,234 | 7 |",
+    ]
+    assert rival_rows(runs[:1], {"m": None}) == ["| a | 1.000 |  | 1.0 | 5 | 0 | 1,234 | 7 |"]
+
+
+def test_rivals_on_a_scan(command, tmp_path, monkeypatch):
+    pytest.importorskip("sklearn")
+    monkeypatch.setattr(density, "load_shape", partial(density.load_shape, num_scored=500))
+    names = ["kernel density", density.BAR, "ours, by default"]
+    options = ["--scan", 200, "--raw", "--seconds", 0.1, "--seeds", 1, "--log", tmp_path / "log"]
+    lines = command(density, SPOT, *options, "--rivals", *names).out.splitlines()
+    assert f"above {density.BAR}" in lines[0]
+    rows = {line.split(" | ")[0].removeprefix("| "): line for line in lines[2:]}
+    assert set(rows) == set(names)
+    assert all(row.count("|") == lines[0].count("|") for row in rows.values())
+    assert "+0.000 (least +0.000)" in rows[density.BAR]
+    by_validation, by_test = (float(re.findall(r"-?\d+\.\d{3}", rows[name])[0]) for name in names[:2])
+    assert by_validation <= by_test + 1e-3
+    assert len((tmp_path / "log").read_text().splitlines()) == 3
+
+
+def test_a_rival_that_is_not_installed_is_told(command, capsys, monkeypatch):
+    monkeypatch.setattr(density, "find_spec", lambda name: None)
+    with pytest.raises(SystemExit):
+        command(density, SPOT, "--rivals", "zuko")
+    assert "pip install 'pyro-pcflow[bench]'" in capsys.readouterr().err
+
+
+def test_raw_points_have_no_true_density(command, capsys):
+    with pytest.raises(SystemExit):
+        command(density, SPOT, "--exact", "--raw")
+    assert "leave --raw out" in capsys.readouterr().err
 
 
 @pytest.mark.slow
 def test_the_table(command):
-    lines = command(density, pcf.data.example_path("spot"), "--seconds", 0.5, "--seeds", 2).out.splitlines()
+    lines = command(density, SPOT, "--seconds", 0.5, "--seeds", 2).out.splitlines()
     assert len(lines) == 3
     assert lines[-1].startswith("| spot | ")
     assert lines[-1].count("|") == lines[0].count("|")

@@ -22,7 +22,9 @@ def test_contenders_take_turns_at_their_best_rates(tmp_path, capsys):
     def train(contender, lr, seed):
         return Run(contender, lr, seed, validation=-abs(lr - liked[contender]) - seed)
 
-    runs = race(train, liked, [0.1, 0.2], 3, reporter(lambda run: f"{run.contender} ran", tmp_path / "log"))
+    runs = race(
+        train, dict.fromkeys(liked, (0.1, 0.2)), 3, reporter(lambda run: f"{run.contender} ran", tmp_path / "log")
+    )
     told = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
     assert [(line["contender"], line["lr"], line["seed"]) for line in told] == [
         *(("a", 0.1, 0), ("b", 0.1, 0), ("a", 0.2, 0), ("b", 0.2, 0)),

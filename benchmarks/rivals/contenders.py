@@ -1,0 +1,77 @@
+"""Densities of one shape that are compared at equal seconds, and the settings that each may choose from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import pyro_pcflow as pcf
+from benchmarks.common.constants import NOISE_PER_HALF_EXTENT
+from benchmarks.common.meshes import Shape
+from benchmarks.rivals.em_mixture import fit_em_mixture
+from benchmarks.rivals.fitted import Fitted, fit_flow
+from benchmarks.rivals.kernel_density import fit_kernel_density
+from benchmarks.rivals.pyro_stack import PyroStack
+from benchmarks.rivals.zuko_nsf import ZukoNSF
+
+Setting = Mapping[str, Any]
+RATES = tuple({"lr": lr} for lr in (2.5e-3, 5e-3, 1e-2))
+NOISES = (NOISE_PER_HALF_EXTENT / 2, NOISE_PER_HALF_EXTENT, 2 * NOISE_PER_HALF_EXTENT)
+
+
+@dataclass(frozen=True)
+class Contender:
+    """How a density is trained: a function of a shape, seconds, a seed and a setting.
+
+    Attributes:
+        fit: the function.
+        settings: of which the best is taken.
+        raw_noises: what `noise` is tried beside each setting for points that have none; empty if it has no such option.
+        needs: a package that the extra `bench` installs.
+    """
+
+    fit: Callable[..., Fitted]
+    settings: tuple[Setting, ...] = ({},)
+    raw_noises: tuple[float, ...] = NOISES
+    needs: str = "pyro"
+
+    def settings_for(self, shape: Shape) -> list[Setting]:
+        """All settings to try on a shape."""
+        noises = (shape.noise,) if shape.noise and self.raw_noises else self.raw_noises
+        return [{**setting, "noise": noise} for setting in self.settings for noise in noises] or list(self.settings)
+
+
+def by_default(make: Callable[[], Any]) -> Contender:
+    """One of our flows as a user has it who chooses nothing."""
+    return Contender(partial(fit_flow, make, held_out=False), raw_noises=(NOISE_PER_HALF_EXTENT,))
+
+
+BAR = "kernel density, by test points"
+CONTENDERS = {
+    "pyro": Contender(partial(fit_flow, PyroStack), RATES),
+    "pyro, splines": Contender(
+        partial(fit_flow, partial(PyroStack, coupling="spline")),
+        tuple({**rate, "num_couplings": number} for number in (4, 8) for rate in RATES),
+    ),
+    "zuko": Contender(
+        partial(fit_flow, ZukoNSF),
+        tuple({**rate, "transforms": number} for number in (3, 6) for rate in RATES),
+        needs="zuko",
+    ),
+    "EM": Contender(
+        fit_em_mixture,
+        # Time for a few dozen iterations.
+        tuple(
+            {"components": count, "points": points}
+            for count, points in ((32, 80_000), (64, 80_000), (128, 40_000), (256, 20_000), (512, 20_000))
+        ),
+        needs="sklearn",
+    ),
+    "kernel density": Contender(fit_kernel_density, raw_noises=(), needs="sklearn"),
+    BAR: Contender(partial(fit_kernel_density, chosen_on="test"), raw_noises=(), needs="sklearn"),
+    "ours, by default": by_default(lambda: pcf.PointCloudFlow(3)),
+    "ours": Contender(partial(fit_flow, lambda: pcf.PointCloudFlow(3, num_couplings=12, hidden_dims=(64, 64))), RATES),
+}
+PAIR = ("pyro", "ours")
