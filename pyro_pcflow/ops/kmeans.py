@@ -8,8 +8,11 @@ from torch import Tensor
 
 __all__ = ["kmeans"]
 
+# Rounds in which the first centres are drawn: one each, unless there are more of them.
+ROUNDS = 32
 
-def kmeans(points: Tensor, count: int, generator: torch.Generator, num_steps: int = 20) -> tuple[Tensor, Tensor]:
+
+def kmeans(points: Tensor, count: int, generator: torch.Generator, num_steps: int = 10) -> tuple[Tensor, Tensor]:
     """Centres of `count` clusters, and the cluster of each point.
 
     Lloyd's algorithm from the centres of k-means++ (Arthur and Vassilvitskii, k-means++: The advantages of careful
@@ -34,13 +37,18 @@ def kmeans(points: Tensor, count: int, generator: torch.Generator, num_steps: in
         ([0.10000000149011612, 9.100000381469727], True)
     """
     chosen = torch.randint(len(points), (1,), generator=generator)
-    centres, distance = points[chosen], (points - points[chosen]).square().sum(-1)
-    while len(centres) < count:
-        if not distance.sum() > 0:
+    centres, distance = points[chosen], torch.full_like(points[:, 0], torch.inf)
+    while True:
+        distance = torch.minimum(distance, torch.cdist(points, points[chosen]).square().amin(-1))
+        if len(centres) == count:
+            break
+        apart = int(distance.count_nonzero())
+        if not apart:
             raise ValueError(f"cannot find {count} clusters in points that take only {len(centres)} values")
-        chosen = torch.multinomial(distance, 1, generator=generator)
+        # Many are drawn at once, as in k-means|| (Bahmani et al., Scalable k-means++, VLDB 2012).
+        num_chosen = min(max(1, count // ROUNDS), count - len(centres), apart)
+        chosen = torch.multinomial(distance, num_chosen, generator=generator)
         centres = torch.cat([centres, points[chosen]])
-        distance = torch.minimum(distance, (points - points[chosen]).square().sum(-1))
     labels = _nearest(points, centres)
     for _ in range(num_steps):
         sizes = torch.bincount(labels, minlength=count).unsqueeze(-1).to(points)
