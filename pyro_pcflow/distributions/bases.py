@@ -21,6 +21,9 @@ __all__ = ["ConditionalNormal", "MixtureOfGaussians", "StandardNormal"]
 
 # Upper bound of a Gaussian's widths, in the flow's units.
 MAX_WIDTH = 100.0
+# How much faster than its mean the weight, the widths and the slopes of a Gaussian learn. At the rate of an optimizer, a
+# mean moves by a part of a width each step, when the others hardly change.
+PACE = 5.0
 # Points per cluster that k-means looks at, and the least number of points.
 POINTS_PER_CLUSTER, MIN_POINTS = 50, 10_000
 
@@ -136,7 +139,7 @@ class MixtureOfGaussians(nn.Module):
         )
         # Together about standard normal, and apart: equal components would stay equal.
         nn.init.normal_(self.loc, std=0.8)
-        nn.init.constant_(self.raw_width, _raw_width(torch.tensor(0.6), min_width).item())
+        nn.init.constant_(self.raw_width, _raw_width(torch.tensor(0.6), min_width).item() / PACE)
         self.network = _network([context_dim, *hidden_dims, num_components * sum(sizes)]) if context_dim else None
         self._sizes = sizes
 
@@ -167,9 +170,9 @@ class MixtureOfGaussians(nn.Module):
         logits, loc, raw_width, slopes = parts
         i, j = torch.tril_indices(self.point_dim, self.point_dim, -1, device=loc.device)
         regression = torch.eye(self.point_dim, dtype=loc.dtype, device=loc.device).repeat(*loc.shape[:-1], 1, 1)
-        regression[..., i, j] = -slopes
-        width = self.min_width + MAX_WIDTH * torch.sigmoid(raw_width - math.log(MAX_WIDTH))
-        return Gaussians(logits.squeeze(-1), loc, regression / width.unsqueeze(-1))
+        regression[..., i, j] = -PACE * slopes
+        width = self.min_width + MAX_WIDTH * torch.sigmoid(PACE * raw_width - math.log(MAX_WIDTH))
+        return Gaussians(PACE * logits.squeeze(-1), loc, regression / width.unsqueeze(-1))
 
     @torch.no_grad()
     def start(self, points: Tensor) -> None:
@@ -202,10 +205,10 @@ class MixtureOfGaussians(nn.Module):
         width = scale_tril.diagonal(dim1=-2, dim2=-1)
         inverse = torch.linalg.solve_triangular(scale_tril / width.unsqueeze(-2), torch.eye(dim).double(), upper=False)
         i, j = torch.tril_indices(dim, dim, -1)
-        self.logits.copy_((sizes + 1).log().unsqueeze(-1))
+        self.logits.copy_((sizes + 1).log().unsqueeze(-1) / PACE)
         self.loc.copy_(loc)
-        self.raw_width.copy_(_raw_width(width, self.min_width))
-        self.slopes.copy_(-inverse[:, i, j])
+        self.raw_width.copy_(_raw_width(width, self.min_width) / PACE)
+        self.slopes.copy_(-inverse[:, i, j] / PACE)
 
 
 def _raw_width(width: Tensor, min_width: float) -> Tensor:
