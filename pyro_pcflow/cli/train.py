@@ -61,7 +61,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="standard deviation of the noise that thickens a surface, as a share of half of the longest side of the "
         "data's bounding box (%(default)s)",
     )
-    parser.add_argument("--num-couplings", type=whole(1), help="number of coupling layers (12 for a flow)")
+    parser.add_argument("--base", help="the noise of the flow: normal (for a flow), conditional, or mixture")
+    parser.add_argument("--num-components", type=whole(1), help="number of Gaussians of --base mixture (128)")
+    parser.add_argument("--num-couplings", type=whole(0), help="number of coupling layers (12 for a flow)")
     parser.add_argument("--hidden-dims", type=whole(1), nargs="+", help="hidden widths (64 64 for a flow)")
     parser.add_argument(
         "--coupling",
@@ -252,8 +254,8 @@ def _training_options(options: dict[str, Any], up: str) -> dict[str, Any]:
 
 def _flow_options(arguments: argparse.Namespace) -> dict[str, Any]:
     """Options of the flow over points that have an argument each."""
-    named = {"num_couplings": arguments.num_couplings, "hidden_dims": arguments.hidden_dims}
-    options = {name: value for name, value in named.items() if value is not None}
+    names = ("base", "num_components", "num_couplings", "hidden_dims")
+    options = {name: value for name in names if (value := getattr(arguments, name)) is not None}
     custom = load_custom(arguments.custom)
     if arguments.coupling is not None:
         options["coupling"] = _coupling(arguments.coupling, custom)

@@ -21,8 +21,8 @@ __all__ = ["ConditionalNormal", "MixtureOfGaussians", "StandardNormal"]
 
 # Upper bound of a Gaussian's widths, in the flow's units.
 MAX_WIDTH = 100.0
-# How much faster than its mean the weight, the widths and the slopes of a Gaussian learn. At the rate of an optimizer, a
-# mean moves by a part of a width each step, when the others hardly change.
+# How much faster than its mean the weight, the widths and the slopes of a Gaussian learn: at a rate at which means move
+# by a part of a width per step, these would hardly change.
 PACE = 5.0
 # Points per cluster that k-means looks at, and the least number of points.
 POINTS_PER_CLUSTER, MIN_POINTS = 50, 10_000

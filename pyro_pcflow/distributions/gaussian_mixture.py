@@ -137,6 +137,24 @@ class GaussianMixture(Mixture):
             loc = loc.flatten(0, -2)[rows]
             return loc + (scale_tril * torch.randn_like(loc).unsqueeze(-2)).sum(-1), labels
 
+    def stratified(self, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Points of every component, with its weight, differentiable in the parameters.
+
+        Args:
+            noise: standard normal, shape `(M, K, D)`.
+
+        Returns:
+            Points of shape `(M * K, *batch_shape, D)`, and logarithms of weights that sum to 1, without the last
+            dimension.
+        """
+        logits, loc, factor = self._gaussians()
+        loc, factor = loc.movedim(-2, 0), factor.movedim(-3, 0)
+        noise = noise.to(loc).reshape(*noise.shape[:2], *(1,) * len(self._context_shape), -1)
+        points = loc + torch.linalg.solve_triangular(factor, noise.unsqueeze(-1), upper=False).squeeze(-1)
+        log_weights = logits.log_softmax(-1).movedim(-1, 0) - math.log(len(noise))
+        points = points.expand(*noise.shape[:2], *self.batch_shape, -1)
+        return points.flatten(0, 1), log_weights.expand(points.shape[:-1]).flatten(0, 1)
+
 
 def _monomials(points: Tensor) -> Tensor:
     """Products of two coordinates, coordinates, and 1: shape `(*batch, Q)`."""

@@ -229,4 +229,5 @@ def _log_normalizer(points: Distribution, log_retention: Callable[[Tensor], Tens
     if isinstance(points, PointMixture):
         parts = [_log_normalizer(component, log_retention, num_samples) for component in points.components]
         return (points.logits + torch.stack(parts, -1)).logsumexp(-1)
-    return log_retention(quasi_monte_carlo(points, num_samples)).logsumexp(0) - math.log(num_samples)
+    samples, log_weights = quasi_monte_carlo(points, num_samples)
+    return (log_retention(samples) + log_weights).logsumexp(0)
