@@ -50,7 +50,8 @@ def quasi_monte_carlo(distribution: Distribution, num_samples: int) -> tuple[Ten
     if isinstance(distribution, GaussianMixture):
         count = max(1, round(num_samples / distribution.num_components))
         noise = _sobol_normal(count * distribution.num_components, distribution.event_shape[0])
-        return distribution.stratified(noise.unflatten(0, (count, -1)))
+        # Neighbours in the sequence fill the space; every K-th point would not.
+        return distribution.stratified(noise.unflatten(0, (-1, count)).transpose(0, 1))
     inner = distribution
     while isinstance(inner, Independent):
         inner = inner.base_dist
