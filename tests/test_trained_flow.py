@@ -23,8 +23,9 @@ def skull():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("steps", [100, pytest.param(400, marks=pytest.mark.exhaustive)])
-def test_round_trip_of_64_couplings_after_training(skull, device, steps):
-    flow = pcf.PointCloudFlow(3, num_couplings=64, hidden_dims=[32, 32])
+@pytest.mark.parametrize("coupling", ["affine", "spline", "cubic"])
+def test_round_trip_of_64_couplings_after_training(skull, device, steps, coupling):
+    flow = pcf.PointCloudFlow(3, num_couplings=64, hidden_dims=[32, 32], coupling=coupling)
     result = pcf.fit(flow, skull, max_steps=steps, lr=1e-2, noise=0.01, seed=0, device=str(device))
     assert result.nats_per_point > -2.5  # it has learned: a Gaussian stays below
     for dtype, tolerance in [(torch.float32, 1e-4), (torch.float64, 1e-10)]:

@@ -60,7 +60,6 @@ def rational_quadratic_inverse(y: Tensor, parameters: Tensor, bound: float) -> t
     image, slope = _in_bin(t, width, height, first, last)
     for _ in range(2):
         t = t - (image - rise) / (slope * width)
-        t = t + (t.clamp(0, 1) - t).detach()  # a step too far, but not its derivatives, ends at the knot
         image, slope = _in_bin(t, width, height, first, last)
     return left + t * width + (y - inside), slope
 

@@ -179,7 +179,8 @@ def coupling_stack(
         hidden_dims: widths of every conditioner's hidden layers.
         context_dim: size `C` of a context; 0 makes a plain `CouplingStack`.
         coupling: what happens to a moved coordinate: `"affine"` (RealNVP), `"additive"` (NICE), `"spline"`
-            (`RationalQuadraticSpline`), `"cubic"` (`CubicRational`), or an `Elementwise`, which is taken as it is.
+            (`RationalQuadraticSpline`), `"cubic"` (`CubicRational`), or an `Elementwise`, which is taken as it is, with
+            a bound of its log-scale of its own.
         masks: a pattern of `coupling_masks`, or masks that are repeated in turn.
         num_frequencies: Fourier features of the kept coordinates, see `fourier_features`.
         max_log_scale: smooth bound of each layer's log-scale.

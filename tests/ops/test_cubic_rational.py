@@ -79,6 +79,12 @@ def test_the_inverse_is_the_only_real_root():
         assert x.item() == pytest.approx(real, rel=1e-9)
 
 
+def test_several_terms_are_undone():
+    parameters = 2 * torch.randn(12, 500, generator=torch.Generator().manual_seed(0)).double()
+    y = torch.linspace(-5, 5, 500).double()
+    torch.testing.assert_close(cubic_rational(cubic_rational_inverse(y, parameters)[0], parameters)[0], y)
+
+
 @pytest.mark.parametrize("function", [cubic_rational, cubic_rational_inverse])
 def test_derivatives_of_two_orders(function):
     generator = torch.Generator().manual_seed(0)

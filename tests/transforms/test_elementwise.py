@@ -47,6 +47,37 @@ def test_additive_is_its_formula():
     assert log_det.tolist() == [0.0, 0.0]
 
 
+@pytest.mark.parametrize("elementwise", [T.RationalQuadraticSpline(5, 2.0, 0.5), T.CubicRational(3, 0.5)])
+def test_a_bend_comes_after_the_affine_map_on_the_way_to_noise(elementwise):
+    """With a bend that is the identity it is affine; without an affine map it bends what it is given."""
+    y, raw = torch.randn(50, 2).double(), torch.randn(50, 2, elementwise.num_parameters).double()
+    straight, unmoved = raw.clone(), raw.clone()
+    straight[..., 2:] = 0
+    unmoved[..., :2] = 0
+    scaled, log_scale = T.Affine(0.5).inverse_and_log_det(y, raw[..., :2])
+    for value, expected in zip(elementwise.inverse_and_log_det(y, straight), (scaled, log_scale), strict=True):
+        torch.testing.assert_close(value, expected)
+    bent, log_slope = elementwise.inverse_and_log_det(scaled, unmoved)
+    assert (bent - scaled).abs().max() > 0.1
+    for value, expected in zip(elementwise.inverse_and_log_det(y, raw), (bent, log_scale + log_slope), strict=True):
+        torch.testing.assert_close(value, expected)
+
+
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (lambda: T.RationalQuadraticSpline(num_bins=1), "num_bins must be at least 2, got 1"),
+        (lambda: T.RationalQuadraticSpline(bound=-1.0), r"bound must be positive and finite, got -1\.0"),
+        (lambda: T.RationalQuadraticSpline(max_log_scale=0.0), "max_log_scale must be positive"),
+        (lambda: T.CubicRational(num_terms=0), "num_terms must be at least 1, got 0"),
+        (lambda: T.CubicRational(max_log_scale=0.0), "max_log_scale must be positive"),
+    ],
+)
+def test_options_out_of_range_are_refused(make, told):
+    with pytest.raises(ValueError, match=told):
+        make()
+
+
 @pytest.mark.parametrize("name", MAPS)
 def test_maps_keep_their_promises(name, device, dtype):
     pcf.testing.check_elementwise(MAPS[name], device=device, dtype=dtype)
@@ -151,7 +182,8 @@ def test_a_map_of_another_takes_the_plain_way_and_ours_the_fast_one():
     class Louder(T.Affine):
         pass
 
-    for elementwise, lowers in ((ours, True), (T.Additive(), True), (other, False), (Louder(), False)):
+    plain = [other, Louder(), T.RationalQuadraticSpline(), T.CubicRational()]
+    for elementwise, lowers in ((ours, True), (T.Additive(), True), *((one, False) for one in plain)):
         assert can_lower(T.point_coupling(3, elementwise)) is lowers
     stack = randomize_parameters(
         T.ConditionalCouplingStack(
@@ -176,5 +208,6 @@ def test_a_method_that_was_replaced_is_called():
 
 def test_objects_say_their_options():
     assert repr(T.Affine(0.5)) == "Affine(max_log_scale=0.5)"
+    assert repr(T.CubicRational(2)) == "CubicRational(num_terms=2, max_log_scale=1.0)"
     assert repr(Bend()) == "Bend(limit=1.0)"
     assert "mask=>==, Additive()" in repr(T.additive_point_coupling(3))

@@ -27,6 +27,27 @@ def test_the_log_scales_of_all_layers_are_bounded_together(num_couplings, option
     assert [part.elementwise.max_log_scale for part in stack.parts] == pytest.approx([limit] * num_couplings)
 
 
+@pytest.mark.parametrize("coupling", ["spline", "cubic"])
+def test_the_affine_part_of_a_bend_counts(coupling):
+    stack = T.coupling_stack(3, num_couplings=24, coupling=coupling, **SMALL)
+    assert [part.elementwise.config["max_log_scale"] for part in stack.parts] == [0.5] * 24
+
+
+@pytest.mark.parametrize("coupling", ["affine", "spline", "cubic"])
+def test_a_stack_is_a_density(coupling):
+    """Its integral over the plane is 1, by the midpoint rule."""
+    torch.manual_seed(0)
+    stack = T.coupling_stack(2, num_couplings=4, hidden_dims=[8], coupling=coupling).double()
+    randomize_parameters(stack, 0.2)
+    ticks = torch.linspace(-10, 10, 401).double()
+    points = torch.stack(torch.meshgrid(ticks, ticks, indexing="ij"), -1)
+    with torch.no_grad():
+        noise, log_det = stack.inverse_and_log_det(points)
+    density = (torch.distributions.Normal(0.0, 1.0).log_prob(noise).sum(-1) + log_det).exp()
+    assert density.amax() > 0.2  # that of the noise is 0.16
+    assert abs(density.sum().item() * 0.05**2 - 1) < 1e-3
+
+
 @pytest.mark.parametrize("context_dim", [0, 2])
 def test_no_weights_scale_a_coordinate_beyond_the_bound(context_dim):
     stack = T.coupling_stack(2, num_couplings=40, context_dim=context_dim, max_total_log_scale=3.0, **SMALL).double()
