@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from typing import Any
 
 import pyro_pcflow as pcf
@@ -18,7 +19,7 @@ from benchmarks.rivals.zuko_nsf import ZukoNSF
 
 Setting = Mapping[str, Any]
 RATES = tuple({"lr": lr} for lr in (2.5e-3, 5e-3, 1e-2))
-NOISES = (NOISE_PER_HALF_EXTENT / 2, NOISE_PER_HALF_EXTENT, 2 * NOISE_PER_HALF_EXTENT)
+NOISES = (NOISE_PER_HALF_EXTENT, 2 * NOISE_PER_HALF_EXTENT)
 
 
 @dataclass(frozen=True)
@@ -43,26 +44,30 @@ class Contender:
         return [{**setting, "noise": noise} for setting in self.settings for noise in noises] or list(self.settings)
 
 
-def by_default(make: Callable[[], Any]) -> Contender:
-    """One of our flows as a user has it who chooses nothing."""
+def flow(make: Callable[..., Any], *settings: Setting, needs: str = "pyro") -> Contender:
+    """A flow at the best of several settings: three learning rates unless others are given."""
+    return Contender(partial(fit_flow, make), settings or RATES, needs=needs)
+
+
+def by_default(**sizes: Any) -> Contender:
+    """A flow of ours as a user has it who chooses nothing else."""
+    make = partial(pcf.PointCloudFlow, 3, **sizes)
     return Contender(partial(fit_flow, make, held_out=False), raw_noises=(NOISE_PER_HALF_EXTENT,))
+
+
+def _grid(**choices: Sequence[Any]) -> tuple[Setting, ...]:
+    """All combinations of choices."""
+    return tuple(dict(zip(choices, values, strict=True)) for values in product(*choices.values()))
 
 
 BAR = "kernel density, by test points"
 CONTENDERS = {
-    "pyro": Contender(partial(fit_flow, PyroStack), RATES),
-    "pyro, splines": Contender(
-        partial(fit_flow, partial(PyroStack, coupling="spline")),
-        tuple({**rate, "num_couplings": number} for number in (4, 8) for rate in RATES),
-    ),
-    "zuko": Contender(
-        partial(fit_flow, ZukoNSF),
-        tuple({**rate, "transforms": number} for number in (3, 6) for rate in RATES),
-        needs="zuko",
-    ),
+    "pyro": flow(PyroStack),
+    "pyro, splines": flow(partial(PyroStack, coupling="spline"), *_grid(num_couplings=(4, 8), lr=(2.5e-3, 1e-2))),
+    "zuko": flow(ZukoNSF, *_grid(transforms=(3, 6), lr=(2.5e-3, 1e-2)), needs="zuko"),
     "EM": Contender(
         fit_em_mixture,
-        # Time for a few dozen iterations.
+        # More components have time for fewer points.
         tuple(
             {"components": count, "points": points}
             for count, points in ((32, 80_000), (64, 80_000), (128, 40_000), (256, 20_000), (512, 20_000))
@@ -71,7 +76,12 @@ CONTENDERS = {
     ),
     "kernel density": Contender(fit_kernel_density, raw_noises=(), needs="sklearn"),
     BAR: Contender(partial(fit_kernel_density, chosen_on="test"), raw_noises=(), needs="sklearn"),
-    "ours, by default": by_default(lambda: pcf.PointCloudFlow(3)),
-    "ours": Contender(partial(fit_flow, lambda: pcf.PointCloudFlow(3, num_couplings=12, hidden_dims=(64, 64))), RATES),
+    "ours, by default": by_default(),
+    "ours, mixture by default": by_default(base="mixture", num_couplings=0),
+    "ours": flow(partial(pcf.PointCloudFlow, 3, num_couplings=12, hidden_dims=(64, 64))),
+    "ours, mixture": flow(
+        partial(pcf.PointCloudFlow, 3, base="mixture", num_couplings=0),
+        *_grid(num_components=(128, 1024), lr=(3e-3, 1.6e-2)),
+    ),
 }
 PAIR = ("pyro", "ours")
