@@ -41,3 +41,19 @@ def test_noise_that_is_known_is_not_chosen():
     assert [s["lr"] for s in CONTENDERS["pyro"].settings_for(mesh)] == [2.5e-3, 5e-3, 1e-2]
     assert {s["noise"] for s in CONTENDERS["ours"].settings_for(mesh)} == {mesh.noise}
     assert CONTENDERS["kernel density"].settings_for(mesh) == [{}]
+
+
+def test_what_runs_by_default_chooses_nothing_and_sees_no_validation_points(scan, monkeypatch):
+    given = []
+
+    def fit(module, points, **options):
+        given.append(options)
+        return pcf.training.FitResult(1, 0.1, None, [], None, "cpu")
+
+    monkeypatch.setattr(pcf, "fit", fit)
+    for name in ("ours, by default", "ours"):
+        contender = CONTENDERS[name]
+        contender.fit(scan, 1.0, 0, **contender.settings_for(scan)[0])
+    assert "held_out" not in given[0]
+    assert [options["lr"] for options in given] == [None, 2.5e-3]
+    assert given[1]["held_out"] is scan.validation
