@@ -19,7 +19,7 @@ from benchmarks.rivals.zuko_nsf import ZukoNSF
 
 Setting = Mapping[str, Any]
 RATES = tuple({"lr": lr} for lr in (2.5e-3, 5e-3, 1e-2))
-NOISES = (NOISE_PER_HALF_EXTENT, 2 * NOISE_PER_HALF_EXTENT)
+NOISES = (NOISE_PER_HALF_EXTENT / 2, NOISE_PER_HALF_EXTENT)
 
 
 @dataclass(frozen=True)
