@@ -22,9 +22,16 @@ def skull():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("steps", [100, pytest.param(400, marks=pytest.mark.exhaustive)])
-@pytest.mark.parametrize("coupling", ["affine", "spline", "cubic"])
-def test_round_trip_of_64_couplings_after_training(skull, device, steps, coupling):
+@pytest.mark.parametrize(
+    ("coupling", "steps"),
+    [
+        ("affine", 100),
+        ("spline", 30),
+        ("cubic", 30),
+        *(pytest.param(coupling, 400, marks=pytest.mark.exhaustive) for coupling in ("affine", "spline", "cubic")),
+    ],
+)
+def test_round_trip_of_64_couplings_after_training(skull, device, coupling, steps):
     flow = pcf.PointCloudFlow(3, num_couplings=64, hidden_dims=[32, 32], coupling=coupling)
     result = pcf.fit(flow, skull, max_steps=steps, lr=1e-2, noise=0.01, seed=0, device=str(device))
     assert result.nats_per_point > -2.5  # it has learned: a Gaussian stays below
