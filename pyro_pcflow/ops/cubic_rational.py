@@ -11,7 +11,8 @@ from pyro_pcflow.ops.coupling import tanh_bound
 
 __all__ = ["cubic_rational", "cubic_rational_inverse"]
 
-# The slope of a term is 1 + strength * (1 - u^2) / (1 + u^2)^2, a fraction between -1/8 and 1: positive from -1 to 8.
+# The slope of a term is 1 + strength * w (2 w - 1) with w = 1 / (1 + u^2) between 0 and 1, a parabola from -1/8, at
+# w = 1/4, to 1: it is positive for strengths from -1 to 8.
 WEAKEST, STRONGEST = -0.95, 7.5
 STRENGTHS = STRONGEST - WEAKEST
 AT_ZERO = math.log(-WEAKEST / STRONGEST)  # the logit of the share of STRENGTHS at which the strength is 0
