@@ -255,7 +255,7 @@ def _training_options(options: dict[str, Any], up: str) -> dict[str, Any]:
 def _flow_options(arguments: argparse.Namespace) -> dict[str, Any]:
     """Options of the flow over points that have an argument each."""
     names = ("base", "num_components", "num_couplings", "hidden_dims")
-    options = {name: value for name in names if (value := getattr(arguments, name)) is not None}
+    options = {name: value for name in names if (value := vars(arguments)[name]) is not None}
     custom = load_custom(arguments.custom)
     if arguments.coupling is not None:
         options["coupling"] = _coupling(arguments.coupling, custom)
