@@ -157,6 +157,7 @@ def test_set_metrics_and_likelihoods():
 FLOWS = {
     "default": {},
     "conditional base": {"base": "conditional"},
+    "mixture base": {"base": "mixture", "num_components": 5},
     "additive": {"coupling": "additive"},
     "splines": {"coupling": "spline"},
     "cubic": {"coupling": "cubic"},

@@ -139,7 +139,7 @@ class MixtureOfGaussians(nn.Module):
         )
         # Together about standard normal, and apart: equal components would stay equal.
         nn.init.normal_(self.loc, std=0.8)
-        nn.init.constant_(self.raw_width, _raw_width(torch.tensor(0.6), min_width).item() / PACE)
+        nn.init.constant_(self.raw_width, math.log(0.6) / PACE)
         self.network = _network([context_dim, *hidden_dims, num_components * sum(sizes)]) if context_dim else None
         self._sizes = sizes
 
@@ -178,9 +178,9 @@ class MixtureOfGaussians(nn.Module):
     def start(self, points: Tensor) -> None:
         """Start the free parameters from clusters of points, found by k-means.
 
-        Weights, means and covariances become those of the clusters; to the covariances a tenth of the mean variance of
-        a cluster is added, since few points, or points without noise, fill no volume. The state of torch's generators
-        stays as it is.
+        Weights, means and covariances become those of the clusters; to the covariances 0.3 times the mean variance
+        within clusters is added, since few points, or points without noise, fill no volume. The state of torch's
+        generators stays as it is.
 
         Args:
             points: shape `(N, D)`, in the flow's units.
@@ -198,9 +198,9 @@ class MixtureOfGaussians(nn.Module):
         products = (offsets.unsqueeze(-1) * offsets.unsqueeze(-2)).flatten(1)
         sizes = torch.bincount(labels, minlength=count).double()
         scatter = torch.zeros(count, dim * dim, dtype=points.dtype).index_add_(0, labels, products)
-        variance = offsets.square().mean()
+        variance = offsets.square().mean() + self.min_width**2
         scatter = scatter.unflatten(1, (dim, dim)) + variance * torch.eye(dim, dtype=points.dtype)
-        covariance = scatter / (sizes + 1)[:, None, None] + 0.1 * variance * torch.eye(dim, dtype=points.dtype)
+        covariance = scatter / (sizes + 1)[:, None, None] + 0.3 * variance * torch.eye(dim, dtype=points.dtype)
         scale_tril = torch.linalg.cholesky(covariance)
         width = scale_tril.diagonal(dim1=-2, dim2=-1)
         inverse = torch.linalg.solve_triangular(scale_tril / width.unsqueeze(-2), torch.eye(dim).double(), upper=False)

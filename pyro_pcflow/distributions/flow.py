@@ -33,7 +33,7 @@ from pyro_pcflow.transforms.stack import STACK_OPTIONS
 __all__ = ["PointCloudFlow"]
 
 BASES = ("normal", "conditional", "mixture")
-MIXTURE_OPTIONS: dict[str, Any] = {"num_components": 128, "min_width": 1e-3, "base_hidden_dims": (256,)}
+MIXTURE_OPTIONS: dict[str, Any] = {"num_components": 128, "min_width": 1e-3, "base_hidden_dims": [256]}
 # Mean absolute coordinate, in the flow's own units, of points that a flow with the right units would not see.
 FAR = 100.0
 # What a flow takes beside the sizes of its points and its context, where it makes its own transform.
@@ -62,7 +62,7 @@ class PointCloudFlow(nn.Module):
             `num_couplings` may be 0.
         num_components: number of Gaussians of a mixture, 128 by default.
         min_width: floor of their widths, in standard deviations of the data, 1e-3 by default.
-        base_hidden_dims: widths of the hidden layers of the network that writes them from a context, `(256,)` by
+        base_hidden_dims: widths of the hidden layers of the network that writes them from a context, `[256]` by
             default.
         transform: a point transform from noise to data, such as a `CouplingStack` of your own parts, instead of the
             options of `coupling_stack`. The flow adds the change of units to it and shares its parameters.

@@ -28,6 +28,7 @@ def make(module):
 
 FLOW = make(lambda: pcf.PointCloudFlow(3, 2, **SMALL))
 BASED = make(lambda: pcf.PointCloudFlow(3, 2, base="conditional", **SMALL))
+GAUSSIANS = make(lambda: pcf.PointCloudFlow(3, 2, base="mixture", num_components=5, **SMALL))
 MIXTURE = make(lambda: MixtureOfFlows(2, 3, 2, **SMALL))
 
 
@@ -39,6 +40,7 @@ def posed(point):
 POINTS = {
     "flow": FLOW.condition,
     "flow, conditional base": BASED.condition,
+    "flow, mixture base": GAUSSIANS.condition,
     "mixture of flows": MIXTURE.condition,
     "posed": lambda c: posed(FLOW.condition(c)),
     "posed by the context": lambda c: dist.TransformedDistribution(

@@ -78,13 +78,13 @@ def test_density_changes_with_the_units_as_it_must(device):
         ((0, 5), (3,), (0,)),
     ],
 )
-@pytest.mark.parametrize("base", ["normal", "conditional"])
+@pytest.mark.parametrize("base", ["normal", "conditional", "mixture"])
 def test_batch_shape_is_that_of_the_context(context_shape, value_shape, batch_shape, base, device, dtype):
     flow = make_flow(device, dtype, context_dim=5, base=base)
     density = flow.condition(torch.randn(context_shape, device=device, dtype=dtype))
     assert density.batch_shape == batch_shape
     assert density.event_shape == (3,)
-    assert density.has_rsample
+    assert density.has_rsample == (base != "mixture")
     assert density.support.event_dim == 1
     assert density.sample((2,)).shape == (2, *batch_shape, 3)
     if 0 not in batch_shape:
@@ -94,7 +94,7 @@ def test_batch_shape_is_that_of_the_context(context_shape, value_shape, batch_sh
         assert flow.log_prob(value, density_context(density)).shape == expected
         wide = density.expand((8, *batch_shape))
         assert wide.batch_shape == (8, *batch_shape)
-        assert wide.rsample().shape == (8, *batch_shape, 3)
+        assert wide.sample().shape == (8, *batch_shape, 3)
 
 
 def density_context(density):
@@ -236,6 +236,10 @@ def test_repr_shows_masks_widths_and_parameters():
         (lambda: pcf.PointCloudFlow(hidden_dims=[]), ValueError, "hidden_dims"),
         (lambda: pcf.PointCloudFlow(base="cauchy"), ValueError, "normal, conditional"),
         (lambda: pcf.PointCloudFlow(base="conditional"), ValueError, "context_dim"),
+        (lambda: pcf.PointCloudFlow(base="mixture", num_components=0), ValueError, "num_components must be at least 1"),
+        (lambda: pcf.PointCloudFlow(base="mixture", min_width=0.0), ValueError, "min_width must lie between 0 and 100"),
+        (lambda: pcf.PointCloudFlow(num_components=3), TypeError, "num_components: options of base='mixture'"),
+        (lambda: pcf.PointCloudFlow(base="mixture", num_couplings=-1), ValueError, "num_couplings"),
         (lambda: pcf.PointCloudFlow(masks="odd"), ValueError, "move_one"),
         (lambda: pcf.PointCloudFlow(conditioning="attention", context_dim=2), ValueError, "film"),
         (lambda: pcf.PointCloudFlow(activation="step"), ValueError, "relu"),
@@ -509,3 +513,77 @@ def test_units_are_not_looked_at_where_values_cannot_be_read():
 def test_a_transform_that_does_not_fit_is_told(act, error, words):
     with pytest.raises(error, match=words):
         act(Twist(3))
+
+
+def test_a_mixture_under_couplings_integrates_to_one():
+    flow = make_flow(point_dim=2, base="mixture", num_components=6, scale=0.1)
+    flow.normalize(torch.randn(200, 2).double())
+    pcf.fit(flow, torch.randn(200, 2).double(), max_steps=20, lr=1e-2, device="cpu")
+    axis = torch.linspace(-12, 12, 800).double()
+    grid = torch.stack(torch.meshgrid(axis, axis, indexing="ij"), -1)
+    with torch.no_grad():
+        total = flow.log_prob(grid).exp().sum() * (axis[1] - axis[0]) ** 2
+    assert total == pytest.approx(1, abs=0.01)
+
+
+@pytest.mark.parametrize("num_couplings", [0, 3])
+def test_samples_of_a_mixture_come_from_its_density(num_couplings):
+    """E_p[q / p] = 1."""
+    flow = make_flow(base="mixture", num_components=4, num_couplings=num_couplings, scale=0.05)
+    flow.normalize(torch.randn(200, 3).double())
+    other = dist.Normal(torch.zeros(3).double(), 0.6).to_event(1)
+    density = flow.condition()
+    torch.manual_seed(1)
+    points = density.sample((100_000,))
+    ratio = (other.log_prob(points) - density.log_prob(points.clone())).exp()
+    error = ratio.std().item() / len(points) ** 0.5
+    assert error < 0.02
+    assert abs(ratio.mean().item() - 1) < 4 * error
+
+
+def test_a_mixture_without_couplings_learns_a_surface_sooner():
+    """Normal noise under couplings takes hundreds of steps to where a mixture starts."""
+    place = 2 * torch.rand(4000, 2, generator=torch.Generator().manual_seed(0)) - 1
+    points = torch.cat([place, (4 * place[:, :1]).sin() * place[:, 1:]], -1)
+    scores = {}
+    for base, num_couplings in (("normal", 12), ("mixture", 0)):
+        torch.manual_seed(0)
+        flow = pcf.PointCloudFlow(3, base=base, num_couplings=num_couplings)
+        scores[base] = pcf.fit(flow, points, max_steps=40, noise=0.03, device="cpu").nats_per_point
+    assert scores["mixture"] > scores["normal"] + 0.5
+
+
+def test_a_label_is_enumerated_under_mixtures():
+    flow = make_flow(context_dim=3, base="mixture", num_components=4, scale=0.1)
+    points, kinds = torch.randn(6, 3).double(), torch.eye(3).double()
+    weights = torch.tensor([0.2, 0.3, 0.5]).double()
+
+    @pyro.infer.config_enumerate
+    def model():
+        with pyro.plate("points", 6):
+            label = pyro.sample("label", dist.Categorical(weights))
+            pyro.sample("x", flow.condition(kinds[label]), obs=points)
+
+    joint = torch.stack([flow.log_prob(points, kind) for kind in kinds], -1) + weights.log()
+    elbo = pyro.infer.TraceEnum_ELBO(max_plate_nesting=1)
+    assert -elbo.loss(model, lambda: None) == pytest.approx(joint.logsumexp(-1).sum().item())
+
+
+def test_vectorized_particles_under_mixtures():
+    flow = make_flow(context_dim=2, base="mixture", num_components=4, scale=0.1)
+    points = torch.randn(6, 3).double()
+
+    def model():
+        context = pyro.sample("c", dist.Normal(torch.zeros(2).double(), 1.0).to_event(1))
+        with pyro.plate("points", 6):
+            pyro.sample("x", flow.condition(context), obs=points)
+
+    def guide():
+        pyro.sample("c", dist.Normal(torch.zeros(2).double(), 1.0).to_event(1))
+
+    elbo = pyro.infer.Trace_ELBO(num_particles=7, vectorize_particles=True, max_plate_nesting=1)
+    torch.manual_seed(0)
+    loss = elbo.loss(model, guide)
+    torch.manual_seed(0)
+    contexts = torch.randn(7, 1, 2).double()
+    assert -loss == pytest.approx(flow.log_prob(points, contexts).sum(-1).mean().item())

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
 
 from pyro_pcflow.distributions.gaussian_mixture import GaussianMixture, Gaussians
@@ -101,3 +103,16 @@ def test_moments_of_samples(batch):
 def test_empty_samples():
     assert make_mixture(make_gaussians((2,))).sample((0,)).shape == (0, 2, 3)
     assert not make_mixture(make_gaussians()).has_rsample
+
+
+@given(st.integers(0, 4), st.integers(1, 4), st.booleans(), st.integers(1, 3))
+def test_every_cloud_has_its_mixture(points, clouds, points_first, num_components):
+    """A batch of clouds and contexts scores as the clouds one by one."""
+    gaussians = make_gaussians((clouds,), num_components)
+    value = torch.randn(clouds, points, 3, generator=torch.Generator().manual_seed(1)).double()
+    apart = [make_mixture(Gaussians(*(part[i] for part in gaussians))).log_prob(cloud) for i, cloud in enumerate(value)]
+    if points_first:
+        got = make_mixture(gaussians).log_prob(value.movedim(1, 0)).mT
+    else:
+        got = make_mixture(Gaussians(*(part.unsqueeze(1) for part in gaussians))).log_prob(value)
+    torch.testing.assert_close(got, torch.stack(apart))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pyro
 import pyro.distributions as dist
 import pytest
 import torch
@@ -31,7 +32,7 @@ def test_samples_come_from_the_density(device):
     assert abs(ratio.mean().item() - 1) < 4 * error
 
 
-@pytest.mark.parametrize("base", ["normal", "conditional"])
+@pytest.mark.parametrize("base", ["normal", "conditional", "mixture"])
 def test_a_distribution_made_before_a_step_has_the_density_after_it(base, device):
     flow = make_flow(device, context_dim=5, base=base)
     context, points = torch.randn(5).double().to(device), torch.randn(9, 3).double().to(device)
@@ -141,3 +142,20 @@ def test_scored_data_and_its_graph_are_not_kept(device, dtype):
         assert flow.transform._called.origin is None
     finally:
         gc.enable()
+
+
+def test_the_components_of_a_mixture_are_carried_along():
+    flow = make_flow(scale=0.05, base="mixture", num_components=3)
+    flow.normalize(2 + torch.randn(100, 3).double())
+    density = flow.condition()
+    torch.manual_seed(0)
+    points, labels = density.sample_with_labels((5000,))
+    responsibilities = density.responsibilities(points)
+    torch.testing.assert_close(
+        responsibilities, flow.base.distribution(None).responsibilities(density.transforms[0].inv(points))
+    )
+    # Calibrated: of the points that belong to a component by a probability, as many come from it.
+    error = (torch.nn.functional.one_hot(labels, 3) - responsibilities).mean(0)
+    assert error.abs().max() < 5 * 0.5 / 5000**0.5
+    with pyro.plate("points", 4):
+        assert density.expand((4,)).responsibilities(points[:4]).shape == (4, 3)

@@ -23,7 +23,7 @@ import pyro_pcflow as pcf
 from helpers.conjugate import make_conjugate
 
 BATCH, POINTS, CONTEXT = 5, 7, 2
-BASES = ["normal", "conditional"]
+BASES = ["normal", "conditional", "mixture"]
 
 # Every way to score points (N, D) under a context (C,) with a mask (N,): one number for a cloud.
 SCORES = {

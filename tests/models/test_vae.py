@@ -373,6 +373,7 @@ VARIANTS = {
     "normal": {"prior": "normal"},
     "classes": {"num_classes": 3, "noise_input": True},
     "mixture": {"num_flows": 2, "decoder": {**DECODER, "base": "conditional"}},
+    "Gaussians": {"decoder": {"base": "mixture", "num_components": 5, "num_couplings": 0}},
     "masks": {"decoder": {**DECODER, "masks": ((True, False, False), (False, True, True)), "act_norm": True}},
     "plane": {"point_dim": 2},
 }

@@ -15,7 +15,10 @@ from helpers.flows import make_flow
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("options", [{}, {"act_norm": True, "lu_linear": True}, {"base": "conditional"}])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"act_norm": True, "lu_linear": True}, {"base": "conditional"}, {"base": "mixture", "num_components": 5}],
+)
 def test_a_flow_comes_back_to_the_last_bit(path, dtype, options):
     context = torch.randn(4, dtype=dtype) if "base" in options else None
     flow = make_flow(context_dim=0 if context is None else 4, **options).to(dtype)

@@ -29,7 +29,9 @@ def score_and_gradients(flow, points, context, dtype, recompute):
 
 
 @pytest.mark.parametrize("dtype", [None, torch.bfloat16])
-@pytest.mark.parametrize("options", [{}, {"lu_linear": True, "act_norm": True, "base": "conditional"}])
+@pytest.mark.parametrize(
+    "options", [{}, {"lu_linear": True, "act_norm": True, "base": "conditional"}, {"base": "mixture"}]
+)
 def test_recomputing_changes_no_bit(dtype, options):
     flow, points, context = make(**options)
     kept, again = (score_and_gradients(flow, points, context, dtype, recompute) for recompute in (False, True))
