@@ -21,14 +21,14 @@ UP = torch.tensor([0.0, 0.0, 1.0]).double()
 LOW, HIGH = torch.full((3,), -3.0).double(), torch.full((3,), 3.0).double()
 
 
-def make(module):
+def make(module, scale=0.2):
     torch.manual_seed(0)
-    return pcf.testing.randomize_parameters(module(), 0.2).double().requires_grad_(False)
+    return pcf.testing.randomize_parameters(module(), scale).double().requires_grad_(False)
 
 
 FLOW = make(lambda: pcf.PointCloudFlow(3, 2, **SMALL))
 BASED = make(lambda: pcf.PointCloudFlow(3, 2, base="conditional", **SMALL))
-GAUSSIANS = make(lambda: pcf.PointCloudFlow(3, 2, base="mixture", num_components=5, **SMALL))
+GAUSSIANS = make(lambda: pcf.PointCloudFlow(3, 2, base="mixture", num_components=5, **SMALL), 0.05)
 MIXTURE = make(lambda: MixtureOfFlows(2, 3, 2, **SMALL))
 
 
