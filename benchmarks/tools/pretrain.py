@@ -1,14 +1,18 @@
-"""Train the default model of many clouds on a category for some time, and keep its learning curve.
+"""Train a model of many clouds on a category for some time, and keep its learning curve.
 
-    python -m benchmarks.tools.pretrain body.npz --seconds 700 --out runs/body
+    python -m benchmarks.tools.make_bodies --out bodies.npy
+    python -m benchmarks.tools.pretrain body.npz --train bodies.npy --seconds 7200 --out runs/body
 
-Trained on the train split, watched on the val split, and at the end scored once on the test split. The run folder has
-the model, the metrics, sheets of samples and reconstructions, and a figure of the curve.
+Trained on the train split, or on a file of other clouds of the kind, watched on the val split, and at the end scored
+once on the test split. The run folder has the model, the metrics, sheets of samples and reconstructions, a figure of
+the curve, and `shipped.pt`: the model in half precision, whose score it is.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+from copy import deepcopy
 from pathlib import Path
 
 import matplotlib
@@ -43,11 +47,14 @@ def draw_curve(history: list[dict[str, float]], path: Path) -> None:
 
 
 def main() -> None:
-    """Train, score, draw."""
+    """Train, draw, score."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="a category file with points and split")
+    parser.add_argument("--train", type=Path, help="a npy file of clouds to train on, in place of the train split")
+    parser.add_argument("--model", type=json.loads, default={}, help="options of PointCloudVAE, as JSON")
     parser.add_argument("--seconds", type=float, default=700.0, help="training time (%(default)s)")
     parser.add_argument("--lr", type=float, default=VAE_LEARNING_RATE, help="highest learning rate (%(default)s)")
+    parser.add_argument("--batch-size", type=int, help="clouds per step")
     parser.add_argument("--up", default="z", help="axis that stands upright in the pictures (%(default)s)")
     parser.add_argument("--out", type=Path, required=True, help="run folder")
     parser.add_argument("--resume", action="store_true", help="go on with the run in the folder")
@@ -55,21 +62,24 @@ def main() -> None:
     train, validation, test = load_splits(arguments.data)
     noise = NOISE_PER_HALF_EXTENT * pcf.data.half_extent(train)
     torch.manual_seed(0)
-    vae = pcf.PointCloudVAE(3)
+    vae = pcf.PointCloudVAE(3, **arguments.model)
     result = pcf.fit(
         vae,
-        train,
+        pcf.data.MappedClouds(arguments.train) if arguments.train else train,
         held_out=validation,
         noise=noise,
         lr=arguments.lr,
+        batch_size=arguments.batch_size,
         max_seconds=arguments.seconds,
         out=arguments.out,
         resume=arguments.resume,
         logging=pcf.training.Logging(pictures=pcf.training.Pictures(arguments.up, azim=60.0)),
     )
     draw_curve(result.history, arguments.out / "curve.png")
-    scores = evidence_lower_bound(vae, test, noise)
-    print(f"{result}, val split")
+    shipped = arguments.out / "shipped.pt"
+    pcf.save(deepcopy(vae).half(), shipped)
+    scores = evidence_lower_bound(pcf.load(shipped).float(), test, noise)
+    print(f"{result}, val split; {shipped}: {shipped.stat().st_size / 1e6:.1f} MB")
     print(
         f"test split, {len(test)} clouds: {scores['nats_per_point']:.3f} nats per point, "
         f"{scores['nats_per_cloud']:.0f} nats per cloud, KL {scores['kl']:.1f}"

@@ -40,6 +40,6 @@ def load_pretrained(name: str, device: str | torch.device = "cpu") -> PointCloud
     if name not in PRETRAINED:
         raise ValueError(f"no pretrained model {name!r}; there are {', '.join(PRETRAINED)}")
     with as_file(files(__package__) / f"{name}.pt") as path:
-        model = load(path, device)
+        model = load(path, device).float()
     assert isinstance(model, PointCloudVAE)
     return model

@@ -22,16 +22,16 @@ def test_bodies():
     return pcf.data.load_example("body", split="test")
 
 
-def test_it_is_loaded_to_where_was_asked(monkeypatch):
+def test_it_is_loaded_to_where_was_asked_in_single_precision(monkeypatch):
     asked = []
 
     def load(path, device):
         asked.append(device)
-        return pcf.load(path, "cpu")
+        return pcf.load(path, "cpu").half()
 
     monkeypatch.setattr(pretrained, "load", load)
     pcf.load_pretrained("body", "cuda:1")
-    pcf.load_pretrained("body")
+    assert next(pcf.load_pretrained("body").parameters()).dtype == torch.float32
     assert asked == ["cuda:1", "cpu"]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import numpy as np
@@ -12,15 +13,31 @@ import pyro_pcflow as pcf
 from benchmarks.common.scores import evidence_lower_bound
 from benchmarks.tools import pretrain
 
+SMALL = {"latent_dim": 4, "prior": "normal", "decoder": {"num_couplings": 2, "hidden_dims": [8]}}
+
 
 @pytest.mark.slow
 def test_pretraining_leaves_a_model_and_its_curve(category_file, tmp_path, command):
-    out = tmp_path / "run"
-    printed = command(pretrain, category_file, "--seconds", 0.5, "--out", out).out
+    out, others = tmp_path / "run", tmp_path / "others.npy"
+    pcf.data.save_clouds(torch.randn(40, 200, 3), others)
+    options = ("--model", json.dumps(SMALL), "--batch-size", 10, "--seconds", 0.5, "--out", out)
+    printed = command(pretrain, category_file, "--train", others, *options).out
     found = re.search(r"test split, 8 clouds: (-?\d+\.\d{3}) nats per point", printed)
     with np.load(category_file) as file:
         test = torch.from_numpy(file["points"][file["split"] == "test"])
         noise = 0.01 * pcf.data.half_extent(torch.from_numpy(file["points"][file["split"] == "train"]))
-    again = evidence_lower_bound(pcf.load(out / "model.pt"), test, noise)["nats_per_point"]
+    shipped = pcf.load(out / "shipped.pt")
+    assert next(shipped.parameters()).dtype == torch.float16
+    assert shipped.config == pcf.serialization.plain(pcf.PointCloudVAE(3, **SMALL).config, "config")
+    again = evidence_lower_bound(shipped.float(), test, noise)["nats_per_point"]
     assert float(found[1]) == pytest.approx(again, abs=1e-3)
     assert (out / "curve.png").stat().st_size > 10_000
+    config = (out / "config.toml").read_text("utf-8")
+    assert [f"clouds = {count}" in config for count in (40, 24)] == [True, False]
+    assert "batch_size = 10\n" in config
+
+
+@pytest.mark.slow
+def test_pretraining_on_the_train_split(category_file, tmp_path, command):
+    command(pretrain, category_file, "--model", json.dumps(SMALL), "--seconds", 0.2, "--out", tmp_path / "run")
+    assert "clouds = 24\n" in (tmp_path / "run" / "config.toml").read_text("utf-8")
