@@ -142,6 +142,12 @@ class MixtureOfGaussians(nn.Module):
         nn.init.constant_(self.raw_width, math.log(0.6) / PACE)
         self.network = _network([context_dim, *hidden_dims, num_components * sum(sizes)]) if context_dim else None
         self._sizes = sizes
+        # Where a lower triangular matrix with a diagonal of ones has its slopes, then a zero, then a one.
+        places = torch.full((point_dim, point_dim), sizes[-1]).fill_diagonal_(sizes[-1] + 1)
+        places[tuple(torch.tril_indices(point_dim, point_dim, -1))] = torch.arange(sizes[-1])
+        self.register_buffer("places", places, persistent=False)
+
+    places: Tensor
 
     def distribution(self, context: Tensor | None) -> GaussianMixture:
         """Return the noise under a context.
@@ -168,9 +174,10 @@ class MixtureOfGaussians(nn.Module):
             changes = self.network(context).unflatten(-1, (self.num_components, -1)).split(self._sizes, -1)
             parts = [part + change for part, change in zip(parts, changes, strict=True)]
         logits, loc, raw_width, slopes = parts
-        i, j = torch.tril_indices(self.point_dim, self.point_dim, -1, device=loc.device)
-        regression = torch.eye(self.point_dim, dtype=loc.dtype, device=loc.device).repeat(*loc.shape[:-1], 1, 1)
-        regression[..., i, j] = -PACE * slopes
+        slopes = -PACE * slopes
+        # Written out of place, as vmap needs it.
+        entries = torch.cat([slopes, torch.zeros_like(loc[..., :1]), torch.ones_like(loc[..., :1])], -1)
+        regression = entries[..., self.places]
         width = self.min_width + MAX_WIDTH * torch.sigmoid(PACE * raw_width - math.log(MAX_WIDTH))
         return Gaussians(PACE * logits.squeeze(-1), loc, regression / width.unsqueeze(-1))
 
