@@ -125,6 +125,13 @@ class GaussianMixture(Mixture):
         linear = (factor.mT @ whitened.unsqueeze(-1)).squeeze(-1)
         return torch.cat([quadratic, linear, constant.unsqueeze(-1)], -1).mT
 
+    def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
+        """Raise: samples carry no gradients."""
+        raise NotImplementedError(
+            "samples of a mixture of Gaussians carry no gradients (has_rsample is False), since the choice of a "
+            "component is discrete: call sample()"
+        )
+
     def sample_with_labels(self, sample_shape: Sequence[int] = ()) -> tuple[Tensor, Tensor]:
         with torch.no_grad():
             logits, loc, factor = self._gaussians()

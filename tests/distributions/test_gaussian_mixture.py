@@ -102,7 +102,13 @@ def test_moments_of_samples(batch):
 
 def test_empty_samples():
     assert make_mixture(make_gaussians((2,))).sample((0,)).shape == (0, 2, 3)
-    assert not make_mixture(make_gaussians()).has_rsample
+
+
+def test_samples_carry_no_gradients():
+    mixture = make_mixture(make_gaussians())
+    assert not mixture.has_rsample
+    with pytest.raises(NotImplementedError, match="call sample"):
+        mixture.rsample()
 
 
 @given(st.integers(0, 4), st.integers(1, 4), st.booleans(), st.integers(1, 3))

@@ -48,7 +48,8 @@ def _validation():
 def make_flow(device, base="conditional", seed=0):
     torch.manual_seed(seed)
     flow = pcf.PointCloudFlow(3, CONTEXT, num_couplings=3, hidden_dims=[8], activation="tanh", base=base)
-    pcf.testing.randomize_parameters(flow, 0.3)
+    # Finite differences cannot follow Gaussians that are as narrow as 0.3 makes them.
+    pcf.testing.randomize_parameters(flow, 0.05 if base == "mixture" else 0.3)
     flow.normalize(1 + 2 * torch.randn(50, 3))
     return flow.to(device=device, dtype=torch.float64)
 
@@ -382,7 +383,8 @@ def test_compiled_where_validation_is_on(base, device):
 def test_float64_stays_float64(base, device):
     flow, (x, contexts, mask) = make_flow(device, base), make_data(device)
     cloud = flow.cloud(contexts, mask=mask)
-    seen = [cloud.sample(), cloud.rsample(), cloud.log_prob(x), flow.log_prob(x, contexts.unsqueeze(-2))]
+    seen = [cloud.rsample()] if cloud.has_rsample else []
+    seen += [cloud.sample(), cloud.log_prob(x), flow.log_prob(x, contexts.unsqueeze(-2))]
     seen += [
         flow.condition(contexts).sample(),
         flow.trajectory(4, contexts),
