@@ -13,8 +13,10 @@ from pyro_pcflow.ops.network import ACTIVATIONS, autocast, fourier_features
 
 __all__ = ["CloudEncoder"]
 
-# Points of a cloud that are read at once where no gradient is asked for, which bounds the memory.
+# Points that are read at once where no gradient is asked for: of a cloud, which bounds the memory, and of several
+# clouds, whose layers then stay in the cache of a core.
 POINTS_AT_ONCE = 2**16
+POINTS_IN_CACHE = 2**11
 
 
 class CloudEncoder(nn.Module):
@@ -69,6 +71,7 @@ class CloudEncoder(nn.Module):
         if activation not in ACTIVATIONS:
             raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, got {activation!r}")
         self.point_dim = point_dim
+        self.num_features = point_dims[-1]
         self.context_dim = context_dim
         self.output_dims = list(output_dims)
         self.activation = activation
@@ -105,15 +108,9 @@ class CloudEncoder(nn.Module):
             One tensor of shape `(*batch, size)` for every output size.
         """
         activation = ACTIVATIONS[self.activation]
-        # A backward pass keeps every layer of every point anyway.
-        at_once = POINTS_AT_ONCE if not torch.is_grad_enabled() else max(1, clouds.shape[-2])
-        pieces = clouds.split(at_once, -2)
-        masks = [None] * len(pieces) if mask is None else mask.split(at_once, -1)
-        maxima = [self._maxima(piece, there) for piece, there in zip(pieces, masks, strict=True)]
-        hidden = maxima[0] if len(maxima) == 1 else torch.stack(maxima).amax(0)
+        hidden = self._maxima(clouds, mask).to(clouds.dtype)
         if mask is not None:
             hidden = torch.where(mask.any(-1, keepdim=True), hidden, torch.zeros_like(hidden))
-        hidden = hidden.to(clouds.dtype)
         if context is not None:
             hidden = torch.cat([hidden, context.expand(*hidden.shape[:-1], -1)], -1)
         for layer in self.cloud:
@@ -121,16 +118,41 @@ class CloudEncoder(nn.Module):
         return self.output(hidden).split(self.output_dims, -1)
 
     def _maxima(self, clouds: Tensor, mask: Tensor | None) -> Tensor:
-        """The maximum of each output over points, shape `(*batch, size)`: minus infinity where the mask has none."""
-        activation = ACTIVATIONS[self.activation]
+        """The maximum of each output over points, shape `(*batch, size)`; anything where the mask has none."""
         if mask is not None:
             clouds = torch.where(mask.unsqueeze(-1), clouds, torch.zeros_like(clouds))
+        if clouds.shape[-2] == 0:
+            return clouds.new_zeros(*clouds.shape[:-2], self.num_features)
+        if not torch.is_grad_enabled():
+            pieces = clouds.split(POINTS_AT_ONCE, -2)
+            masks = [None] * len(pieces) if mask is None else mask.split(POINTS_AT_ONCE, -1)
+            maxima = [self._features(*piece).amax(-2) for piece in zip(pieces, masks, strict=True)]
+            return maxima[0] if len(maxima) == 1 else torch.stack(maxima).amax(0)
+        if clouds.shape[-2] > self.num_features:
+            # Only points that hold a maximum have a gradient: the backward pass reads these alone.
+            clouds, mask = self._maximal_points(clouds, mask), None
+        return self._features(clouds, mask).amax(-2)
+
+    def _maximal_points(self, clouds: Tensor, mask: Tensor | None) -> Tensor:
+        """For each output, a point where it is largest, shape `(*batch, size, D)`."""
+        batch = clouds.shape[:-2]
+        with torch.no_grad():
+            at_once = max(1, POINTS_IN_CACHE // clouds.shape[-2])
+            pieces = clouds.reshape(-1, *clouds.shape[-2:]).split(at_once)
+            masks = (
+                [None] * len(pieces)
+                if mask is None
+                else mask.expand(clouds.shape[:-1]).reshape(-1, mask.shape[-1]).split(at_once)
+            )
+            rows = [self._features(*piece).max(-2).indices for piece in zip(pieces, masks, strict=True)]
+            indices = torch.cat(rows).reshape(*batch, -1, 1)
+        return clouds.gather(-2, indices.expand(*indices.shape[:-1], clouds.shape[-1]))
+
+    def _features(self, clouds: Tensor, mask: Tensor | None) -> Tensor:
+        """The outputs at every point, shape `(*batch, N, size)`: minus infinity outside of the mask."""
+        activation = ACTIVATIONS[self.activation]
         hidden = fourier_features(clouds, self.num_frequencies)
         with autocast(self.hidden_dtype, clouds.device):
             for layer in self.points:
                 hidden = activation(layer(hidden))
-        if hidden.shape[-2] == 0:
-            return hidden.new_zeros(*hidden.shape[:-2], hidden.shape[-1])
-        if mask is not None:
-            hidden = hidden.masked_fill(~mask.unsqueeze(-1), -torch.inf)
-        return hidden.amax(-2)
+        return hidden if mask is None else hidden.masked_fill(~mask.unsqueeze(-1), -torch.inf)

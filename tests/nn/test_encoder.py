@@ -180,7 +180,8 @@ def test_large_clouds_are_read_in_pieces_where_no_gradient_is_asked_for(masked, 
         (pieces,) = encoder(clouds, mask)
     torch.testing.assert_close(pieces, expected)
     encoder(clouds, mask)
-    assert sizes == [20, 20, 10, 50]
+    # With gradients: all points to find those that hold a maximum, and these.
+    assert sizes == [20, 20, 10, 50, 5]
 
 
 def test_padding_is_in_no_maximum_that_is_negative():
@@ -189,3 +190,18 @@ def test_padding_is_in_no_maximum_that_is_negative():
     clouds, mask = torch.randn(2, 9, 3), torch.arange(9) < 2
     (masked,), (alone,) = encoder(clouds, mask.expand(2, 9)), encoder(clouds[:, :2])
     torch.testing.assert_close(masked, alone)
+
+
+@pytest.mark.parametrize("num_points", [3, 40])
+def test_gradients_are_those_of_all_points(num_points, monkeypatch):
+    monkeypatch.setattr(cloud_encoder, "POINTS_IN_CACHE", 80)  # several pieces
+    encoder, clouds = make(num_frequencies=1), torch.randn(5, num_points, 3, dtype=torch.float64)
+    mask = torch.rand(5, num_points) < 0.7
+    mask[0] = False
+    clouds[1, ~mask[1]] = torch.nan
+    inputs = [clouds.requires_grad_(), *encoder.parameters()]
+    loss = sum(output.square().sum() for output in encoder(clouds, mask))
+    by_points = [by_hand(encoder, cloud[kept]) for cloud, kept in zip(clouds, mask, strict=True)]
+    expected = sum(output.square().sum() for output in by_points)
+    for found, right in zip(torch.autograd.grad(loss, inputs), torch.autograd.grad(expected, inputs), strict=True):
+        torch.testing.assert_close(found, right)
