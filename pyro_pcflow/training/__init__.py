@@ -1,5 +1,6 @@
 """Training: one call fits a density to points, or a model to clouds."""
 
+from pyro_pcflow.training.augmentation import Mirror, RotateSlightly, ScaleAxes, Shift
 from pyro_pcflow.training.callbacks import Callback, Progress
 from pyro_pcflow.training.density import ExactLikelihood
 from pyro_pcflow.training.divergence import TrainingDivergedError, find_first_nonfinite
@@ -17,11 +18,15 @@ __all__ = [
     "ExactLikelihood",
     "FitResult",
     "Logging",
+    "Mirror",
     "Objective",
     "Optimization",
     "Pictures",
     "PointBatch",
     "Progress",
+    "RotateSlightly",
+    "ScaleAxes",
+    "Shift",
     "TrainingDivergedError",
     "find_first_nonfinite",
     "fit",

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_pcflow.ops.reading import phrase, printable, shortened
+from pyro_pcflow.training.early_stopping import SCORE, BestEvaluation
 from pyro_pcflow.training.run_folder import RunFolder
 from pyro_pcflow.training.weights import FlatParameters
 
@@ -27,11 +28,13 @@ class _Moment:
 
     Attributes:
         numbers: steps, scores and so on, as a checkpoint has them.
+        best: the best evaluation, if it is looked for.
         random: states of the generators.
         versions: how often parameters and buffers had been written to.
     """
 
     numbers: dict[str, Any]
+    best: BestEvaluation | None
     random: dict[str, Tensor]
     versions: list[int]
 
@@ -54,10 +57,10 @@ class ResumableState:
         self._watched = [*module.parameters(), *module.buffers()]
         self._moment: _Moment | None = None
 
-    def note(self, **numbers: Any) -> None:
+    def note(self, best: BestEvaluation | None, **numbers: Any) -> None:
         """Note a moment from which training can be resumed."""
         if self.folder is not None:
-            self._moment = _Moment(numbers, self._random(), self._versions())
+            self._moment = _Moment(numbers, best, self._random(), self._versions())
 
     def forget(self) -> None:
         """Forget the moment: until the next is noted, the state belongs to no step."""
@@ -72,6 +75,7 @@ class ResumableState:
         """Write the moment that was noted last, to which the weights still belong."""
         assert self.folder is not None
         assert self._moment is not None
+        best = self._moment.best
         self.folder.write_checkpoint(
             {
                 **self._moment.numbers,
@@ -80,6 +84,7 @@ class ResumableState:
                 "module": self._module.state_dict(),
                 "averages": self._weights.named(self._weights.averages),
                 "optimizer": {"state": self._optimizer.state_dict()["state"]},
+                **({} if best is None else {"best": {**vars(best), "averages": self._weights.named(best.averages)}}),
             }
         )
 
@@ -98,11 +103,10 @@ class ResumableState:
                 raise ValueError(f"{printable(self.folder.checkpoint)} does not fit the module: {error}") from error
         return state
 
-    def restore(self, state: Mapping[str, Any], *, random: bool) -> None:
-        """Restore what `read` returned, and the random number generators if `random`."""
+    def restore(self, state: Mapping[str, Any], *, random: bool) -> BestEvaluation | None:
+        """Restore what `read` returned, and the random number generators if `random`; return the best evaluation."""
         self._module.load_state_dict(state["module"])
-        for name, average in self._weights.named(self._weights.averages).items():
-            average.copy_(state["averages"][name])
+        self._copy_named(state["averages"], self._weights.averages)
         # The options of the optimizer are those of this training, whatever the file says.
         own = self._optimizer.state_dict()["param_groups"]
         self._optimizer.load_state_dict({"state": state["optimizer"]["state"], "param_groups": own})
@@ -110,6 +114,16 @@ class ResumableState:
             torch.set_rng_state(state["random"]["cpu"])
             if "cuda" in state["random"] and self._device.type == "cuda":
                 torch.cuda.set_rng_state(state["random"]["cuda"], self._device)
+        if "best" not in state:
+            return None
+        averages = torch.empty_like(self._weights.averages)
+        self._copy_named(state["best"]["averages"], averages)
+        return BestEvaluation(averages, state["best"]["scores"], state["best"]["waited"])
+
+    def _copy_named(self, named: Mapping[str, Tensor], flat: Tensor) -> None:
+        """Copy a checkpoint's weights into a vector."""
+        for name, part in self._weights.named(flat).items():
+            part.copy_(named[name])
 
     @property
     def _device(self) -> torch.device:
@@ -136,9 +150,14 @@ class ResumableState:
         _check_tensors(_entries(state, "module"), self._module.state_dict(), "module", finite=[*averages])
         _check_tensors(_entries(state, "averages"), averages, "averages", finite=[*averages])
         _check_optimizer(_entries(state, "optimizer"), self._optimizer, step)
-        scores = _entries(state, "scores")
-        if not all(type(name) is str and type(score) in (float, int, type(None)) for name, score in scores.items()):
-            raise ValueError("scores: expected a number for each name")
+        _check_scores(_entries(state, "scores"))
+        if "best" in state:
+            best = _entries(state, "best")
+            _number(best, "waited", int)
+            _check_tensors(_entries(best, "averages"), averages, "best, averages", finite=[*averages])
+            _check_scores(_entries(best, "scores"))
+            if type(best["scores"].get(SCORE)) not in (float, int):
+                raise ValueError(f"best: expected the score {SCORE}")
         window = state.get("window")
         sums: list[Any] = [*window] if isinstance(window, list | tuple) else []
         if [type(value) for value in sums] != [float, float, int] or not all(map(math.isfinite, sums)) or sums[2] < 0:
@@ -161,6 +180,11 @@ def _number(state: Mapping[str, Any], key: str, *types: type) -> Any:
     if value is None or type(value) not in types or not math.isfinite(value) or value < 0:
         raise ValueError(f"{key}: expected a number of at least 0, got {shortened(value)}")
     return value
+
+
+def _check_scores(scores: Mapping[str, Any]) -> None:
+    if not all(type(name) is str and type(score) in (float, int, type(None)) for name, score in scores.items()):
+        raise ValueError("scores: expected a number for each name")
 
 
 def _check_tensors(found: Mapping[str, Any], expected: Mapping[str, Any], where: str, finite: list[str]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pyro_pcflow.ops.random import seeded, seeded_generator
+from pyro_pcflow.training.augmentation import Augmentation, augmented
 from pyro_pcflow.training.rows import Epochs
 from pyro_pcflow.training.sources import Source
 
@@ -115,6 +116,7 @@ class CloudBatches:
         varied_noise: whether each cloud has a uniform share of the noise instead of all of it.
         kl_warmup_steps: steps over which the weight of the latents' terms rises to 1.
         split: whether encoder and targets have points of their own; otherwise both have every point of a cloud.
+        augment: changes the clouds of a batch, in turn, see `CloudSampling`.
 
     Examples:
         >>> from pyro_pcflow.training.sources import Clouds
@@ -136,6 +138,7 @@ class CloudBatches:
         varied_noise: bool = False,
         kl_warmup_steps: int = 0,
         split: bool = True,
+        augment: Sequence[Augmentation] = (),
     ) -> None:
         self.clouds = clouds
         self.target_points = target_points
@@ -144,6 +147,7 @@ class CloudBatches:
         self.varied_noise = varied_noise
         self.kl_warmup_steps = kl_warmup_steps
         self.split = split
+        self.augment = augment
         self._seed = seed
         self._epochs = Epochs(len(clouds), batch_size, seed)
         self.batch_size = self._epochs.batch_size
@@ -156,11 +160,19 @@ class CloudBatches:
             batch = draw_batch(self.clouds, chosen, self.target_points, self.encoder_points, generator)
         else:
             batch = whole_batch(self.clouds, chosen)
+        if self.augment:
+            batch = self._augmented(batch, step)
         level = batch.noise_level
         if self.varied_noise:
             level = torch.rand_like(level)
         weight = min(1.0, (step + 1) / self.kl_warmup_steps) if self.kl_warmup_steps else 1.0
         return with_noise(replace(batch, noise_level=level, kl_weight=weight), self.noise)
+
+    def _augmented(self, batch: CloudBatch, step: int) -> CloudBatch:
+        """The same batch, both samples of a cloud changed alike."""
+        targets, encoder = (batch.clouds, batch.mask), (batch.encoder_points, batch.encoder_mask)
+        changed = augmented(self.augment, self._seed, step, [targets, encoder] if self.split else [targets])
+        return replace(batch, clouds=changed[0], encoder_points=changed[-1])
 
 
 def draw_batch(

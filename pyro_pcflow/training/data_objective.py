@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from pyro_pcflow.training.augmentation import named
 from pyro_pcflow.training.objective import Objective
 from pyro_pcflow.training.options import CloudSampling, check_kind, noise_scale, whole_number
 
@@ -38,3 +39,7 @@ class DataObjective(Objective):
         """What decides the batches of both roads, in plain values."""
         held_out = "given" if self.held_out_share is None else self.held_out_share
         return {"batch_size": self.batch_size, "noise": self.noise, "held_out": held_out}
+
+    def describe_augment(self) -> dict[str, Any]:
+        """What changes training clouds, by name; nothing where nothing does."""
+        return {"augment": named(self.sampling.augment)} if self.sampling.augment else {}

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_pcflow.ops.random import seeded_generator
+from pyro_pcflow.training.augmentation import augmented
 from pyro_pcflow.training.data_objective import DataObjective
 from pyro_pcflow.training.inputs import as_density_data
 from pyro_pcflow.training.objective import (
@@ -81,6 +82,11 @@ class ExactLikelihood(DataObjective):
             evaluated = as_density_data(held_out, dtype, self._data.point_dim, context_dim, "held_out")
             if type(evaluated) is not type(self._data) or (evaluated.contexts is None) != (contexts is None):
                 raise ValueError("held_out: expected the form of data, points or clouds, both with contexts or without")
+        if self.sampling.augment and self._data.kind == "points":
+            raise ValueError(
+                "augment is for many clouds: a density of points would learn that of all changed copies together. "
+                "Leave it out, or fit a model of clouds such as PointCloudVAE, or a flow with a context for each cloud"
+            )
         if evaluated is not None:
             evaluated = evaluated.with_noise(self.noise, seeded_generator(self.seed, "held-out noise"))
         self._description = {
@@ -88,6 +94,7 @@ class ExactLikelihood(DataObjective):
             **({f"held_out_{self._data.kind}": 0} if evaluated is None else evaluated.describe("held_out_")),
             **self.describe_options(),
             **({"target_points": self.sampling.target_points} if self._data.kind == "clouds" else {}),
+            **self.describe_augment(),
         }
         self.evaluates = evaluated is not None
         self.held_out = [] if evaluated is None else evaluated.evaluation()
@@ -97,6 +104,9 @@ class ExactLikelihood(DataObjective):
     def batch(self, step: int) -> PointBatch:
         """Points of the step that follows `step` earlier ones, with noise."""
         batch = self._batches.batch(step)
+        if self.sampling.augment:
+            (points,) = augmented(self.sampling.augment, self.seed, step, [(batch.points, batch.mask)])
+            batch = replace(batch, points=points)
         if self.noise:
             noise = torch.randn_like(batch.points)
             batch = replace(batch, points=batch.points.add_(noise, alpha=self.noise))

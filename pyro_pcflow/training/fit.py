@@ -31,6 +31,8 @@ from pyro_pcflow.training.warm_up import WarmUp
 __all__ = ["FitResult", "fit"]
 
 LEARNING_RATE = 3e-3
+# What a user who says nothing of them has; an optimizer of yours has its own.
+_BETAS_AND_DECAY = (Optimization().betas, Optimization().weight_decay)
 
 
 @dataclass(frozen=True, repr=False)
@@ -187,6 +189,11 @@ def fit(
         trial = build(optimizer, nn.Parameter(torch.zeros(1, dtype=dtype_of(module))))
         lr, options_of_optimizer = rate_of(trial), {"optimizer": options_of(trial)}
     settings = Settings(max_steps, max_seconds, LEARNING_RATE if lr is None else lr, seed, optimization, logging)
+    if optimizer is not None and (optimization.betas, optimization.weight_decay) != _BETAS_AND_DECAY:
+        raise ValueError(
+            "betas and weight_decay are those of fit's own optimizer: give them to yours, and leave them out of "
+            "Optimization"
+        )
     callbacks = _all_callbacks(callbacks, logging, out)
     processes = start_processes(device)
     chosen_device = as_device(device) if processes.device is None else processes.device
@@ -194,6 +201,11 @@ def fit(
         objective = _objective(module, data, batch_size, noise, held_out, settings.seed, sampling)
     else:
         _check_objective(module, objective, data, batch_size, noise, held_out, sampling)
+    if optimization.patience is not None and not objective.evaluates:
+        raise ValueError(
+            "patience compares scores of held-out data, and there is none: leave held_out above 0, give held-out data, "
+            "or leave patience out"
+        )
 
     config = {
         "settings": {**settings.plain(), **options_of_optimizer},

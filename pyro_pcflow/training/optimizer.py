@@ -14,9 +14,9 @@ __all__ = ["OptimizerFactory", "adam", "build", "options_of", "rate_of"]
 OptimizerFactory = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
 
 
-def adam(lr: float) -> OptimizerFactory:
-    """The factory of the optimizer that is used by default."""
-    return partial(torch.optim.Adam, lr=lr, fused=True)
+def adam(lr: float, betas: tuple[float, float], weight_decay: float) -> OptimizerFactory:
+    """The factory of the optimizer that is used by default: Adam, with decoupled weight decay if there is any."""
+    return partial(torch.optim.AdamW, lr=lr, betas=betas, weight_decay=weight_decay, fused=True)
 
 
 def build(factory: OptimizerFactory, values: nn.Parameter) -> torch.optim.Optimizer:

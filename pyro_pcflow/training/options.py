@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
 
+from pyro_pcflow.training.augmentation import Augmentation, as_augmentations
 from pyro_pcflow.training.callbacks import Callback
 
 __all__ = [
@@ -38,9 +39,15 @@ class Optimization:
     """How `fit` steps, beside its learning rate.
 
     Args:
+        betas: of Adam: the shares of themselves that its averages of gradients and of their squares keep at a step.
+        weight_decay: the share that every weight loses at a step, times the learning rate (AdamW); 0 for none.
         warmup_steps: steps over which the learning rate rises.
         grad_clip: largest norm of the gradient; infinity for no clipping.
         ema_decay: share of itself that the average of the weights keeps at a step, in the long run; 0 for no averaging.
+        patience: early stopping: training ends after so many evaluations in a row without a better held-out score than
+            before, and the module is left with the best averaged weights that were evaluated, also if training comes
+            to its planned end. None trains to the end, and leaves the last. `Logging(eval_every=...)` decides how
+            far apart evaluations are.
         precision: `"full"`, or `"bfloat16"` for the hidden layers of networks, which a GPU evaluates faster; shifts and
             log-scales, and with them the log-determinant, keep the precision of the parameters. Scores are always full.
         recompute: whether a backward pass evaluates couplings once more instead of keeping their hidden layers
@@ -55,13 +62,22 @@ class Optimization:
         1.0
     """
 
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = 0.0
     warmup_steps: int = 100
     grad_clip: float = 1.0
     ema_decay: float = 0.999
+    patience: int | None = None
     precision: str = "full"
     recompute: bool = False
 
     def __post_init__(self) -> None:
+        _set(self, "betas", _pair_of_shares("betas", self.betas))
+        at_least_0 = "at least 0 and finite"
+        decay = real_number("weight_decay", self.weight_decay, lambda value: 0 <= value < math.inf, at_least_0)
+        _set(self, "weight_decay", decay)
+        if self.patience is not None:
+            _set(self, "patience", whole_number("patience", self.patience, 1))
         _set(self, "warmup_steps", whole_number("warmup_steps", self.warmup_steps, 0))
         positive = "positive (infinity for no clipping)"
         _set(self, "grad_clip", real_number("grad_clip", self.grad_clip, lambda value: value > 0, positive))
@@ -82,9 +98,14 @@ class CloudSampling:
             on few points does badly on the many that it is evaluated on.
         kl_warmup_steps: steps over which the weight of the latents' terms rises to 1. What is evaluated is always the
             bound, without weights.
+        augment: changes training clouds afresh in every step, held-out ones never, before noise is added: a function
+            from clouds (B, N, D) to clouds of the same shape, or a list of such functions, applied in turn. Ready-made
+            are `ScaleAxes`, `Mirror`, `RotateSlightly` and `Shift`. It is given the encoder's points and the scored
+            ones of a cloud as one cloud, padded with zeros where sizes differ, and draws from torch's generators,
+            whose seed then follows from the seed of the training and the step.
 
     Raises:
-        TypeError: if a number is not an integer.
+        TypeError: if a number is not an integer, or `augment` cannot be called.
         ValueError: if an option is out of range; the message names it.
 
     Examples:
@@ -95,8 +116,10 @@ class CloudSampling:
     target_points: int = 128
     encoder_points: int = 512
     kl_warmup_steps: int = 0
+    augment: Augmentation | Sequence[Augmentation] | None = None
 
     def __post_init__(self) -> None:
+        _set(self, "augment", as_augmentations(self.augment) or None)
         for name, least in (("target_points", 1), ("encoder_points", 1), ("kl_warmup_steps", 0)):
             _set(self, name, whole_number(name, getattr(self, name), least))
 
@@ -196,6 +219,17 @@ def real_number(name: str, value: Any, holds: Callable[[float], bool], expected:
     if not holds(number):
         raise ValueError(f"{name} must be {expected}, got {value!r}")
     return number
+
+
+def _pair_of_shares(name: str, values: Any) -> tuple[float, float]:
+    """Two numbers in [0, 1)."""
+    if not isinstance(values, list | tuple) or len(values) != 2:
+        raise TypeError(f"{name} must be two numbers, such as (0.9, 0.999), got {values!r}")
+    first, second = (
+        real_number(name, value, lambda value: 0 <= value < 1, "two numbers, at least 0 and below 1")
+        for value in values
+    )
+    return first, second
 
 
 def noise_scale(noise: Any) -> float:

@@ -34,6 +34,8 @@ MOVED = {
     "noise": "noise",
     "held_out": "held_out",
 }
+# What runs had before an option was one, where its default may be another today.
+BEFORE = {"betas": [0.9, 0.999], "weight_decay": 0.0}
 # Of a setting in an error; a file may hold anything in its place.
 MOST_CHARACTERS = 200
 
@@ -136,7 +138,7 @@ class RunConfig:
         # An option that the file does not know was added since, and had the effect of its default.
         for name, table, options in (("settings", settings, Optimization()), ("data", data, CloudSampling())):
             for option in vars(options).keys() & self.now.get(name, {}).keys():
-                table.setdefault(option, getattr(options, option))
+                table.setdefault(option, BEFORE.get(option, getattr(options, option)))
         module = {**earlier.get("module", {}), "config": current_options(earlier.get("module", {}).get("config"))}
         return {**earlier, "settings": settings, "data": data, "module": module}
 

@@ -19,6 +19,7 @@ from pyro_pcflow.training.callbacks import Callback, Progress
 from pyro_pcflow.training.checkpoint import ResumableState
 from pyro_pcflow.training.distributed import Processes
 from pyro_pcflow.training.divergence import TrainingDivergedError, find_first_nonfinite
+from pyro_pcflow.training.early_stopping import BestEvaluation
 from pyro_pcflow.training.objective import Objective
 from pyro_pcflow.training.optimizer import OptimizerFactory, adam, build
 from pyro_pcflow.training.options import PRECISIONS, Settings
@@ -76,9 +77,13 @@ class Trainer:
         self.history: list[dict[str, Any]] = []
         trainable = {name: weight for name, weight in module.named_parameters() if weight.requires_grad}
         self.weights = FlatParameters(trainable, settings.optimization.ema_decay)
-        self.optimizer = build(adam(settings.lr) if optimizer is None else optimizer, self.weights.values)
+        optimization = settings.optimization
+        own = adam(settings.lr, optimization.betas, optimization.weight_decay)
+        self.optimizer = build(own if optimizer is None else optimizer, self.weights.values)
         self.state = ResumableState(folder, module, self.weights, self.optimizer)
         self._last_finite = self.weights.averages.clone()
+        # With `patience` alone.
+        self._best: BestEvaluation | None = None
         # Sums of loss and gradient norm since the last line of the metrics, and how many they are.
         self._window = [0.0, 0.0, 0]
         # The rate of the last step, and whether that step may still wait for its evaluation and its line.
@@ -125,6 +130,7 @@ class Trainer:
         self.weights.drop_gradients()
         if not self.weights.is_finite(self.weights.averages):
             self.weights.averages.copy_(self._last_finite)
+        self._take_best()
         self.weights.release(averaged=True)
 
     def run(self) -> None:
@@ -150,6 +156,7 @@ class Trainer:
                 with self.interrupts.held():
                     self._save_if_whole()
                 raise
+        self._take_best()
         if self.folder is not None and self.processes.is_first:
             with self.weights.averaged():
                 self.folder.write_model(self.module)
@@ -181,7 +188,7 @@ class Trainer:
         self._saved = (self.step, self.seconds)
         self._note(pending=self._pending)
         self._tell(lambda callback, progress: callback.on_start(progress))
-        done = self._after_step(bar) if self._pending else self.schedule.progress(self.step, self.seconds) >= 1.0
+        done = self._after_step(bar) if self._pending else self._is_over(self.seconds)
         while not done:
             self.interrupts.check()
             if self.warm_up is not None:
@@ -189,10 +196,25 @@ class Trainer:
             self._take_step()
             done = self._after_step(bar)
 
+    def _is_over(self, now: float) -> bool:
+        """Whether the schedule has come to its end, or patience has."""
+        waited = 0 if self._best is None else self._best.waited
+        return self._is_out_of_patience(waited) or self.schedule.progress(self.step, now) >= 1.0
+
+    def _is_out_of_patience(self, waited: int) -> bool:
+        patience = self.settings.optimization.patience
+        return patience is not None and waited >= patience
+
+    def _take_best(self) -> None:
+        """Have the averages, and the scores, of the best evaluation, if it was looked for."""
+        if self._best is not None:
+            self.weights.averages.copy_(self._best.averages)
+            self.scores = dict(self._best.scores)
+
     def _after_step(self, bar: ProgressBar) -> bool:
         """Evaluate, log and save what is due after a step, and say whether it was the last one."""
         now, logging = self.seconds, self.settings.logging
-        done = self.schedule.progress(self.step, now) >= 1.0
+        done = self._is_over(now)
         evaluate = self.objective.evaluates and (done or self.step % logging.eval_every == 0)
         log = done or evaluate or self.step % logging.log_every == 0
         checkpoint = self.folder is not None and (done or self._checkpoint_is_due(now))
@@ -204,6 +226,8 @@ class Trainer:
             points_per_second = steps * self.objective.points_per_step / seconds if steps else None
             if evaluate:
                 self._evaluate()
+                done = self._is_over(now)
+                checkpoint = checkpoint or (done and self.folder is not None)
             self._log(points_per_second, evaluate, bar)
             self._note(pending=False)
         if checkpoint:
@@ -220,7 +244,8 @@ class Trainer:
 
     def _note(self, pending: bool) -> None:
         """Note a moment from which training can be resumed."""
-        self.state.note(step=self.step, scores=self.scores, window=self._window, lr=self._rate, pending=pending)
+        numbers = {"step": self.step, "scores": self.scores, "window": self._window, "lr": self._rate}
+        self.state.note(self._best, **numbers, pending=pending)
 
     def _take_step(self) -> None:
         batch = self.objective.batch(self.step)
@@ -267,6 +292,10 @@ class Trainer:
         with self.weights.averaged(), self._seeded(), autocast(self.module, None, False):
             self.scores = self.objective.evaluate()
             self._tell(lambda callback, progress: callback.on_evaluation(progress, self.scores))
+        if self.settings.optimization.patience is not None:
+            # Processes that disagreed in the last bit could disagree on when to end.
+            self.scores = self.processes.from_first(self.scores)
+            self._best = BestEvaluation.after(self._best, self.weights.averages, self.scores)
         self.module.train()
 
     def _seeded(self) -> Any:
@@ -318,7 +347,7 @@ class Trainer:
             self._note(pending=False)
             self._save()
             return
-        self.state.restore(state, random=self.processes.is_first)
+        self._best = self.state.restore(state, random=self.processes.is_first)
         self._last_finite.copy_(self.weights.averages)
         self.step = state["step"]
         self.scores = state["scores"]
@@ -335,7 +364,8 @@ class Trainer:
         step, seconds = (0, 0.0) if state is None else (state["step"], state["seconds"])
         config = folder.config
         schedule = self._schedule(config.extensions, config.limits_before or {})
-        ended = schedule.progress(step, seconds) >= 1.0
+        stopped = state is not None and "best" in state and self._is_out_of_patience(state["best"]["waited"])
+        ended = stopped or schedule.progress(step, seconds) >= 1.0
         if self.processes.is_first:
             folder.check_outputs(ended)
         if config.limits_before is not None:

@@ -100,6 +100,7 @@ class EvidenceLowerBound(DataObjective):
             "target_points": self.sampling.target_points,
             "encoder_points": self.sampling.encoder_points,
             "kl_warmup_steps": self.sampling.kl_warmup_steps,
+            **self.describe_augment(),
         }
         self.size = len(self._training)
         self.evaluates = self._evaluated is not None
@@ -118,6 +119,7 @@ class EvidenceLowerBound(DataObjective):
             varied_noise=noise_input_of(self.module),
             kl_warmup_steps=self.sampling.kl_warmup_steps,
             split=self._splits,
+            augment=self.sampling.augment or (),
         )
         self.held_out: list[CloudBatch] = []
         if self._evaluated is not None:
@@ -201,6 +203,11 @@ class EvidenceLowerBound(DataObjective):
                     f"{name} has embeddings of num_clouds={num_clouds} training clouds, but there are "
                     f"{len(self._training)}"
                 )
+        if self.sampling.augment and num_clouds is not None:
+            raise ValueError(
+                f"augment changes clouds, and {name} has one embedding for each training cloud: leave it out, or train "
+                "a model with an encoder"
+            )
         if self.sampling.kl_warmup_steps and "kl_weight" not in self._options:
             raise ValueError(
                 f"kl_warmup_steps needs a model and a guide that take kl_weight; those of {name} do not: leave it at "

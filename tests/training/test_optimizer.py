@@ -8,7 +8,7 @@ import torch
 from helpers.flat_fit import fit
 from helpers.resumable_run import losses_of, run, stop_at
 from helpers.stand_ins import DiagonalGaussian, same_state, small_stack, some_points
-from pyro_pcflow.training import toml
+from pyro_pcflow.training import ExactLikelihood, toml
 from pyro_pcflow.training.optimizer import adam, build
 
 FACTORIES = {
@@ -109,4 +109,42 @@ def test_the_rate_is_given_once():
 
 
 def test_adam_is_fused():
-    assert build(adam(0.1), torch.nn.Parameter(torch.zeros(3))).param_groups[0]["fused"]
+    assert build(adam(0.1, (0.9, 0.999), 0.0), torch.nn.Parameter(torch.zeros(3))).param_groups[0]["fused"]
+
+
+def test_weight_decay_takes_a_share_of_every_weight():
+    """Along a loss that is flat, weights lose the rate times the share at each step, and nothing else happens."""
+
+    class Flat(ExactLikelihood):
+        def loss(self, batch):
+            return 0.0 * (self.module.loc.sum() + self.module.log_scale.sum())
+
+    module = DiagonalGaussian()
+    module.loc.data.fill_(2.0)
+    options = {"warmup_steps": 0, "ema_decay": 0.0, "lr": 0.1, "device": "cpu", "weight_decay": 0.5}
+    fit(module, objective=Flat(module, some_points(), held_out=0), max_steps=1, **options)
+    assert torch.allclose(module.loc.detach(), torch.full((3,), 2.0 * (1 - 0.1 * 0.5)))
+
+
+@pytest.mark.parametrize("betas", [(0.9, 0.999), (0.5, 0.9)])
+def test_betas_are_those_of_adam(betas):
+    """Two steps of Adam by hand, of a gradient that is that of the whole data (Kingma and Ba 2015, algorithm 1)."""
+    module, points = DiagonalGaussian(), some_points()
+    module.log_scale.requires_grad_(False)
+    rates = [line["lr"] for line in fit(
+        module, points, betas=betas, batch_size=len(points), max_steps=2, held_out=0, ema_decay=0.0, lr=0.1,
+        warmup_steps=0, grad_clip=float("inf"), log_every=1, device="cpu",
+    ).history]  # fmt: skip
+    loc, mean, square = torch.zeros(3), torch.zeros(3), torch.zeros(3)
+    for step, rate in enumerate(rates, 1):
+        gradient = loc - points.mean(0)
+        mean = betas[0] * mean + (1 - betas[0]) * gradient
+        square = betas[1] * square + (1 - betas[1]) * gradient**2
+        loc = loc - rate * (mean / (1 - betas[0] ** step)) / ((square / (1 - betas[1] ** step)).sqrt() + 1e-8)
+    assert torch.allclose(module.loc.detach(), loc, atol=1e-5)
+
+
+def test_an_optimizer_of_yours_has_its_own_betas_and_decay():
+    for option in ({"betas": (0.5, 0.9)}, {"weight_decay": 0.1}):
+        with pytest.raises(ValueError, match="betas and weight_decay are those of fit's own optimizer"):
+            fit(DiagonalGaussian(), some_points(), optimizer=FACTORIES["SGD"], max_steps=1, **option)

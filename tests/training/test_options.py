@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import pyro_pcflow as pcf
-from pyro_pcflow.training import CloudSampling, Logging, Optimization
+from pyro_pcflow.training import CloudSampling, Logging, Optimization, ScaleAxes
 from pyro_pcflow.training.options import Settings, as_device
 
 
@@ -32,6 +32,12 @@ def test_they_are_frozen_and_by_name(options):
         (lambda: Optimization(grad_clip=0.0), ValueError, "grad_clip must be positive"),
         (lambda: Optimization(ema_decay=1.0), ValueError, "ema_decay must be at least 0 and below 1"),
         (lambda: Optimization(precision="half"), ValueError, "precision must be one of full, bfloat16"),
+        (lambda: Optimization(betas=0.9), TypeError, r"betas must be two numbers, such as \(0.9, 0.999\), got 0.9"),
+        (lambda: Optimization(betas=(0.9, 1.0)), ValueError, "betas must be two numbers, at least 0 and below 1"),
+        (lambda: Optimization(weight_decay=-1), ValueError, "weight_decay must be at least 0 and finite, got -1"),
+        (lambda: Optimization(patience=0), ValueError, "patience must be at least 1, got 0"),
+        (lambda: CloudSampling(augment=3), TypeError, "augment: expected a function .* or a list of them, got 3"),
+        (lambda: CloudSampling(augment=[ScaleAxes]), TypeError, r"got <class .*ScaleAxes'>: ScaleAxes\(\) makes one"),
         (lambda: CloudSampling(target_points=0), ValueError, "target_points must be at least 1"),
         (lambda: CloudSampling(encoder_points=0), ValueError, "encoder_points must be at least 1"),
         (lambda: CloudSampling(kl_warmup_steps=-2), ValueError, "kl_warmup_steps must be at least 0"),

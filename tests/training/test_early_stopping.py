@@ -1,0 +1,138 @@
+"""Early stopping: the best weights by the held-out score stay, and a resumed run ends with the same bits."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from helpers.flat_fit import fit
+from helpers.resumable_run import losses_of
+from helpers.stand_ins import DiagonalGaussian, same_state, some_points
+from pyro_pcflow.training import Callback, ExactLikelihood
+from pyro_pcflow.training.early_stopping import BestEvaluation
+
+# Points at 5 are trained on and points at 1 are scored: on its way from 0 the score rises, and then falls.
+TRAINED, SCORED = 5 + 0.1 * some_points(), 1 + 0.1 * some_points(count=100)
+STEPS, PATIENCE = 40, 3
+
+
+class Weights(Callback):
+    """What was evaluated, and the scores; stops before the line of a step."""
+
+    def __init__(self, stop=None):
+        self.seen, self.stop = [], stop
+
+    def on_evaluation(self, progress, scores):
+        self.seen.append((scores["nats_per_point"], {k: v.clone() for k, v in progress.module.state_dict().items()}))
+
+    def on_log(self, progress, line):
+        if progress.step == self.stop:
+            raise KeyboardInterrupt
+
+
+def train(callback, out=None, **options):
+    module = DiagonalGaussian()
+    module.log_scale.requires_grad_(False)
+    often = {"log_every": 1, "eval_every": 2, "checkpoint_every": 1000, "warmup_steps": 0, "ema_decay": 0.5}
+    options = {
+        "max_steps": STEPS,
+        "patience": PATIENCE,
+        "lr": 0.2,
+        "device": "cpu",
+        "batch_size": 64,
+        **often,
+        **options,
+    }
+    result = fit(module, TRAINED, held_out=SCORED, callbacks=[callback], out=out, resume=out is not None, **options)
+    return module, result
+
+
+@pytest.mark.parametrize("patience", [1, 3, 1000])
+def test_the_best_evaluated_weights_stay(patience):
+    callback = Weights()
+    module, result = train(callback, patience=patience)
+    scores, states = zip(*callback.seen, strict=True)
+    best = scores.index(max(scores))
+    assert 0 < best < len(scores) - 1
+    assert len(scores) == min(best + 1 + patience, STEPS // 2)
+    assert result.steps == 2 * len(scores)
+    assert result.nats_per_point == scores[best]
+    assert same_state(module.state_dict(), states[best])
+
+
+# An evaluation is due after even steps, and its line is written after it: it is repeated, and counted once.
+@pytest.mark.parametrize("stop", [1, 3, 4, 9, 10, 12])
+def test_a_stopped_run_ends_with_the_same_bits(stop, tmp_path):
+    whole, result = train(Weights(), tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        train(Weights(stop), tmp_path / "stopped")
+    resumed, again = train(Weights(), tmp_path / "stopped")
+    assert stop <= result.steps < STEPS
+    assert (again.steps, again.scores) == (result.steps, result.scores)
+    assert same_state(resumed.state_dict(), whole.state_dict())
+    assert same_state(torch.load(tmp_path / "stopped" / "model.pt"), torch.load(tmp_path / "whole" / "model.pt"))
+    assert losses_of(tmp_path / "stopped") == losses_of(tmp_path / "whole")
+
+
+def test_a_run_that_has_stopped_early_stays_so(tmp_path):
+    first, result = train(Weights(), tmp_path)
+    for max_steps in (STEPS, 2 * STEPS):
+        again, repeated = train(Weights(), tmp_path, max_steps=max_steps)
+        assert repeated.steps == result.steps
+        assert same_state(again.state_dict(), first.state_dict())
+
+
+def test_it_needs_held_out_data(tmp_path):
+    with pytest.raises(ValueError, match="patience compares scores of held-out data, and there is none"):
+        fit(DiagonalGaussian(), some_points(), held_out=0, patience=2, max_steps=1, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_it_needs_a_score():
+    class Scored(ExactLikelihood):
+        def evaluate(self):
+            return {"accuracy": 1.0}
+
+    module = DiagonalGaussian()
+    with pytest.raises(ValueError, match="patience compares the score 'nats_per_point'"):
+        fit(module, objective=Scored(module, some_points()), max_steps=1, patience=1, device="cpu")
+
+
+@pytest.mark.parametrize("scores", [[math.nan, 1.0], [-math.inf, 1.0], [0.0, 1.0]])
+def test_what_is_better(scores):
+    best = None
+    for step, score in enumerate([*scores, math.nan, 1.0]):
+        best = BestEvaluation.after(best, torch.tensor([float(step)]), {"nats_per_point": score})
+    assert best.averages.item() == 1.0
+    assert best.waited == 2
+
+
+def test_the_weights_are_a_copy():
+    averages = torch.zeros(3)
+    best = BestEvaluation.after(None, averages, {"nats_per_point": 0.0})
+    averages.fill_(1.0)
+    assert best.averages.sum() == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda best: best.update(waited=-1), "waited: expected a number of at least 0"),
+        (lambda best: best["averages"].popitem(), "best, averages: other entries than the module has"),
+        (
+            lambda best: next(iter(best["averages"].values())).fill_(math.nan),
+            "best, averages, .*: numbers that are not",
+        ),
+        (lambda best: best.update(scores={}), "best: expected the score nats_per_point"),
+        (lambda best: best.update(scores={"nats_per_point": "high"}), "scores: expected a number for each name"),
+    ],
+)
+def test_a_damaged_checkpoint_is_refused(change, words, tmp_path):
+    train(Weights(), tmp_path, max_steps=4)
+    state = torch.load(tmp_path / "checkpoint.pt")
+    change(state["best"])
+    torch.save(state, tmp_path / "checkpoint.pt")
+    with pytest.raises(ValueError, match=words):
+        train(Weights(), tmp_path, max_steps=4)
