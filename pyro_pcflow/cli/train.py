@@ -25,6 +25,8 @@ __all__ = ["add_arguments", "run"]
 MANY_CLOUDS = 16
 # Enough clouds of a file to know how large its clouds are.
 CLOUDS_FOR_UNITS = 64
+# The word of `fit`, which would take seconds to import.
+AUTO = "auto"
 POINTS_OF_ONE, POINTS_OF_MANY = 100_000, 2048
 
 
@@ -56,10 +58,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--noise",
-        type=number("a number, at least 0", lambda value: value >= 0),
-        default=0.01,
-        help="standard deviation of the noise that thickens a surface, as a share of half of the longest side of the "
-        "data's bounding box (%(default)s)",
+        type=_noise,
+        default=AUTO,
+        help="standard deviation of the noise that thickens a surface: auto, which suits the spacing of the points, or "
+        "a share of half of the longest side of the data's bounding box (%(default)s)",
     )
     parser.add_argument("--base", help="the noise of the flow: normal (for a flow), conditional, or mixture")
     parser.add_argument("--num-components", type=whole(1), help="number of Gaussians of --base mixture (128)")
@@ -91,6 +93,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=whole(0), default=0)
     parser.add_argument("--up", default="y", help="the axis that stands upright in the pictures (%(default)s)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1 (%(default)s)")
+
+
+def _noise(text: str) -> str | float:
+    return AUTO if text == AUTO else number(f"{AUTO}, or a number, at least 0", lambda value: value >= 0)(text)
 
 
 class TrainingData(NamedTuple):
@@ -140,7 +146,7 @@ def run(arguments: argparse.Namespace) -> None:
             max_seconds=max_seconds,
             batch_size=arguments.batch_size,
             lr=given(arguments.lr, _learning_rate(arguments, of_many)),
-            noise=arguments.noise * half_extent(some),
+            noise=arguments.noise if arguments.noise == AUTO else arguments.noise * half_extent(some),
             seed=arguments.seed,
             out=arguments.out,
             resume=arguments.resume,
@@ -150,7 +156,8 @@ def run(arguments: argparse.Namespace) -> None:
     except TrainingDivergedError as error:
         raise ValueError(str(error)) from error
     kind = "bound on held-out clouds" if of_many else "held-out points"
-    say(f"{result.nats_per_point:.3f} nats per point, {kind}, after {result.steps} steps")
+    thickened = f", with noise {result.noise:.3g}" if result.noise else ""
+    say(f"{result.nats_per_point:.3f} nats per point, {kind}{thickened}, after {result.steps} steps")
     say(f"{out}: {', '.join(sorted(path.name for path in out.iterdir() if not path.name.startswith('.')))}")
 
 

@@ -38,12 +38,14 @@ class ExactLikelihood(DataObjective):
             points and contexts `(M, C)`, or from clouds `(B, M, D)` and contexts `(B, 1, C)` to nats `(B, M)`.
         data: points, or a pair of points and contexts, see `fit`.
         batch_size: points per step.
-        noise: standard deviation of the Gaussian noise that is added afresh to every batch, and once to held-out data.
+        noise: standard deviation of the Gaussian noise that is added afresh to every batch, and once to held-out data;
+            "auto" chooses it, see `fit`.
         held_out: the share of points, or of clouds with a context each, kept for evaluation; or that data itself.
         seed: decides the held-out data, the order and the noise on held-out data.
         sampling: of clouds with one context each, how many points of a cloud are in a batch.
 
     Attributes:
+        noise: the standard deviation of the noise, given or chosen.
         held_out: batches that `evaluate` scores.
 
     Raises:
@@ -64,7 +66,7 @@ class ExactLikelihood(DataObjective):
         data: Any,
         *,
         batch_size: int = POINTS_PER_STEP,
-        noise: float = 0.0,
+        noise: float | str = 0.0,
         held_out: Any = HELD_OUT,
         seed: int = 0,
         sampling: CloudSampling | None = None,
@@ -87,6 +89,7 @@ class ExactLikelihood(DataObjective):
                 "augment is for many clouds: a density of points would learn that of all changed copies together. "
                 "Leave it out, or fit a model of clouds such as PointCloudVAE, or a flow with a context for each cloud"
             )
+        self.settle_noise(self._data.some_clouds())
         if evaluated is not None:
             evaluated = evaluated.with_noise(self.noise, seeded_generator(self.seed, "held-out noise"))
         self._description = {
@@ -105,7 +108,7 @@ class ExactLikelihood(DataObjective):
         """Points of the step that follows `step` earlier ones, with noise."""
         batch = self._batches.batch(step)
         if self.sampling.augment:
-            (points,) = augmented(self.sampling.augment, self.seed, step, [(batch.points, batch.mask)])
+            (points,) = augmented(self.sampling.augmentations, self.seed, step, [(batch.points, batch.mask)])
             batch = replace(batch, points=points)
         if self.noise:
             noise = torch.randn_like(batch.points)

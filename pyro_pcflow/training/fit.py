@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging as logs
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -14,13 +15,14 @@ from torch import nn
 
 from pyro_pcflow.ops.random import seeded
 from pyro_pcflow.ops.signals import interruptible
+from pyro_pcflow.training import toml
 from pyro_pcflow.training.callbacks import Callback
 from pyro_pcflow.training.data_objective import DataObjective
 from pyro_pcflow.training.density import ExactLikelihood
 from pyro_pcflow.training.distributed import start_processes
 from pyro_pcflow.training.objective import Objective, check_module, config_of, dtype_of, is_cloud_model, set_units
 from pyro_pcflow.training.optimizer import OptimizerFactory, build, options_of, rate_of
-from pyro_pcflow.training.options import HELD_OUT, CloudSampling, Logging, Optimization, Settings, as_device
+from pyro_pcflow.training.options import AUTO, HELD_OUT, CloudSampling, Logging, Optimization, Settings, as_device
 from pyro_pcflow.training.pictures import Pictures
 from pyro_pcflow.training.run_config import versions
 from pyro_pcflow.training.run_folder import RunFolder
@@ -29,6 +31,8 @@ from pyro_pcflow.training.variational import EvidenceLowerBound
 from pyro_pcflow.training.warm_up import WarmUp
 
 __all__ = ["FitResult", "fit"]
+
+logger = logs.getLogger(__name__)
 
 LEARNING_RATE = 3e-3
 # What a user who says nothing of them has; an optimizer of yours has its own.
@@ -51,6 +55,8 @@ class FitResult:
         device: where the training ran.
         scores: everything that was evaluated last, by name; for a model of clouds also `nats_per_cloud`, the bound,
             and its parts, `log_likelihood` and `kl`.
+        noise: standard deviation of the noise on training and held-out points, given or chosen; None with an objective
+            of yours.
     """
 
     steps: int
@@ -60,11 +66,13 @@ class FitResult:
     out: Path | None
     device: str
     scores: dict[str, float] = field(default_factory=dict)
+    noise: float | None = None
 
     def __repr__(self) -> str:
         score = "" if self.nats_per_point is None else f": {self.nats_per_point:.3f} nats per held-out point"
         folder = "" if self.out is None else f", in {self.out}"
-        return f"FitResult({self.steps} steps in {self.seconds:.1f} s on {self.device}{score}{folder})"
+        noise = f", noise {self.noise:.3g}" if self.noise else ""
+        return f"FitResult({self.steps} steps in {self.seconds:.1f} s on {self.device}{score}{noise}{folder})"
 
 
 def fit(
@@ -76,7 +84,7 @@ def fit(
     batch_size: int | None = None,
     lr: float | None = None,
     seed: int = 0,
-    noise: float = 0.0,
+    noise: float | str = 0.0,
     held_out: Any = HELD_OUT,
     out: str | os.PathLike[str] | None = None,
     resume: bool = False,
@@ -133,8 +141,11 @@ def fit(
         lr: the highest learning rate, 0.003 by default; with an `optimizer`, the rate that it was made with.
         seed: decides the held-out data, the order of the batches, the noise, and a module's own random numbers.
         noise: standard deviation, in the data's units, of Gaussian noise added afresh to every batch, and once
-            to held-out data. Without it, the density of points on a surface has no upper bound. A model with
-            `noise_input` gets a uniform share of it for each cloud in training, and all of it in evaluation.
+            to held-out data. Without it, the density of points on a surface has no upper bound, and a warning says so.
+            "auto" chooses it from training points, by their spacing and by the likelihood of other points that are not
+            thickened, in less than a second, before the clock starts; from there on all is as if you had given the
+            number, which the result, the run folder and one line of the log have. A run that is resumed keeps it. A
+            model with `noise_input` gets a uniform share of it for each cloud in training, and all of it in evaluation.
         held_out: the share of points, or of clouds, kept for evaluation (at most 20,000 points or 512 clouds; 0 for
             none); or the points or clouds themselves, in any form of `data`. A point or a cloud that occurs several
             times in the data is on one side only, whatever its context. Drawn or given, they are evaluated with noise,
@@ -198,7 +209,10 @@ def fit(
     processes = start_processes(device)
     chosen_device = as_device(device) if processes.device is None else processes.device
     if objective is None:
+        is_chosen, noise = noise == AUTO, _stored_noise(out, noise) if resume else noise
         objective = _objective(module, data, batch_size, noise, held_out, settings.seed, sampling)
+        if is_chosen and processes.is_first:
+            logger.warning('noise="auto": a standard deviation of %g, in the units of the data', objective.noise)
     else:
         _check_objective(module, objective, data, batch_size, noise, held_out, sampling)
     if optimization.patience is not None and not objective.evaluates:
@@ -261,6 +275,7 @@ def fit(
         history=trainer.history,
         out=None if folder is None else folder.path,
         device=str(chosen_device),
+        noise=objective.noise if isinstance(objective, DataObjective) else None,
     )
 
 
@@ -285,11 +300,11 @@ def _objective(
     module: nn.Module,
     data: Any,
     batch_size: int | None,
-    noise: float,
+    noise: float | str,
     held_out: Any,
     seed: int,
     sampling: CloudSampling,
-) -> Objective:
+) -> DataObjective:
     """Build the objective of the road that a module takes."""
     if data is None:
         raise TypeError("nothing to train on: give data, or an objective")
@@ -298,6 +313,19 @@ def _objective(
         options["batch_size"] = batch_size
     road = EvidenceLowerBound if is_cloud_model(module) else ExactLikelihood
     return road(module, data, **options)
+
+
+def _stored_noise(out: str | os.PathLike[str] | None, noise: float | str) -> float | str:
+    """The noise that an earlier part of a run has chosen, where it was left to us."""
+    path = Path(out or "") / "config.toml"
+    if noise != AUTO or not path.is_file():
+        return noise
+    try:
+        data = toml.read(path).get("data")
+    except (OSError, ValueError):  # the run folder will say so
+        return noise
+    stored = data.get("noise") if isinstance(data, dict) else None
+    return stored if isinstance(stored, float) else noise
 
 
 def _check_objective(

@@ -14,6 +14,7 @@ from pyro_pcflow.training.augmentation import Augmentation, as_augmentations
 from pyro_pcflow.training.callbacks import Callback
 
 __all__ = [
+    "AUTO",
     "HELD_OUT",
     "PRECISIONS",
     "CloudSampling",
@@ -30,6 +31,8 @@ __all__ = [
 Kind = TypeVar("Kind")
 # The share of points, or of clouds, that is kept for evaluation unless you say otherwise.
 HELD_OUT = 0.1
+# The word for noise of the width that suits the data.
+AUTO = "auto"
 # Names to data types of the hidden layers, None for that of the parameters.
 PRECISIONS: dict[str, torch.dtype | None] = {"full": None, "bfloat16": torch.bfloat16}
 
@@ -122,6 +125,11 @@ class CloudSampling:
         _set(self, "augment", as_augmentations(self.augment) or None)
         for name, least in (("target_points", 1), ("encoder_points", 1), ("kl_warmup_steps", 0)):
             _set(self, name, whole_number(name, getattr(self, name), least))
+
+    @property
+    def augmentations(self) -> tuple[Augmentation, ...]:
+        """Those of `augment`, in turn."""
+        return as_augmentations(self.augment)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -232,9 +240,11 @@ def _pair_of_shares(name: str, values: Any) -> tuple[float, float]:
     return first, second
 
 
-def noise_scale(noise: Any) -> float:
-    """The standard deviation of the noise on points."""
-    expected = "a standard deviation, at least 0 and finite"
+def noise_scale(noise: Any) -> float | None:
+    """The standard deviation of the noise on points, None for the one that suits them."""
+    if isinstance(noise, str) and noise == AUTO:
+        return None
+    expected = f'a standard deviation, at least 0 and finite, or "{AUTO}"'
     return real_number("noise", noise, lambda value: 0 <= value < math.inf, expected)
 
 

@@ -12,7 +12,7 @@ from pyro_pcflow.ops.hashing import sha256_of
 from pyro_pcflow.ops.random import seeded_generator
 from pyro_pcflow.training.cloud_batches import draw_batch
 from pyro_pcflow.training.rows import Epochs, check_share, first_equal, set_apart
-from pyro_pcflow.training.sources import Clouds, Source, held_out_clouds, some_points
+from pyro_pcflow.training.sources import Clouds, Source, held_out_clouds, some_clouds, some_points
 
 __all__ = ["CloudsWithContexts", "PointBatch", "Points"]
 
@@ -62,6 +62,10 @@ class Points:
     def some_points(self) -> Tensor:
         """Points for the units, shape `(M, D)`."""
         return self.points
+
+    def some_clouds(self) -> list[Tensor]:
+        """Points whose distances count, shape `(N, D)` each: all of them are one cloud."""
+        return [self.points]
 
     def to(self, device: torch.device) -> Points:
         """The same points on a device."""
@@ -132,6 +136,9 @@ class CloudsWithContexts:
 
     def some_points(self) -> Tensor:
         return some_points(self.clouds)
+
+    def some_clouds(self) -> list[Tensor]:
+        return some_clouds(self.clouds)
 
     def to(self, device: torch.device) -> CloudsWithContexts:
         return CloudsWithContexts(self.clouds.to(device), self.contexts.to(device))

@@ -12,10 +12,21 @@ from pyro_pcflow.data import MappedClouds
 from pyro_pcflow.ops.hashing import sha256_of
 from pyro_pcflow.training.rows import check_share, first_equal, set_apart
 
-__all__ = ["Clouds", "MappedSource", "Source", "first_equal_cloud", "held_out_clouds", "some_points", "split_clouds"]
+__all__ = [
+    "Clouds",
+    "MappedSource",
+    "Source",
+    "first_equal_cloud",
+    "held_out_clouds",
+    "some_clouds",
+    "some_points",
+    "split_clouds",
+]
 
 # Enough for the units of a data set.
 POINTS_FOR_UNITS = 2**20
+# Enough for the spacing of their points.
+CLOUDS_FOR_SPACING = 16
 # Enough for a standard error of the bound that is small beside the differences between models.
 MAX_HELD_OUT = 512
 
@@ -190,6 +201,13 @@ def first_equal_cloud(clouds: Source) -> Tensor:
         # Adding zero makes one number of the two zeros.
         first[row] = known.setdefault(sha256_of((points if mask is None else points[mask]) + 0.0), row)
     return first
+
+
+def some_clouds(clouds: Source) -> list[Tensor]:
+    """Evenly spaced clouds, shape `(N, D)` each, without padding."""
+    chosen = torch.linspace(0, len(clouds) - 1, min(len(clouds), CLOUDS_FOR_SPACING)).round().long().to(clouds.device)
+    points, mask = clouds.take(chosen), clouds.mask_of(chosen)
+    return list(points) if mask is None else [cloud[kept] for cloud, kept in zip(points, mask, strict=True)]
 
 
 def some_points(clouds: Source) -> Tensor:

@@ -25,7 +25,7 @@ from pyro_pcflow.training.objective import (
     share_of_rows,
 )
 from pyro_pcflow.training.options import HELD_OUT, CloudSampling
-from pyro_pcflow.training.sources import Source, some_points, split_clouds
+from pyro_pcflow.training.sources import Source, some_clouds, some_points, split_clouds
 
 __all__ = ["EvidenceLowerBound"]
 
@@ -44,12 +44,14 @@ class EvidenceLowerBound(DataObjective):
         module: has `model` and `guide`.
         data: clouds, or a pair of clouds and labels, see `fit`.
         batch_size: clouds per step.
-        noise: standard deviation of the Gaussian noise that is added afresh to every point, and once to held-out data.
+        noise: standard deviation of the Gaussian noise that is added afresh to every point, and once to held-out data;
+            "auto" chooses it, see `fit`.
         held_out: the share of clouds kept for evaluation, or clouds in any form of `data`.
         seed: decides the held-out clouds, the order, the points that are drawn and the noise on held-out clouds.
         sampling: how many points of a cloud are in a batch, and the warm-up of the latents' terms.
 
     Attributes:
+        noise: the standard deviation of the noise, given or chosen.
         batches: `batch(step)` of the training clouds.
         held_out: batches that `evaluate` scores.
 
@@ -72,7 +74,7 @@ class EvidenceLowerBound(DataObjective):
         data: Any,
         *,
         batch_size: int = CLOUDS_PER_STEP,
-        noise: float = 0.0,
+        noise: float | str = 0.0,
         held_out: Any = HELD_OUT,
         seed: int = 0,
         sampling: CloudSampling | None = None,
@@ -89,6 +91,7 @@ class EvidenceLowerBound(DataObjective):
         else:
             self._evaluated = as_clouds(held_out, dtype, self._training.point_dim, cpu, "held_out")
         self._check()
+        self.settle_noise(some_clouds(self._training))
         self._description = {
             "clouds": len(self._training),
             "points_in_a_cloud": self._training.max_points,
@@ -119,7 +122,7 @@ class EvidenceLowerBound(DataObjective):
             varied_noise=noise_input_of(self.module),
             kl_warmup_steps=self.sampling.kl_warmup_steps,
             split=self._splits,
-            augment=self.sampling.augment or (),
+            augment=self.sampling.augmentations,
         )
         self.held_out: list[CloudBatch] = []
         if self._evaluated is not None:

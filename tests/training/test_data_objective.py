@@ -25,7 +25,7 @@ def make(request):
     [
         ({"batch_size": 0}, ValueError, "batch_size must be at least 1, got 0"),
         ({"batch_size": 2.5}, TypeError, "batch_size must be an integer, got 2.5"),
-        ({"noise": -0.1}, ValueError, "noise must be a standard deviation, at least 0 and finite, got -0.1"),
+        ({"noise": -0.1}, ValueError, 'noise must be a standard deviation, at least 0 and finite, or "auto", got -0.1'),
         ({"seed": -1}, ValueError, "seed must be at least 0, got -1"),
         ({"held_out": 1.0}, ValueError, r"held_out must be a share in \[0, 1\) or"),
         ({"sampling": {}}, TypeError, "sampling must be a pyro_pcflow.training.CloudSampling, got {}"),
