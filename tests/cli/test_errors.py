@@ -21,7 +21,7 @@ WHOLE = {
 }
 REAL = {"train": ["--max-seconds", "--noise", "--lr"], "evaluate": ["--azim"]}
 # Options for which nothing is a value, too.
-FROM_ZERO = {"--seed", "--label", "--num-particles", "--noise", "--azim"}
+FROM_ZERO = {"--seed", "--label", "--num-particles", "--num-couplings", "--noise", "--azim"}
 
 
 @pytest.fixture(scope="module")
