@@ -21,7 +21,7 @@ from pyro_pcflow import infer, metrics, models, training
 from pyro_pcflow.distributions import NoisyPoint, SoftHalfSpace, one_sided, with_background
 from pyro_pcflow.metrics.nearest_neighbours import CHAMFER_CONVENTIONS
 
-UnfusedAdam = torch.optim.Adam
+UnfusedAdamW = torch.optim.AdamW
 
 
 def draw(*shape, seed=1):
@@ -356,7 +356,7 @@ DATA = {
 def test_fit(name, tmp_path, monkeypatch):
     monkeypatch.setattr(importlib.import_module("pyro_pcflow.training.fit"), "as_device", torch.device)
     # The fused kernel knows its devices by name.
-    monkeypatch.setattr(torch.optim, "Adam", lambda *args, fused, **options: UnfusedAdam(*args, **options))
+    monkeypatch.setattr(torch.optim, "AdamW", lambda *args, fused, **options: UnfusedAdamW(*args, **options))
     data = DATA[name](tmp_path)
     options = {"max_steps": 6, "eval_every": 3, "noise": 0.1, "progress": False}
     if name != "points":

@@ -7,6 +7,7 @@ need no noise, and get none.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -70,14 +71,11 @@ def fit_density(model: nn.Module, clouds: Tensor, **options: Any) -> int:
 
 def fit_decoder(model: DecoderVAE, clouds: Tensor, **options: Any) -> int:
     """Train the decoder without a density on as many points of a cloud as it writes."""
-    return pcf.fit(
-        model,
-        clouds,
-        held_out=0,
-        sampling=pcf.training.CloudSampling(target_points=model.num_points),
-        logging=QUIET,
-        **options,
-    ).steps
+    sampling = pcf.training.CloudSampling(target_points=model.num_points)
+    with warnings.catch_warnings():
+        # Of a density without a bound, which this is not.
+        warnings.filterwarnings("ignore", "the points lie on a surface")
+        return pcf.fit(model, clouds, held_out=0, sampling=sampling, logging=QUIET, **options).steps
 
 
 def _variant(**options: Any) -> Callable[[Size], nn.Module]:

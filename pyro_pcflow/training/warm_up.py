@@ -100,7 +100,7 @@ def _take_a_step(device: torch.device, backend: str) -> None:
     """Import what torch imports at its first operators and steps, and have threads and libraries started."""
     with seeded(0, device):
         stack = coupling_stack(2, num_couplings=1, hidden_dims=[8], backend=backend).to(device)
-        optimizer = torch.optim.Adam(stack.parameters(), fused=True)
+        optimizer = torch.optim.AdamW(stack.parameters(), fused=True)
         points, log_det = stack.inverse_and_log_det(torch.randn(2000, 2, device=device))
         (points.sum() + log_det.sum()).backward()
         optimizer.step()
