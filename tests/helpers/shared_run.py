@@ -41,19 +41,19 @@ def module_and_data(kind):
 def run(kind, out, **options):
     """Train for three steps and return the gradient of each, as the optimiser got it."""
     module, data = module_and_data(kind)
-    gradients, step = [], torch.optim.Adam.step
+    gradients, step = [], torch.optim.AdamW.step
 
     def noting(self, *args, **kwargs):
         gradients.append(self.param_groups[0]["params"][0].grad.clone())
         return step(self, *args, **kwargs)
 
-    torch.optim.Adam.step = noting
+    torch.optim.AdamW.step = noting
     try:
         unclipped = pcf.training.Optimization(grad_clip=float("inf"))
         options = {"batch_size": 4, "optimization": unclipped, "held_out": 0, "device": "cpu", **options}
         result = pcf.fit(module, data, max_steps=3, out=out, **options)
     finally:
-        torch.optim.Adam.step = step
+        torch.optim.AdamW.step = step
     # The warm-up may have taken a step before them, of weights of its own.
     return torch.stack(gradients[-3:]), result
 

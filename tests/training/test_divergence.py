@@ -49,13 +49,13 @@ class TestDivergence:
         fit(small_stack(), some_points(), max_steps=6, out=tmp_path, **OPTIONS)
         kept = torch.load(tmp_path / "checkpoint.pt", weights_only=True)["averages"]
         module = small_stack()
-        step = torch.optim.Adam.step
+        step = torch.optim.AdamW.step
 
         def blow_up(self, closure=None):
             step(self, closure)
             self.param_groups[0]["params"][0].data.fill_(math.inf)
 
-        monkeypatch.setattr(torch.optim.Adam, "step", blow_up)
+        monkeypatch.setattr(torch.optim.AdamW, "step", blow_up)
         with pytest.raises(TrainingDivergedError, match=r"step (7|8)"):
             fit(module, some_points(), max_steps=9, out=tmp_path, resume=True, **OPTIONS)
         assert same_state(kept, {name: weight.data for name, weight in module.named_parameters()})

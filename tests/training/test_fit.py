@@ -183,13 +183,13 @@ class TestSettings:
         assert module.loc.abs().max() < 1e-4
 
     def test_gradients_are_clipped_to_the_norm_that_is_asked_for(self, monkeypatch):
-        steps, step = [], torch.optim.Adam.step
+        steps, step = [], torch.optim.AdamW.step
 
         def noting(self, closure=None):
             steps.append(self.param_groups[0]["params"][0].grad.clone())
             return step(self, closure)
 
-        monkeypatch.setattr(torch.optim.Adam, "step", noting)
+        monkeypatch.setattr(torch.optim.AdamW, "step", noting)
         last = []
         for clip in (math.inf, 0.5, 1e9):
             fit(DiagonalGaussian(), some_points(), max_steps=1, grad_clip=clip, device="cpu")
