@@ -1,6 +1,6 @@
 """Which density is the sharpest in the same seconds: what couplings do, the base, depth and width, on real shapes.
 
-    python -m benchmarks.family MESH.obj ... body.npz --seconds 20 60 300       # the table of docs/benchmarks.md
+    python -m benchmarks.family MESH.obj ... body.npz --seconds 20 60 300       # all members: some hours
     python -m benchmarks.family spot.obj --members "cubic 12x64" "mixture 1024" "mixture 128 + cubic 4x64" --seeds 1
 
 A member is named by its parts: a mixture of so many Gaussians as base, or none, and couplings, as their number times
