@@ -35,12 +35,12 @@ class Contender:
 
     fit: Callable[..., Fitted]
     settings: tuple[Setting, ...] = ({},)
-    raw_noises: tuple[float, ...] = NOISES
+    raw_noises: tuple[float | str, ...] = NOISES
     needs: str = "pyro"
 
     def settings_for(self, shape: Shape) -> list[Setting]:
         """All settings to try on a shape."""
-        noises = (shape.noise,) if shape.noise and self.raw_noises else self.raw_noises
+        noises: tuple[float | str, ...] = (shape.noise,) if shape.noise and self.raw_noises else self.raw_noises
         return [{**setting, "noise": noise} for setting in self.settings for noise in noises] or list(self.settings)
 
 
@@ -52,7 +52,7 @@ def flow(make: Callable[..., Any], *settings: Setting, needs: str = "pyro") -> C
 def by_default(**sizes: Any) -> Contender:
     """A flow of ours as a user has it who chooses nothing else."""
     make = partial(pcf.PointCloudFlow, 3, **sizes)
-    return Contender(partial(fit_flow, make, held_out=False), raw_noises=(NOISE_PER_HALF_EXTENT,))
+    return Contender(partial(fit_flow, make, held_out=False), raw_noises=("auto",))
 
 
 def _grid(**choices: Sequence[Any]) -> tuple[Setting, ...]:

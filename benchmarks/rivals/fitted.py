@@ -29,7 +29,7 @@ def fit_flow(
     seconds: float,
     seed: int,
     *,
-    noise: float,
+    noise: float | str,
     lr: float | None = None,
     held_out: bool = True,
     **sizes: Any,
@@ -41,7 +41,7 @@ def fit_flow(
         shape: what it learns.
         seconds: training time.
         seed: of the flow's weights and of the training.
-        noise: standard deviation of the noise that thickens the points afresh in every batch.
+        noise: standard deviation of the noise that thickens the points afresh in every batch, or `"auto"`.
         lr: learning rate; None for the default.
         held_out: train on all points and evaluate on those for validation; otherwise a share is held out by default.
         sizes: passed to `make`.

@@ -55,5 +55,6 @@ def test_what_runs_by_default_chooses_nothing_and_sees_no_validation_points(scan
         contender = CONTENDERS[name]
         contender.fit(scan, 1.0, 0, **contender.settings_for(scan)[0])
     assert "held_out" not in given[0]
+    assert given[0]["noise"] == "auto"
     assert [options["lr"] for options in given] == [None, 2.5e-3]
     assert given[1]["held_out"] is scan.validation
