@@ -6,6 +6,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from types import FrameType
 from typing import Any
 
@@ -122,9 +123,20 @@ def interruptible() -> Iterator[Interrupts]:
         for number in ours:
             signal.signal(number, interrupts)
         with interrupts.undisguised():
+            with interrupts.held():
+                _import_what_must_not_be_interrupted()
             yield interrupts
     finally:
         interrupts.close()
         for number in ours:
             signal.signal(number, before[number])
         interrupts.deliver()
+
+
+def _import_what_must_not_be_interrupted() -> None:
+    """Import what torch imports at the first step of an optimizer or the first call of a custom operator.
+
+    Triton is part of it. An exception while its extension is imported, which an interrupt is, ends the process by
+    SIGABRT.
+    """
+    import_module("torch._dynamo")

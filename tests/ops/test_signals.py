@@ -96,6 +96,21 @@ def test_an_interrupt_that_was_made_another_error_is_one_all_the_same():
         raise ZeroDivisionError
 
 
+def test_no_interrupt_reaches_what_an_exception_would_abort(monkeypatch):
+    """Triton's extension, while Python imports it, ends the process by SIGABRT."""
+    imported = []
+
+    def interrupted_import(name):
+        for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGTERM):
+            signal.raise_signal(number)
+        imported.append(name)
+
+    monkeypatch.setattr("pyro_pcflow.ops.signals.import_module", interrupted_import)
+    with pytest.raises(Interrupted), interruptible():
+        imported.append("the block")
+    assert imported == ["torch._dynamo"]
+
+
 def test_what_is_ignored_or_chosen_stays():
     chosen = []
     mine = signal.signal(signal.SIGTERM, lambda number, frame: chosen.append(number))
