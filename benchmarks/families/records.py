@@ -11,6 +11,8 @@ from typing import Any, TypeAlias
 import pyro_pcflow as pcf
 
 Key: TypeAlias = tuple[Any, ...]
+# Steps on each cloud's own posterior, for the bound that an encoder does not limit.
+REFINE_STEPS = 3
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,7 @@ class ModelRun:
         sampling_seconds: to sample one cloud, on the mean over all draws.
         threads: of torch.
         failures: what went wrong, in words; nothing for a run that did not fail.
+        refined_nats_per_point: its bound once the posterior of each cloud is refined; None if it has none to refine.
     """
 
     model: str
@@ -63,6 +66,7 @@ class ModelRun:
     sampling_seconds: float
     threads: int
     failures: list[str]
+    refined_nats_per_point: float | None = None
 
     @property
     def key(self) -> Key:

@@ -16,7 +16,8 @@ from benchmarks.common.categories import Category
 from benchmarks.common.randomness import generator_for, some_points
 from benchmarks.common.scores import count_parameters
 from benchmarks.families.members import FAMILIES, Size
-from benchmarks.families.records import ModelRun, Training
+from benchmarks.families.records import REFINE_STEPS, ModelRun, Training
+from pyro_pcflow.models.latent import LatentCloudModel
 
 # Samples this much alike, or that find so few references, are one shape, or none.
 LEAST_SPREAD, LEAST_COVERAGE = 0.1, 0.05
@@ -99,6 +100,9 @@ def run_model(name: str, judge: Judge, seed: int, lr: float | None, training: Tr
     likelihood = bound(model, judge.clouds, training) if family.has_density else None
     if likelihood is not None and not math.isfinite(likelihood.nats_per_point):
         failures.append(f"the held-out bound is {likelihood.nats_per_point}")
+    refined = None
+    if isinstance(model, LatentCloudModel) and not failures:
+        refined = bound(model, judge.clouds, training, REFINE_STEPS).nats_per_point
     samples, sampling_seconds = draw_samples(model, len(judge.references), judge.num_points, judge.draws, seed, device)
     report = judge.report(samples, name, likelihood)
     return ModelRun(
@@ -113,18 +117,21 @@ def run_model(name: str, judge: Judge, seed: int, lr: float | None, training: Tr
         sampling_seconds=sampling_seconds,
         threads=torch.get_num_threads(),
         failures=failures + failures_of(report),
+        refined_nats_per_point=refined,
     )
 
 
-def bound(model: Any, clouds: Tensor, training: Training) -> pcf.metrics.LogLikelihood:
-    """The importance-weighted bound of thickened clouds."""
+def bound(model: Any, clouds: Tensor, training: Training, refine_steps: int = 0) -> pcf.metrics.LogLikelihood:
+    """The importance-weighted bound of thickened clouds, with posteriors that are refined by so many steps."""
     generator = generator_for(0, "scored points")
     clouds = some_points(clouds, training.scored_points, generator)
     clouds = clouds + training.noise * torch.randn(clouds.shape, generator=generator)
     if getattr(model, "noise_input", False):
         # A model that is told how much noise a cloud has is told that it has all of it.
         model = SimpleNamespace(log_prob=partial(model.log_prob, noise_level=1.0))
-    return pcf.metrics.importance_weighted_bound(model, clouds.to(training.device), num_particles=training.particles)
+    return pcf.metrics.importance_weighted_bound(
+        model, clouds.to(training.device), num_particles=training.particles, refine_steps=refine_steps
+    )
 
 
 def draw_samples(

@@ -55,6 +55,9 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=700.0, help="training time (%(default)s)")
     parser.add_argument("--lr", type=float, default=VAE_LEARNING_RATE, help="highest learning rate (%(default)s)")
     parser.add_argument("--batch-size", type=int, help="clouds per step")
+    parser.add_argument(
+        "--target-points", type=int, default=256, help="points of a cloud scored per step (%(default)s)"
+    )
     parser.add_argument("--up", default="z", help="axis that stands upright in the pictures (%(default)s)")
     parser.add_argument("--out", type=Path, required=True, help="run folder")
     parser.add_argument("--resume", action="store_true", help="go on with the run in the folder")
@@ -73,6 +76,8 @@ def main() -> None:
         max_seconds=arguments.seconds,
         out=arguments.out,
         resume=arguments.resume,
+        optimization=pcf.training.Optimization(betas=(0.9, 0.99), warmup_steps=500, grad_clip=10.0),
+        sampling=pcf.training.CloudSampling(target_points=arguments.target_points),
         logging=pcf.training.Logging(pictures=pcf.training.Pictures(arguments.up, azim=60.0)),
     )
     draw_curve(result.history, arguments.out / "curve.png")

@@ -105,6 +105,7 @@ def importance_weighted_bound(
     clouds: Tensor,
     *,
     num_particles: int = 64,
+    refine_steps: int = 0,
     labels: Tensor | None = None,
     seed: int = 0,
     units: str = "the data's units",
@@ -118,6 +119,8 @@ def importance_weighted_bound(
         model: anything with `log_prob(clouds, num_particles=...)` in nats per cloud, as a `PointCloudVAE`.
         clouds: (S, N, D), that the model was not trained on.
         num_particles: latents drawn for each cloud.
+        refine_steps: steps by which the posterior of each cloud is refined before, see `PointCloudVAE.refine`; passed
+            to `log_prob` by that name if there are any.
         labels: numbers of classes, (S,), passed to `log_prob` by that name, for a model that has classes.
         seed: of these draws.
         units: the unit of the coordinates, as reports are to name it.
@@ -144,7 +147,9 @@ def importance_weighted_bound(
     totals = []
     with torch.no_grad(), seeded(seed):
         for some in _pieces(clouds):
-            given = {} if labels is None else {"labels": labels[some]}
+            given: dict[str, Any] = {} if labels is None else {"labels": labels[some]}
+            if refine_steps:
+                given["refine_steps"] = refine_steps
             values = model.log_prob(clouds[some], num_particles=num_particles, **given)
             if values.shape != (len(clouds[some]),):
                 raise ValueError(
@@ -152,6 +157,8 @@ def importance_weighted_bound(
                 )
             totals.append(values.double().cpu())
     kind = f"importance-weighted bound, K = {num_particles}"
+    if refine_steps:
+        kind += f", posteriors refined by {refine_steps} step{'s' * (refine_steps > 1)}"
     return LogLikelihood(torch.cat(totals), clouds.shape[1], kind, units)
 
 
