@@ -23,10 +23,10 @@ import pyro_pcflow as pcf
 TRAINING = """
 import json, pyro_pcflow as pcf
 clouds = pcf.data.load_example("spot", num_points=100_000)
-flow = pcf.PointCloudFlow(point_dim=3, num_couplings=12, hidden_dims=[64, 64])
+flow = pcf.PointCloudFlow(point_dim=3)
 noise = 0.01 * pcf.data.half_extent(clouds)
 quiet = pcf.training.Logging(progress=False)
-result = pcf.fit(flow, clouds, max_seconds={seconds}, lr=1e-2, noise=noise, logging=quiet)
+result = pcf.fit(flow, clouds, max_seconds={seconds}, noise=noise, logging=quiet)
 print(json.dumps([result.nats_per_point, result.steps, result.seconds]))
 """
 

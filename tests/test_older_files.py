@@ -25,6 +25,7 @@ RUN = {
     "warmup_steps": 5,
     "ema_decay": 0.9,
     "noise": 0.05,
+    "lr": 3e-3,
 }
 SMALL = {"num_couplings": 2, "hidden_dims": [8]}
 

@@ -77,6 +77,7 @@ CONTENDERS = {
     "kernel density": Contender(fit_kernel_density, raw_noises=(), needs="sklearn"),
     BAR: Contender(partial(fit_kernel_density, chosen_on="test"), raw_noises=(), needs="sklearn"),
     "ours, by default": by_default(),
+    "ours, affine by default": by_default(base="normal"),
     "ours, mixture by default": by_default(base="mixture", num_couplings=0),
     "ours": flow(partial(pcf.PointCloudFlow, 3, num_couplings=12, hidden_dims=(64, 64))),
     "ours, mixture": flow(

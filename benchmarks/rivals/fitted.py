@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +32,7 @@ def fit_flow(
     noise: float | str,
     lr: float | None = None,
     held_out: bool = True,
+    options: Mapping[str, Any] | None = None,
     **sizes: Any,
 ) -> Fitted:
     """Train a flow with the loop that users have.
@@ -44,17 +45,16 @@ def fit_flow(
         noise: standard deviation of the noise that thickens the points afresh in every batch, or `"auto"`.
         lr: learning rate; None for the default.
         held_out: train on all points and evaluate on those for validation; otherwise a share is held out by default.
+        options: passed to `pyro_pcflow.fit`.
         sizes: passed to `make`.
     """
     torch.manual_seed(seed)
     flow = make(**sizes)
-    given: dict[str, Any] = {"held_out": shape.validation} if held_out else {}
+    given: dict[str, Any] = {"lr": lr, **(options or {}), **({"held_out": shape.validation} if held_out else {})}
     quiet = pcf.training.Logging(progress=False)
     diverged_at = None
     try:
-        steps = pcf.fit(
-            flow, shape.train, max_seconds=seconds, lr=lr, seed=seed, noise=noise, logging=quiet, **given
-        ).steps
+        steps = pcf.fit(flow, shape.train, max_seconds=seconds, seed=seed, noise=noise, logging=quiet, **given).steps
     except pcf.training.TrainingDivergedError as error:
         steps = diverged_at = error.step
     return Fitted(flow, count_parameters(flow), steps, diverged_at)

@@ -63,16 +63,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="standard deviation of the noise that thickens a surface: auto, which suits the spacing of the points, or "
         "a share of half of the longest side of the data's bounding box (%(default)s)",
     )
-    parser.add_argument("--base", help="the noise of the flow: normal (for a flow), conditional, or mixture")
-    parser.add_argument("--num-components", type=whole(1), help="number of Gaussians of --base mixture (128)")
-    parser.add_argument("--num-couplings", type=whole(0), help="number of coupling layers (12 for a flow)")
+    parser.add_argument("--base", help="the noise of the flow: normal, conditional, or mixture")
+    parser.add_argument("--num-components", type=whole(1), help="number of Gaussians of --base mixture")
+    parser.add_argument("--num-couplings", type=whole(0), help="number of coupling layers")
     parser.add_argument("--hidden-dims", type=whole(1), nargs="+", help="hidden widths (64 64 for a flow)")
     parser.add_argument(
         "--coupling",
         nargs="+",
         metavar=("NAME", "OPTION=VALUE"),
         help="what a coupling does to a coordinate: affine, additive, spline, cubic, or a class of --custom with its "
-        "options",
+        "options. One shape is by default a mixture under 4 cubic couplings, with --base normal or an option of the "
+        "couplings normal noise under 12 affine ones",
     )
     add_custom(parser)
     parser.add_argument(
@@ -145,7 +146,7 @@ def run(arguments: argparse.Namespace) -> None:
             max_steps=arguments.max_steps,
             max_seconds=max_seconds,
             batch_size=arguments.batch_size,
-            lr=given(arguments.lr, _learning_rate(arguments, of_many)),
+            lr=_learning_rate(arguments) if arguments.lr is None and of_many else arguments.lr,
             noise=arguments.noise if arguments.noise == AUTO else arguments.noise * half_extent(some),
             seed=arguments.seed,
             out=arguments.out,
@@ -161,10 +162,8 @@ def run(arguments: argparse.Namespace) -> None:
     say(f"{out}: {', '.join(sorted(path.name for path in out.iterdir() if not path.name.startswith('.')))}")
 
 
-def _learning_rate(arguments: argparse.Namespace, of_many: bool) -> float:
-    """The best of the benchmarks; for presets, which are deeper, a cautious one that is untried."""
-    if not of_many:
-        return 1e-2
+def _learning_rate(arguments: argparse.Namespace) -> float:
+    """The best of the benchmarks for a model; for presets, which are deeper, a cautious one that is untried."""
     return 8e-3 if arguments.preset == "default" else 1e-3
 
 

@@ -33,7 +33,8 @@ class MixtureOfFlows(nn.Module):
         num_flows: number of flows `K`, at least 1.
         point_dim: number of coordinates `D` of a point, at least 2.
         context_dim: size `C` of a context, 0 for none.
-        **flow_options: any other option of `PointCloudFlow` but `transform`, the same for every flow.
+        **flow_options: any other option of `PointCloudFlow` but `transform`, the same for every flow; `base` is
+            `"normal"` by default.
 
     Raises:
         TypeError: if an option is unknown.
@@ -56,6 +57,7 @@ class MixtureOfFlows(nn.Module):
         self.num_flows = num_flows
         self.point_dim = point_dim
         self.context_dim = context_dim
+        flow_options = {"base": "normal", **flow_options}
         members = [PointCloudFlow(point_dim, context_dim, **flow_options) for _ in range(num_flows)]
         self.config = {**members[0].config, "num_flows": num_flows}
         self.flows = nn.ModuleList(members)

@@ -21,6 +21,14 @@ __all__ = ["PRIORS", "Generator", "latent_flow"]
 PRIORS = ("flow", "normal")
 # Defaults of the decoder that differ from a flow's own, the best of a few trials on bodies.
 DECODER = {"masks": "alternate", "activation": "silu"}
+# Those of the prior. New noise is standard normal, and its samples carry gradients.
+PRIOR: dict[str, Any] = {
+    "base": "normal",
+    "coupling": "affine",
+    "masks": "halves",
+    "activation": "silu",
+    "num_frequencies": 0,
+}
 
 
 def latent_flow(
@@ -65,8 +73,7 @@ def latent_flow(
     check_options(flow_options, FLOW_OPTIONS, "latent_flow")
     if latent_dim < 2:
         raise ValueError(f"a flow over latents needs latent_dim of at least 2, got {latent_dim}: use a normal prior")
-    options = {"masks": "halves", "activation": "silu", "num_frequencies": 0, **flow_options}
-    return PointCloudFlow(latent_dim, context_dim, num_couplings, hidden_dims, **options)
+    return PointCloudFlow(latent_dim, context_dim, num_couplings, hidden_dims, **{**PRIOR, **flow_options})
 
 
 class Generator(nn.Module):

@@ -20,7 +20,15 @@ from pyro_pcflow.training.callbacks import Callback
 from pyro_pcflow.training.data_objective import DataObjective
 from pyro_pcflow.training.density import ExactLikelihood
 from pyro_pcflow.training.distributed import start_processes
-from pyro_pcflow.training.objective import Objective, check_module, config_of, dtype_of, is_cloud_model, set_units
+from pyro_pcflow.training.objective import (
+    Objective,
+    check_module,
+    config_of,
+    dtype_of,
+    is_cloud_model,
+    learning_rate_of,
+    set_units,
+)
 from pyro_pcflow.training.optimizer import OptimizerFactory, build, options_of, rate_of
 from pyro_pcflow.training.options import AUTO, HELD_OUT, CloudSampling, Logging, Optimization, Settings, as_device
 from pyro_pcflow.training.pictures import Pictures
@@ -34,7 +42,6 @@ __all__ = ["FitResult", "fit"]
 
 logger = logs.getLogger(__name__)
 
-LEARNING_RATE = 3e-3
 # What a user who says nothing of them has; an optimizer of yours has its own.
 _BETAS_AND_DECAY = (Optimization().betas, Optimization().weight_decay)
 
@@ -138,7 +145,8 @@ def fit(
             training waits as long as `max_seconds` at most. If that takes longer, training starts in torch, and
             changes over to the kernel between two steps. With `max_steps` alone it waits until the kernel is there.
         batch_size: points per step, 2048 by default; for a model, clouds per step, 32 by default.
-        lr: the highest learning rate, 0.003 by default; with an `optimizer`, the rate that it was made with.
+        lr: the highest learning rate; by default the module's `learning_rate` (0.01 for a `PointCloudFlow`), or 0.003
+            if it has none; with an `optimizer`, the rate that it was made with.
         seed: decides the held-out data, the order of the batches, the noise, and a module's own random numbers.
         noise: standard deviation, in the data's units, of Gaussian noise added afresh to every batch, and once
             to held-out data. Without it, the density of points on a surface has no upper bound, and a warning says so.
@@ -199,7 +207,8 @@ def fit(
             raise ValueError("lr is that of fit's own optimizer: give yours its learning rate, and leave lr out")
         trial = build(optimizer, nn.Parameter(torch.zeros(1, dtype=dtype_of(module))))
         lr, options_of_optimizer = rate_of(trial), {"optimizer": options_of(trial)}
-    settings = Settings(max_steps, max_seconds, LEARNING_RATE if lr is None else lr, seed, optimization, logging)
+    lr = learning_rate_of(module) if lr is None else lr
+    settings = Settings(max_steps, max_seconds, lr, seed, optimization, logging)
     if optimizer is not None and (optimization.betas, optimization.weight_decay) != _BETAS_AND_DECAY:
         raise ValueError(
             "betas and weight_decay are those of fit's own optimizer: give them to yours, and leave them out of "

@@ -25,6 +25,7 @@ __all__ = [
     "context_dim_of",
     "dtype_of",
     "is_cloud_model",
+    "learning_rate_of",
     "log_prob_of",
     "missing_attributes",
     "model_and_guide",
@@ -39,6 +40,8 @@ __all__ = [
 
 # Options of a model and its guide: a module is given those that their signatures name.
 CLOUD_OPTIONS = ("labels", "noise_level", "num_points", "kl_weight", "index", "encoder_points", "encoder_mask")
+# Cautious, of a module that does not say.
+LEARNING_RATE = 3e-3
 # Transforms are evaluated through these methods, past the hooks of `torch.nn.Module.__call__`.
 ONE_PASS = ("transform_and_log_det", "inverse_and_log_det")
 
@@ -234,6 +237,11 @@ def point_dim_of(module: nn.Module) -> int | None:
 def context_dim_of(module: nn.Module) -> int | None:
     """Size of the context that a density expects, 0 for none; None if it does not say."""
     return getattr(module, "context_dim", None)
+
+
+def learning_rate_of(module: nn.Module) -> float:
+    """The learning rate that suits a module, if it says so."""
+    return getattr(module, "learning_rate", LEARNING_RATE)
 
 
 def num_classes_of(module: nn.Module) -> int | None:

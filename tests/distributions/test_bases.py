@@ -160,3 +160,23 @@ def test_a_start_from_few_points(count):
     log_prob = base.distribution(None).log_prob(points)
     assert log_prob.isfinite().all()
     assert len(base.loc.unique(dim=0)) == 50
+
+
+@pytest.mark.parametrize(("count", "used"), [(9, 1), (60, 5), (1000, 8)])
+def test_few_points_use_few_components(count, used):
+    """The others have no weight, no samples, and no gradient that an optimizer would notice."""
+    torch.manual_seed(0)
+    base = MixtureOfGaussians(3, num_components=8, points_per_component=10)
+    points = torch.randn(count, 3)
+    base.start(points)
+    mixture = base.distribution(None)
+    weights = base.gaussians(None).logits.softmax(-1)
+    assert int((weights > 0).sum()) == used
+    mixture.log_prob(points).sum().backward()
+    for parameter in base.parameters():
+        assert parameter.grad.isfinite().all()
+        assert parameter.grad[used:].abs().sum() < 1e-20
+    assert int(mixture.sample_with_labels((500,))[1].max()) < used
+    small = MixtureOfGaussians(3, num_components=used)
+    small.start(points)
+    torch.testing.assert_close(mixture.log_prob(points), small.distribution(None).log_prob(points))

@@ -238,7 +238,8 @@ def test_repr_shows_masks_widths_and_parameters():
         (lambda: pcf.PointCloudFlow(base="conditional"), ValueError, "context_dim"),
         (lambda: pcf.PointCloudFlow(base="mixture", num_components=0), ValueError, "num_components must be at least 1"),
         (lambda: pcf.PointCloudFlow(base="mixture", min_width=0.0), ValueError, "min_width must lie between 0 and 100"),
-        (lambda: pcf.PointCloudFlow(num_components=3), TypeError, "num_components: options of base='mixture'"),
+        (lambda: pcf.PointCloudFlow(3, 2, num_components=3), TypeError, "num_components: options of base='mixture'"),
+        (lambda: pcf.PointCloudFlow(points_per_component=0), ValueError, "points_per_component must be at least 1"),
         (lambda: pcf.PointCloudFlow(base="mixture", num_couplings=-1), ValueError, "num_couplings"),
         (lambda: pcf.PointCloudFlow(masks="odd"), ValueError, "move_one"),
         (lambda: pcf.PointCloudFlow(conditioning="attention", context_dim=2), ValueError, "film"),
@@ -587,3 +588,28 @@ def test_vectorized_particles_under_mixtures():
     torch.manual_seed(0)
     contexts = torch.randn(7, 1, 2).double()
     assert -loss == pytest.approx(flow.log_prob(points, contexts).sum(-1).mean().item())
+
+
+def test_one_shape_without_options_is_what_is_sharpest():
+    flow = pcf.PointCloudFlow(3)
+    expected = {"base": "mixture", "num_components": 1024, "points_per_component": 190, "coupling": "cubic"}
+    assert expected.items() <= flow.config.items()
+    assert pcf.PointCloudFlow(3, base="mixture").config == flow.config
+    assert pcf.PointCloudFlow(3, num_components=16).config["points_per_component"] == 1
+    # The log-density is exact and normalised all the same.
+    flow.normalize(torch.randn(2000, 3))
+    draws = flow.sample(1, 500)[0]
+    assert draws.shape == (500, 3)
+    assert flow.log_prob(draws).isfinite().all()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"base": "normal"}, {"num_couplings": 12}, {"hidden_dims": [64, 64]}, {"coupling": "affine"}, {"context_dim": 2}],
+    ids=lambda options: next(iter(options)),
+)
+def test_any_word_on_couplings_starts_from_affine_ones(options):
+    flow = pcf.PointCloudFlow(3, **options)
+    assert flow.config["base"] == "normal"
+    assert flow.config["num_couplings"] == 12
+    assert isinstance(flow.transform.parts[0].elementwise, pcf.transforms.Affine)

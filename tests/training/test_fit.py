@@ -129,6 +129,17 @@ class TestSettings:
         expected = [3e-3 * 0.5 * (1 + math.cos(math.pi * second / 8)) for second in range(1, 9)]
         assert [line["lr"] for line in result.history] == pytest.approx(expected, abs=1e-12)
 
+    def test_a_module_may_say_which_rate_suits_it(self):
+        """Unless one is given; the cautious one is for modules that do not say."""
+        options = {"warmup_steps": 0, "max_steps": 1, "log_every": 1, "device": "cpu"}
+        module = small_stack()
+        assert fit(module, some_points(), **options).history[0]["lr"] == 3e-3
+        module.learning_rate = 0.02
+        assert fit(module, some_points(), **options).history[0]["lr"] == 0.02
+        assert fit(module, some_points(), lr=0.001, **options).history[0]["lr"] == 0.001
+        flow = pcf.PointCloudFlow(3, num_couplings=1, hidden_dims=[4])
+        assert fit(flow, some_points(), **options).history[0]["lr"] == 0.01
+
     def test_the_rate_rises_over_the_first_steps(self):
         options = {"lr": 0.01, "warmup_steps": 4, "max_steps": 8, "log_every": 1, "device": "cpu"}
         rates = [line["lr"] for line in fit(small_stack(), some_points(), **options).history]
