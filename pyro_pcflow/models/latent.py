@@ -257,17 +257,17 @@ class LatentCloudModel(Generator):
             posterior = self.encode(clouds, mask, labels=labels) if posterior is None else posterior
             level = _flat(torch.as_tensor(noise_level, device=clouds.device), batch)
             flat_labels = None if labels is None else _flat(labels, batch)
-            flat_mask = torch.ones_like(clouds[..., 0], dtype=torch.bool) if mask is None else mask
-            flat_clouds, flat_mask, starts = _flat(clouds, batch), _flat(flat_mask, batch), _flat(posterior.mean, batch)
+            flat_mask = None if mask is None else _flat(mask, batch)
+            flat_clouds, starts = _flat(clouds, batch), _flat(posterior.mean, batch)
             found = []
             at_once = max(1, POINTS_REFINED_AT_ONCE // max(1, clouds.shape[-2]))
-            for some in torch.arange(len(starts), device=clouds.device).split(at_once):
+            for first in range(0, len(starts), at_once):
+                some = slice(first, first + at_once)
                 some_labels = None if flat_labels is None else flat_labels[some]
+                some_mask = None if flat_mask is None else flat_mask[some]
                 decode = partial(self._decode_labelled, some_labels, level[some])
                 prior = self.latent_prior(some_labels)
-                found.append(
-                    laplace_posterior(decode, prior, starts[some], flat_clouds[some], flat_mask[some], num_steps)
-                )
+                found.append(laplace_posterior(decode, prior, starts[some], flat_clouds[some], some_mask, num_steps))
             loc, scale_tril = (
                 torch.cat(parts).reshape(*batch, *parts[0].shape[1:]) for parts in zip(*found, strict=True)
             )

@@ -24,7 +24,7 @@ Decode = Callable[[Tensor, int, Tensor | None], Distribution]
 
 
 def laplace_posterior(
-    decode: Decode, prior: Distribution, latents: Tensor, clouds: Tensor, mask: Tensor, num_steps: int
+    decode: Decode, prior: Distribution, latents: Tensor, clouds: Tensor, mask: Tensor | None, num_steps: int
 ) -> tuple[Tensor, Tensor]:
     """Climb from latents to the modes of their posteriors, and approximate these by normals in the prior's noise.
 
@@ -42,7 +42,7 @@ def laplace_posterior(
         prior: over latents, `event_shape (L,)`: noise under transforms, or the noise itself.
         latents: where to start, shape `(B, L)`.
         clouds: shape `(B, N, D)`.
-        mask: True at points, shape `(B, N)`.
+        mask: True at points, shape `(B, N)`; None if all are.
         num_steps: number of steps.
 
     Returns:
@@ -52,7 +52,8 @@ def laplace_posterior(
     transform = ComposeTransform(transforms)
     num_groups = max(LEAST_GROUPS, GROUPS_PER_DIM * latents.shape[-1])
     count = max(1, math.ceil(clouds.shape[-2] / num_groups))
-    share = (mask.sum(-1) / count)[:, None, None]
+    points_of_each = latents.new_full((len(latents),), clouds.shape[-2]) if mask is None else mask.sum(-1)
+    share = (points_of_each / count)[:, None, None]
     identity = torch.eye(latents.shape[-1], dtype=torch.float64, device=latents.device)
 
     def height(noise: Tensor) -> Tensor:
