@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 import pyro.distributions as dist
@@ -15,7 +17,36 @@ from pyro_pcflow.distributions.base import PointDistribution
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["Mixture", "PointMixture", "with_background"]
+__all__ = ["Mixture", "PointMixture", "coupled_labels", "with_background"]
+
+_coupled: ContextVar[bool] = ContextVar("coupled", default=False)
+# Random numbers that a race holds at once.
+RACED_AT_ONCE = 2**24
+
+
+@contextmanager
+def coupled_labels() -> Iterator[None]:
+    """Let mixtures of similar weights draw mostly the same components from the same random numbers.
+
+    An exponential race decides: component `k` arrives at a time `E_k / w_k` with `E_k` exponential, and the first is
+    drawn. Of two mixtures, the labels then differ with at most twice the probability at which they must. Drawing from
+    cumulative weights is many times as fast, but shifts most labels.
+
+    Examples:
+        >>> import pyro.distributions as dist
+        >>> parts = [dist.Normal(torch.full((3,), float(k)), 1.0).to_event(1) for k in range(3)]
+        >>> def draw(weights):
+        ...     torch.manual_seed(0)
+        ...     with coupled_labels():
+        ...         return PointMixture(torch.tensor(weights).log(), parts).sample_with_labels((1000,))[1]
+        >>> bool((draw([0.30, 0.35, 0.35]) != draw([0.31, 0.35, 0.34])).float().mean() < 0.03)
+        True
+    """
+    token = _coupled.set(True)
+    try:
+        yield
+    finally:
+        _coupled.reset(token)
 
 
 class Mixture(PointDistribution):
@@ -61,7 +92,21 @@ class Mixture(PointDistribution):
         if not shape.numel():
             return torch.zeros(shape, dtype=torch.long, device=logits.device)
         logits = logits.expand(*self.batch_shape, logits.shape[-1])
+        if _coupled.get():
+            return _race(logits.softmax(-1), shape)
         return Categorical(logits=logits).sample(torch.Size(sample_shape))
+
+
+def _race(weights: Tensor, shape: torch.Size) -> Tensor:
+    """Labels of a shape that the weights, `(*batch, K)`, broadcast to; see `coupled_labels`."""
+    if not shape:
+        return _race(weights, torch.Size((1,))).squeeze(0)
+    winners = []
+    weights = weights.expand(*shape, weights.shape[-1])
+    for some in weights.split(max(1, RACED_AT_ONCE // max(1, weights[0].numel()))):
+        times = torch.empty(some.shape, dtype=weights.dtype, device=weights.device).exponential_()
+        winners.append((times / some).argmin(-1))
+    return torch.cat(winners)
 
 
 class PointMixture(Mixture):

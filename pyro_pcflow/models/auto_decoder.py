@@ -36,7 +36,9 @@ class AutoDecoder(LatentCloudModel):
         num_classes: number of classes whose label is an extra context of decoder and prior; 0 for none.
         noise_input: see `PointCloudVAE`.
         num_flows: 1, or the number of flows of a `MixtureOfFlows`.
-        decoder: options of `PointCloudFlow`; masks alternate and the activation is `"silu"` by default. Or
+        decoder: options of `PointCloudFlow`; by default masks alternate, the activation is `"silu"`, and, unless you
+            choose a base, a number of couplings or several flows, 4 couplings carry a mixture of 128 Gaussians: on
+            bodies, a quarter of a nat a point sharper in the same seconds than 12 couplings of normal noise. Or
             `{"transform": ...}`, a conditional transform of your own, if there is one flow.
         prior_options: options of `latent_flow`, for the prior `"flow"`.
 

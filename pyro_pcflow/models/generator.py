@@ -13,6 +13,7 @@ from torch.distributions import Distribution
 
 from pyro_pcflow.distributions import MixtureOfFlows, PointCloud, PointCloudFlow
 from pyro_pcflow.distributions.flow import FLOW_OPTIONS
+from pyro_pcflow.distributions.mixture import coupled_labels
 from pyro_pcflow.ops.options import check_options
 from pyro_pcflow.ops.tracing import is_traced
 
@@ -29,6 +30,8 @@ PRIOR: dict[str, Any] = {
     "activation": "silu",
     "num_frequencies": 0,
 }
+# The decoder of who chooses neither a base nor a number of couplings, see `python -m benchmarks.family`.
+SHARP_DECODER = {"base": "mixture", "num_components": 128, "num_couplings": 4}
 
 
 def latent_flow(
@@ -87,8 +90,7 @@ class Generator(nn.Module):
         noise_input: whether the decoder is told how noisy a cloud is (Kim et al., SoftFlow, NeurIPS 2020): a level
             between 0 and 1, which is 0 for samples.
         num_flows: 1, or the number of flows of a `MixtureOfFlows`.
-        decoder: options of `PointCloudFlow`; masks alternate and the activation is `"silu"` by default. Or
-            `{"transform": ...}`, a conditional transform of your own, if there is one flow.
+        decoder: options of `PointCloudFlow`, see `PointCloudVAE`.
         prior_options: options of `latent_flow`, for the prior `"flow"`.
     """
 
@@ -116,7 +118,9 @@ class Generator(nn.Module):
             if not isinstance(options, Mapping):
                 raise TypeError(f"{name}: expected a dict of options, got {type(options).__name__}")
         # A transform of the caller's own has its masks and activation.
-        decoder = decoder if "transform" in decoder else {**DECODER, **decoder}
+        if "transform" not in decoder:
+            is_sharp = num_flows == 1 and not {"base", "num_couplings"} & decoder.keys()
+            decoder = {**DECODER, **(SHARP_DECODER if is_sharp else {}), **decoder}
         check_options(decoder, ["transform", *FLOW_OPTIONS] if num_flows == 1 else FLOW_OPTIONS, "decoder")
         check_options(prior_options, FLOW_OPTIONS, "prior_options")
         self.config: dict[str, Any] = {
@@ -275,7 +279,8 @@ class Generator(nn.Module):
             labels: class numbers, shape `(*batch,)`; needed if the model has classes.
 
         Returns:
-            Shape `(steps, *batch, num_points, D)`. A point of one cloud becomes the same point of the next.
+            Shape `(steps, *batch, num_points, D)`. A point of one cloud becomes the same point of the next; in a
+            mixture, except for the few that change to another component.
         """
         if steps < 2:
             raise ValueError(f"a walk needs at least its two ends, got steps={steps}")
@@ -291,7 +296,7 @@ class Generator(nn.Module):
             devices = [walk.device] if walk.is_cuda else []
             for step, z in enumerate(walk):
                 # Only the last draw advances the caller's generator; the others use the same numbers.
-                with torch.random.fork_rng(devices, enabled=step < steps - 1):
+                with coupled_labels(), torch.random.fork_rng(devices, enabled=step < steps - 1):
                     clouds.append(self.decode(z, num_points, labels=labels).sample())
             return torch.stack(clouds)
 

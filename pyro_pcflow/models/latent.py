@@ -202,7 +202,8 @@ class LatentCloudModel(Generator):
             labels: class numbers, shape `(*batch,)`; needed if the model has classes.
 
         Returns:
-            Shape `(steps, *batch, num_points, D)`. A point of one cloud becomes the same point of the next.
+            Shape `(steps, *batch, num_points, D)`. A point of one cloud becomes the same point of the next,
+            see `interpolate_latents`.
         """
         with torch.no_grad():
             start, end = (self.encode(clouds, labels=labels).mean for clouds in (a, b))

@@ -1,4 +1,4 @@
-"""What options of files of earlier versions are called today: the one place that knows."""
+"""What options of files of earlier versions mean today: the one place that knows."""
 
 from __future__ import annotations
 
@@ -11,23 +11,28 @@ RENAMED = {
     "mixing": "lu_linear",
     "total_log_scale": "max_total_log_scale",
 }
+# What a model's decoder was where its options did not say so.
+DECODER = {"base": "normal", "num_couplings": 12}
 
 
 def current_options(config: Any) -> Any:
-    """A configuration of format 1, or a part of it, under the names of today; others stay as they are.
+    """A configuration of format 1, or a part of it, under the names and with the defaults of today.
 
     Args:
         config: nested dicts and lists of plain values.
 
     Examples:
         >>> current_options({"decoder": {"affine": False, "mixing": True}})
-        {'decoder': {'lu_linear': True, 'coupling': 'additive'}}
+        {'decoder': {'base': 'normal', 'num_couplings': 12, 'lu_linear': True, 'coupling': 'additive'}}
     """
     if isinstance(config, list):
         return [current_options(value) for value in config]
     if not isinstance(config, dict):
         return config
     translated = {RENAMED.get(name, name): current_options(value) for name, value in config.items()}
+    decoder = translated.get("decoder")
+    if isinstance(decoder, dict) and not {"transform", *DECODER} & decoder.keys():
+        translated["decoder"] = {**DECODER, **decoder}
     if "affine" in translated:
         translated["coupling"] = "affine" if translated.pop("affine") else "additive"
     return translated

@@ -8,6 +8,7 @@ import torch
 
 import pyro_pcflow as pcf
 from pyro_pcflow.distributions import MixtureOfFlows, PointMixture, with_background
+from pyro_pcflow.distributions.mixture import coupled_labels
 
 
 def normals(*locs):
@@ -21,6 +22,32 @@ def test_density_is_torchs_mixture_of_one_family():
     expected = torch.distributions.MixtureSameFamily(torch.distributions.Categorical(logits=logits), stacked)
     points = 3 * torch.randn(50, 3, dtype=torch.float64)
     torch.testing.assert_close(got.log_prob(points), expected.log_prob(points))
+
+
+@pytest.mark.parametrize("at_once", [7, 2**24])
+def test_coupled_labels_have_the_weights_and_change_little(at_once, monkeypatch):
+    """Frequencies within 4 standard errors, and labels that differ at no more than twice the rate that they must."""
+    monkeypatch.setattr("pyro_pcflow.distributions.mixture.RACED_AT_ONCE", at_once)
+    weights = torch.tensor([[0.2, 0.3, 0.1, 0.4], [0.25, 0.28, 0.12, 0.35]], dtype=torch.float64)
+    count, labels = 5000, []
+    for own in weights:
+        torch.manual_seed(0)
+        with coupled_labels():
+            labels.append(PointMixture(own.log(), normals(0, 1, 2, 3)).sample_with_labels((count,))[1])
+    for own, drawn in zip(weights, labels, strict=True):
+        frequency = torch.bincount(drawn, minlength=4) / count
+        assert ((frequency - own).abs() < 4 * (own * (1 - own) / count).sqrt()).all()
+    distance = (weights[0] - weights[1]).abs().sum() / 2
+    differ = (labels[0] != labels[1]).double().mean()
+    assert differ < 2 * distance / (1 + distance) + 4 * (2 * distance / count).sqrt()
+
+
+def test_coupled_labels_of_one_draw_and_of_none():
+    mixture = PointMixture(torch.tensor([1e-30, 1.0]).double().log(), normals(0, 1))
+    with coupled_labels():
+        assert mixture.sample_with_labels()[1].item() == 1
+        assert mixture.expand((2, 3)).sample_with_labels((4,))[1].tolist() == [[[1] * 3] * 2] * 4
+        assert mixture.sample((0,)).shape == (0, 3)
 
 
 def test_components_of_different_batch_shapes():

@@ -143,7 +143,7 @@ def test_state_type_frozen_parameters_and_mode_come_back(path, name, dtype):
     for key, value in module.state_dict().items():
         found = again.state_dict()[key]
         assert torch.equal(found, value) and found.dtype == dtype if isinstance(value, torch.Tensor) else found == value
-    assert {buffer.dtype for buffer in again.buffers()} == {dtype}
+    assert {buffer.dtype for buffer in again.buffers() if buffer.is_floating_point()} == {dtype}
 
 
 def test_a_module_that_was_used_is_saved(path):
