@@ -85,9 +85,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="any other option of PointCloudFlow or PointCloudVAE, such as latent_dim=32 or decoder.masks=halves; of "
         "the training optimization.grad_clip=5, sampling.encoder_points=256, logging.eval_every=100",
     )
-    parser.add_argument(
-        "--lr", type=positive, help="peak learning rate (0.01 for a flow, 0.008 for a vae, 0.001 for presets)"
-    )
+    parser.add_argument("--lr", type=positive, help="peak learning rate (0.01 for a flow, 0.008 for a model)")
     parser.add_argument(
         "--batch-size", type=whole(1), help="points per step of a flow (2048), clouds per step of a vae (32)"
     )
@@ -146,7 +144,7 @@ def run(arguments: argparse.Namespace) -> None:
             max_steps=arguments.max_steps,
             max_seconds=max_seconds,
             batch_size=arguments.batch_size,
-            lr=_learning_rate(arguments) if arguments.lr is None and of_many else arguments.lr,
+            lr=arguments.lr,
             noise=arguments.noise if arguments.noise == AUTO else arguments.noise * half_extent(some),
             seed=arguments.seed,
             out=arguments.out,
@@ -160,11 +158,6 @@ def run(arguments: argparse.Namespace) -> None:
     thickened = f", with noise {result.noise:.3g}" if result.noise else ""
     say(f"{result.nats_per_point:.3f} nats per point, {kind}{thickened}, after {result.steps} steps")
     say(f"{out}: {', '.join(sorted(path.name for path in out.iterdir() if not path.name.startswith('.')))}")
-
-
-def _learning_rate(arguments: argparse.Namespace) -> float:
-    """The best of the benchmarks for a model; for presets, which are deeper, a cautious one that is untried."""
-    return 8e-3 if arguments.preset == "default" else 1e-3
 
 
 def _load_training_data(arguments: argparse.Namespace) -> TrainingData:

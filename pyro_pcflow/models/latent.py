@@ -60,9 +60,11 @@ class LatentCloudModel(Generator):
     Attributes:
         name: under which `model` and `guide` register the parameters with Pyro; two models in one parameter store need
             two names.
+        learning_rate: what `pyro_pcflow.fit` takes if it is given none.
     """
 
     name = "clouds"
+    learning_rate = 8e-3
 
     def encode(self, clouds: Tensor, mask: Tensor | None = None, *, labels: Tensor | None = None) -> Distribution:
         """The approximate posterior over the latents of clouds.

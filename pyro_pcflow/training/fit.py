@@ -145,8 +145,8 @@ def fit(
             training waits as long as `max_seconds` at most. If that takes longer, training starts in torch, and
             changes over to the kernel between two steps. With `max_steps` alone it waits until the kernel is there.
         batch_size: points per step, 2048 by default; for a model, clouds per step, 32 by default.
-        lr: the highest learning rate; by default the module's `learning_rate` (0.01 for a `PointCloudFlow`), or 0.003
-            if it has none; with an `optimizer`, the rate that it was made with.
+        lr: the highest learning rate; by default the module's `learning_rate` (0.01 for a `PointCloudFlow`, 0.008 for a
+            `PointCloudVAE`), or 0.003 if it has none; with an `optimizer`, the rate that it was made with.
         seed: decides the held-out data, the order of the batches, the noise, and a module's own random numbers.
         noise: standard deviation, in the data's units, of Gaussian noise added afresh to every batch, and once
             to held-out data. Without it, the density of points on a surface has no upper bound, and a warning says so.
