@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 import pyro_pcflow as pcf
-from benchmarks.common.constants import NOISE_PER_HALF_EXTENT, VAE_LEARNING_RATE
+from benchmarks.common.constants import NOISE_PER_HALF_EXTENT
 from benchmarks.common.scores import nats_per_point
 from benchmarks.rivals.gaussian import Gaussian
 from benchmarks.rivals.pyro_stack import PyroStack
@@ -77,7 +77,6 @@ def train_bodies(out: Path, seconds: float) -> None:
         train,
         held_out=test,
         noise=noise,
-        lr=VAE_LEARNING_RATE,
         max_seconds=seconds,
         seed=0,
         out=out,

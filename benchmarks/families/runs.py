@@ -17,7 +17,6 @@ from benchmarks.common.randomness import generator_for, some_points
 from benchmarks.common.scores import count_parameters
 from benchmarks.families.members import FAMILIES, Size
 from benchmarks.families.records import REFINE_STEPS, ModelRun, Training
-from pyro_pcflow.models.latent import LatentCloudModel
 
 # Samples this much alike, or that find so few references, are one shape, or none.
 LEAST_SPREAD, LEAST_COVERAGE = 0.1, 0.05
@@ -101,7 +100,7 @@ def run_model(name: str, judge: Judge, seed: int, lr: float | None, training: Tr
     if likelihood is not None and not math.isfinite(likelihood.nats_per_point):
         failures.append(f"the held-out bound is {likelihood.nats_per_point}")
     refined = None
-    if isinstance(model, LatentCloudModel) and not failures:
+    if isinstance(model, pcf.PointCloudVAE | pcf.models.AutoDecoder) and not failures:
         refined = bound(model, judge.clouds, training, REFINE_STEPS).nats_per_point
     samples, sampling_seconds = draw_samples(model, len(judge.references), judge.num_points, judge.draws, seed, device)
     report = judge.report(samples, name, likelihood)
