@@ -13,6 +13,7 @@ from torch import nn
 import pyro_pcflow as pcf
 from helpers.conjugate import make_conjugate
 from helpers.small_vae import make_vae
+from pyro_pcflow.distributions.mixture import coupled_labels
 from pyro_pcflow.models import latent_flow
 
 
@@ -118,6 +119,33 @@ class TestDraws:
         for step in (1, 2):
             torch.testing.assert_close(path[step], path[0] + (path[3] - path[0]) * step / 3, rtol=1e-7, atol=1e-7)
 
+    def test_few_points_of_a_walk_change_to_another_component(self):
+        """Twice as many at most as the weights demand; drawn from cumulative weights, most would."""
+        decoder = {"base": "mixture", "num_components": 64, "num_couplings": 0}
+        vae = make_vae(prior="normal", decoder=decoder)
+        with torch.no_grad():
+            for values in (vae.decoder.base.logits, *vae.decoder.base.network[-1].parameters()):
+                values.mul_(0.05)
+        start, step = torch.randn(2, 4, dtype=torch.float64)
+        end = start + 0.5 * step
+        weights = vae.decoder.base.gaussians(torch.stack([start, end])).logits.softmax(-1)
+        distance = (weights[0] - weights[1]).abs().sum() / 2
+        assert 0.02 < distance < 0.4
+        labels = []
+        for z in (start, end):
+            torch.manual_seed(0)
+            with coupled_labels():
+                labels.append(vae.decoder.condition(z).sample_with_labels((4000,))[1])
+        changed = (labels[0] != labels[1]).double().mean()
+        assert changed < 2 * distance / (1 + distance) + 4 * (0.25 / 4000) ** 0.5
+        # A walk draws them in this way.
+        torch.manual_seed(0)
+        walk = vae.interpolate_latents(start, end, 2, 4000)
+        for cloud, z in zip(walk, (start, end), strict=True):
+            torch.manual_seed(0)
+            with coupled_labels():
+                torch.testing.assert_close(cloud, vae.decode(z, 4000).sample())
+
     @pytest.mark.parametrize("prior", ["normal", "flow"])
     def test_latents_of_a_walk_are_checked(self, prior):
         vae = make_vae(prior=prior)
@@ -141,6 +169,16 @@ class TestDecoder:
             make_vae(decoder={"transform": stack, "hidden_dims": [8]})
         with pytest.raises(TypeError, match="unknown option 'transform'"):
             make_vae(decoder={"transform": stack}, num_flows=2)
+
+    def test_the_sharp_one_is_for_who_chooses_no_other(self):
+        def decoder(**options):
+            return pcf.PointCloudVAE(3, 4, **options).decoder
+
+        assert decoder().config["base"] == decoder(decoder={"hidden_dims": [16]}).config["base"] == "mixture"
+        assert decoder(decoder={"num_components": 7}).config["num_components"] == 7
+        assert len(decoder(decoder={"num_couplings": 3}).transform.parts) == 3 + 1
+        chosen = [{"decoder": {"num_couplings": 3}}, {"decoder": {"base": "normal"}}, {"num_flows": 2}]
+        assert [decoder(**options).config["base"] for options in chosen] == ["normal"] * 3
 
     def test_the_level_is_zero_by_default(self):
         vae = make_vae(noise_input=True)

@@ -48,6 +48,14 @@ def test_the_covariance_is_that_of_the_posterior():
     assert divergence.mean() < 0.05
 
 
+def test_only_points_in_the_mask_count():
+    vae, clouds, _, known = known_vae(200, batch=(20,))
+    mask = torch.arange(200) < 8
+    exact = known.posterior(clouds, mask)
+    divergence = kl_divergence(normals(vae, vae.refine(clouds, mask.expand(20, 200), num_steps=10)), exact)
+    assert divergence.mean() < 0.05
+
+
 def test_a_few_steps_close_most_of_the_gap():
     vae, clouds, _, known = known_vae(30, batch=(20,), shift=2.0)
     evidence = torch.stack([known.log_evidence(cloud) for cloud in clouds])
