@@ -23,6 +23,7 @@ RUN = {
     "progress": False,
     "device": "cpu",
     "warmup_steps": 5,
+    "betas": (0.9, 0.999),
     "ema_decay": 0.9,
     "noise": 0.05,
     "lr": 3e-3,

@@ -100,7 +100,7 @@ def run_model(name: str, judge: Judge, seed: int, lr: float | None, training: Tr
     if likelihood is not None and not math.isfinite(likelihood.nats_per_point):
         failures.append(f"the held-out bound is {likelihood.nats_per_point}")
     refined = None
-    if isinstance(model, pcf.PointCloudVAE | pcf.models.AutoDecoder) and not failures:
+    if likelihood is not None and isinstance(model, pcf.PointCloudVAE | pcf.models.AutoDecoder) and not failures:
         refined = bound(model, judge.clouds, training, REFINE_STEPS).nats_per_point
     samples, sampling_seconds = draw_samples(model, len(judge.references), judge.num_points, judge.draws, seed, device)
     report = judge.report(samples, name, likelihood)

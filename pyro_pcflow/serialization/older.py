@@ -23,7 +23,9 @@ def current_options(config: Any) -> Any:
 
     Examples:
         >>> current_options({"decoder": {"affine": False, "mixing": True}})
-        {'decoder': {'base': 'normal', 'num_couplings': 12, 'lu_linear': True, 'coupling': 'additive'}}
+        {'decoder': {'lu_linear': True, 'coupling': 'additive'}}
+        >>> current_options({"latent_dim": 8, "decoder": {}})
+        {'latent_dim': 8, 'decoder': {'base': 'normal', 'num_couplings': 12}}
     """
     if isinstance(config, list):
         return [current_options(value) for value in config]
@@ -31,7 +33,7 @@ def current_options(config: Any) -> Any:
         return config
     translated = {RENAMED.get(name, name): current_options(value) for name, value in config.items()}
     decoder = translated.get("decoder")
-    if isinstance(decoder, dict) and not {"transform", *DECODER} & decoder.keys():
+    if isinstance(decoder, dict) and "latent_dim" in translated and not {"transform", *DECODER} & decoder.keys():
         translated["decoder"] = {**DECODER, **decoder}
     if "affine" in translated:
         translated["coupling"] = "affine" if translated.pop("affine") else "additive"

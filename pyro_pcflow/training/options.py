@@ -62,13 +62,13 @@ class Optimization:
 
     Examples:
         >>> Optimization(warmup_steps=500, ema_decay=0.9999).grad_clip
-        10.0
+        1.0
     """
 
     betas: tuple[float, float] = (0.9, 0.99)
     weight_decay: float = 0.0
     warmup_steps: int = 50
-    grad_clip: float = 10.0
+    grad_clip: float = 1.0
     ema_decay: float = 0.999
     patience: int | None = None
     precision: str = "full"

@@ -275,13 +275,13 @@ def test_a_seed_decides_the_weights(tmp_path, fitted):
     ("options", "lr"),
     [
         (["--model", "flow"], None),
-        ([], 8e-3),
-        (["--preset", "nice"], 1e-3),
+        ([], None),
+        (["--preset", "nice"], None),
         (["--preset", "nice", "--lr", "0.5"], 0.5),
     ],
 )
 def test_each_kind_has_its_learning_rate(options, lr, tmp_path, fitted):
-    """None: a flow says its own."""
+    """None: a module says its own."""
     pcf.data.save_clouds(torch.randn(16, 120, 3), tmp_path / "kind.npz")
     assert main(["train", str(tmp_path / "kind.npz"), "--out", str(tmp_path / "run"), *options]) == 2
     assert fitted[0][2]["lr"] == lr

@@ -17,7 +17,7 @@ def test_old_names_become_those_of_today_at_any_depth():
         "act_norm_between": True,
     }
     assert current_options(old) == {
-        "decoder": {"base": "normal", "num_couplings": 12, "max_total_log_scale": 6.0, "coupling": "additive"},
+        "decoder": {"max_total_log_scale": 6.0, "coupling": "additive"},
         "list": [{"lu_linear": True}, 3],
         "act_norm": True,
     }
@@ -29,7 +29,12 @@ def test_old_names_become_those_of_today_at_any_depth():
 
 @pytest.mark.parametrize("options", [{"transform": 1}, {"base": "mixture"}, {"num_couplings": 3}])
 def test_a_decoder_that_says_what_it_is_stays(options):
-    assert current_options({"decoder": options}) == {"decoder": options}
+    assert current_options({"latent_dim": 2, "decoder": options}) == {"latent_dim": 2, "decoder": options}
+
+
+def test_a_decoder_that_says_nothing_was_affine():
+    decoder = current_options({"latent_dim": 2, "decoder": {"affine": True}})["decoder"]
+    assert decoder == {"base": "normal", "num_couplings": 12, "coupling": "affine"}
 
 
 def test_files_of_today_have_no_old_names(path):

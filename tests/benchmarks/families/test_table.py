@@ -10,16 +10,17 @@ from benchmarks.families.table import table
 
 def test_the_best_of_each_column_is_marked_whoever_it_is(made_run, training, train_report):
     runs = [
-        made_run("default", -2.0, [0.9, 0.8], halves=(0.9, 0.8)),
-        made_run("default", -1.0, [0.9, 0.8], seed=1, halves=(0.9, 0.8)),
+        made_run("default", -2.0, [0.9, 0.8], halves=(0.9, 0.8), refined_nats_per_point=-1.3),
+        made_run("default", -1.0, [0.9, 0.8], seed=1, halves=(0.9, 0.8), refined_nats_per_point=-0.9),
         made_run("pyro", -1.6, [0.5, 0.5], halves=(1.0, 0.0)),
         made_run("gan", None, [0.6, 0.7], parameters=9, failures=["collapsed"]),
     ]
     text = table(runs, training, train_report)
     rows = {line.split(" | ")[0].strip("| "): line.split(" | ") for line in text if line.startswith("| ")}
-    assert rows["default"][1:4] == ["**0 of 2**", "**-1.500 (-2.000 to -1.000)**", "85.0 ± 5.8"]
-    assert rows["pyro"][1:4] == ["**0 of 1**", "-1.600", "50.0 ± 0.0"]
-    assert rows["gan"][1:4] == ["1 of 1", "none", "**65.0 ± 7.1**"]
+    bounds = ["**-1.500 (-2.000 to -1.000)**", "**-1.100 (-1.300 to -0.900)**"]
+    assert rows["default"][1:5] == ["**0 of 2**", *bounds, "85.0 ± 5.8"]
+    assert rows["pyro"][1:5] == ["**0 of 1**", "-1.600", "none", "50.0 ± 0.0"]
+    assert rows["gan"][1:5] == ["1 of 1", "none", "none", "**65.0 ± 7.1**"]
     assert "A rival is the best in: 1-NNA-CD (gan), parameters (gan)." in text
     assert "- gan: seed 0 collapsed." in text
     assert not any("A rival is the best" in line for line in table(runs[:2], training, train_report))
