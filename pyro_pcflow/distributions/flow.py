@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from pyro_pcflow.distributions.base import select_points
 from pyro_pcflow.distributions.bases import ConditionalNormal, MixtureOfGaussians, StandardNormal
+from pyro_pcflow.distributions.gaussian_mixture import GaussianMixture
 from pyro_pcflow.distributions.notebook import flow_html
 from pyro_pcflow.distributions.point_cloud import PointCloud, sample_clouds
 from pyro_pcflow.distributions.pushforward import MixturePushforward, Pushforward
@@ -290,15 +291,21 @@ class PointCloudFlow(nn.Module):
 
         Returns:
             Shape `(1 + L, *batch, N, D)`, the noise first and then one state per part of the stack: `L` for couplings
-            alone. All are in the data's units.
+            alone. A mixture makes one more of them, `(2 + L, *batch, N, D)`: what its Gaussians make of the noise. All
+            are in the data's units.
         """
         context = self._check_context(context)
         with torch.no_grad():
             noise = self.base.distribution(context)
             if context is not None:
                 noise = noise.expand(context.shape[:-1])
-            noise = noise.sample(torch.Size((num_points,)))
-            states = self.transform.trajectory(noise, context)[:-1]
+            shape = torch.Size((num_points,))
+            if isinstance(noise, GaussianMixture):
+                first, points, _ = noise.sample_with_noise(shape)
+                before = [first]
+            else:
+                before, points = [], noise.sample(shape)
+            states = torch.stack([*before, *self.transform.trajectory(points, context)[:-1]])
             return self.units.transform_and_log_det(states)[0].movedim(1, -2)
 
     def _stack(self, context: Tensor | None) -> PointTransform | ConditionedPointTransform:

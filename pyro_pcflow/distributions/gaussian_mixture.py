@@ -133,6 +133,11 @@ class GaussianMixture(Mixture):
         )
 
     def sample_with_labels(self, sample_shape: Sequence[int] = ()) -> tuple[Tensor, Tensor]:
+        _, points, labels = self.sample_with_noise(sample_shape)
+        return points, labels
+
+    def sample_with_noise(self, sample_shape: Sequence[int] = ()) -> tuple[Tensor, Tensor, Tensor]:
+        """Sample standard normal noise, the points that components make of it, and the labels of these."""
         with torch.no_grad():
             logits, loc, factor = self._gaussians()
             labels = self._draw_labels(logits, sample_shape)
@@ -142,7 +147,8 @@ class GaussianMixture(Mixture):
             identity = torch.eye(self.event_shape[0], dtype=loc.dtype, device=loc.device)
             scale_tril = torch.linalg.solve_triangular(factor, identity, upper=False).flatten(0, -3)[rows]
             loc = loc.flatten(0, -2)[rows]
-            return loc + (scale_tril * torch.randn_like(loc).unsqueeze(-2)).sum(-1), labels
+            noise = torch.randn_like(loc)
+            return noise, loc + (scale_tril * noise.unsqueeze(-2)).sum(-1), labels
 
     def stratified(self, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Points of every component, with its weight, differentiable in the parameters.

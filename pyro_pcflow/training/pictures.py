@@ -106,12 +106,25 @@ def write_pictures(
     sheet = plot_clouds({"data": data, "samples": samples}, size=4.0, up=up, azim=azim)
     return [
         save_figure(sheet, folder / "samples.png"),
-        animate(states, folder / "film.webp", tween=6, up=up, azim=azim),
-        animate(states[:, : num_points // 2], folder / "film.gif", tween=4, fps=16, up=up, azim=azim, size=320),
+        animate(states, folder / "film.webp", tween=_tween(states, 72), up=up, azim=azim),
+        animate(
+            states[:, : num_points // 2],
+            folder / "film.gif",
+            tween=_tween(states, 48),
+            fps=16,
+            up=up,
+            azim=azim,
+            size=320,
+        ),
         save_html(
             {"data": data, "noise to shape": states}, folder / "viewer.html", title="Noise to shape", up=up, azim=azim
         ),
     ]
+
+
+def _tween(states: Tensor, frames: int) -> int:
+    """Frames for a step of a film of about so many."""
+    return max(1, round(frames / max(1, len(states) - 1)))
 
 
 def write_cloud_pictures(

@@ -217,6 +217,21 @@ def test_trajectory_ends_where_sampling_ends(batch, num_points, dim):
     torch.testing.assert_close(states[-1], expected)
 
 
+@pytest.mark.parametrize("num_couplings", [0, 2])
+def test_a_trajectory_of_a_mixture_starts_from_its_noise(num_couplings):
+    flow = pcf.PointCloudFlow(3, base="mixture", num_components=4, num_couplings=num_couplings).double()
+    flow.normalize(3 + torch.randn(500, 3, dtype=torch.float64))
+    pcf.testing.randomize_parameters(flow, 0.1)
+    torch.manual_seed(5)
+    states = flow.trajectory(4000)
+    torch.manual_seed(5)
+    torch.testing.assert_close(states[-1], flow.cloud(num_points=4000).sample())
+    assert states.shape == (2 + num_couplings, 4000, 3)
+    noise = flow.units.inverse_and_log_det(states[0])[0]
+    assert noise.mean(0).norm() < 4 * (3 / 4000) ** 0.5
+    assert (noise.T.cov() - torch.eye(3)).abs().max() < 4 * (2 / 4000) ** 0.5
+
+
 def test_repr_shows_masks_widths_and_parameters():
     flow = pcf.PointCloudFlow(3, 8, num_couplings=3, hidden_dims=[16, 24])
     text = repr(flow)
