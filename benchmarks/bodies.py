@@ -51,7 +51,7 @@ def main() -> None:
     parser.add_argument("data", type=Path, help="a category file with points and split, in the units of the model")
     parser.add_argument("--walks", type=int, default=20, help="walks between test bodies (%(default)s)")
     arguments = parser.parse_args()
-    vae = pcf.load(arguments.model)
+    vae = pcf.load(arguments.model).float()
     assert isinstance(vae, pcf.PointCloudVAE)
     train, _, test = load_splits(arguments.data)
     # The encoder sees other points of the surface than those that are compared with.
