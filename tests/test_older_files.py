@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import pyro_pcflow as pcf
+from benchmarks.common.scores import evidence_lower_bound
 from helpers.flat_fit import fit
 
 FILES = Path(__file__).parent / "files_of_0_1_0"
@@ -70,6 +71,15 @@ def test_vae(values):
     assert_as_it_was(latents, values["vae_latents"])
     assert_as_it_was(vae.decode(latents, 7, labels=labels, noise_level=0.3).log_prob(values["x3"]), values["vae"])
     assert_as_it_was(vae.latent_prior(labels).log_prob(latents), values["vae_prior"])
+
+
+def test_a_trained_decoder_that_says_nothing_of_its_couplings():
+    """It has twelve affine ones, whatever the default is today."""
+    vae = pcf.load(FILES / "body.pt").float()
+    assert {"base", "num_couplings"}.isdisjoint(torch.load(FILES / "body.pt")["config"]["decoder"])
+    bodies = pcf.data.load_example("body", split="test")
+    scores = evidence_lower_bound(vae, bodies, noise=0.01)
+    assert scores["nats_per_point"] == pytest.approx(1.520, abs=0.01)
 
 
 def test_auto_decoder(values):
