@@ -83,7 +83,9 @@ def test_wheel_holds_the_package_and_nothing_else(wheel):
     assert "pyro_pcflow/py.typed" in names
     assert any(name.startswith("pyro_pcflow/data/examples/") for name in names)
     assert any(name.endswith("licenses/NOTICE") for name in names)
-    assert wheel.stat().st_size < 8e6
+    # Of weights, each file has its own limit.
+    files = zipfile.ZipFile(wheel).infolist()
+    assert sum(file.compress_size for file in files if not file.filename.endswith(".pt")) < 6.4e6
 
 
 @pytest.mark.exhaustive

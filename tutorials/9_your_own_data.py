@@ -149,6 +149,8 @@ pcflow(
     "scans",
     "--out",
     "run",
+    "--base",
+    "normal",
     "--max-steps",
     num_steps,
     "--batch-size",
