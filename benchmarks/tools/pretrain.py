@@ -1,7 +1,9 @@
-"""Train a model of many clouds on a category for some time, and keep its learning curve.
+r"""Train a model of many clouds on a category for some time, and keep its learning curve.
 
     python -m benchmarks.tools.make_bodies --out bodies.npy
     python -m benchmarks.tools.pretrain body.npz --train bodies.npy --seconds 7200 --out runs/body
+    python -m benchmarks.tools.pretrain body.npz --train bodies.npy --start runs/body/model.pt \
+        --encoder-points 512 1536 --seconds 5000 --out runs/body-2
 
 Trained on the train split, or on a file of other clouds of the kind, watched on the val split, and at the end scored
 once on the test split, by the encoder's posteriors and by refined ones. The run folder has the model, the metrics,
@@ -53,20 +55,30 @@ def main() -> None:
     parser.add_argument("data", type=Path, help="a category file with points and split")
     parser.add_argument("--train", type=Path, help="a npy file of clouds to train on, in place of the train split")
     parser.add_argument("--model", type=json.loads, default={}, help="options of PointCloudVAE, as JSON")
+    parser.add_argument("--start", type=Path, help="a trained model whose training goes on, in place of a new one")
     parser.add_argument("--seconds", type=float, default=700.0, help="training time (%(default)s)")
     parser.add_argument("--lr", type=float, default=VAE_LEARNING_RATE, help="highest learning rate (%(default)s)")
     parser.add_argument("--batch-size", type=int, help="clouds per step")
     parser.add_argument(
         "--target-points", type=int, default=256, help="points of a cloud scored per step (%(default)s)"
     )
+    parser.add_argument(
+        "--encoder-points",
+        type=int,
+        nargs="+",
+        default=[512],
+        help="points of a cloud that the encoder reads, or the least and the most of them (512)",
+    )
     parser.add_argument("--up", default="z", help="axis that stands upright in the pictures (%(default)s)")
     parser.add_argument("--out", type=Path, required=True, help="run folder")
     parser.add_argument("--resume", action="store_true", help="go on with the run in the folder")
     arguments = parser.parse_args()
+    if arguments.start and arguments.model:
+        parser.error("--start is a model with its options: leave --model out")
     train, validation, test = load_splits(arguments.data)
     noise = NOISE_PER_HALF_EXTENT * pcf.data.half_extent(train)
     torch.manual_seed(0)
-    vae = pcf.PointCloudVAE(3, **arguments.model)
+    vae = pcf.load(arguments.start) if arguments.start else pcf.PointCloudVAE(3, **arguments.model)
     result = pcf.fit(
         vae,
         pcf.data.MappedClouds(arguments.train) if arguments.train else train,
@@ -78,7 +90,12 @@ def main() -> None:
         out=arguments.out,
         resume=arguments.resume,
         optimization=pcf.training.Optimization(betas=(0.9, 0.99), warmup_steps=500, grad_clip=10.0),
-        sampling=pcf.training.CloudSampling(target_points=arguments.target_points),
+        sampling=pcf.training.CloudSampling(
+            target_points=arguments.target_points,
+            encoder_points=arguments.encoder_points[0]
+            if len(arguments.encoder_points) == 1
+            else arguments.encoder_points,
+        ),
         logging=pcf.training.Logging(pictures=pcf.training.Pictures(arguments.up, azim=60.0)),
     )
     draw_curve(result.history, arguments.out / "curve.png")

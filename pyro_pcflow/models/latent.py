@@ -6,25 +6,21 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import partial
 from typing import Any
 
 import pyro
-import pyro.distributions as dist
 import torch
 from pyro import poutine
 from torch import Tensor
 from torch.distributions import Distribution
 
 from pyro_pcflow.models.generator import Generator
-from pyro_pcflow.models.refinement import laplace_posterior, noise_and_transforms
+from pyro_pcflow.models.refinement import refined_posterior
 
 __all__ = ["LatentCloudModel", "unregistered"]
 
 # Points that `log_prob` evaluates at once, which bounds its memory.
 POINTS_AT_ONCE = 2**18
-# Points whose clouds `refine` takes at once.
-POINTS_REFINED_AT_ONCE = 2**13
 _registers: ContextVar[bool] = ContextVar("registers", default=True)
 
 
@@ -224,7 +220,8 @@ class LatentCloudModel(Generator):
         """A better approximate posterior over the latents of clouds: a normal in the prior's noise for each.
 
         What `encode` finds in one go is the start of a few Gauss-Newton steps on each cloud's own posterior, whose last
-        also gives the full covariance, see `laplace_posterior`. It draws from torch's generators, and has no gradient.
+        also gives the full covariance, by Laplace's
+        approximation, see `pyro_pcflow.models.refinement`. It draws from torch's generators, and has no gradient.
 
         Args:
             clouds: shape `(*batch, N, D)`, in the data's units.
@@ -254,34 +251,10 @@ class LatentCloudModel(Generator):
         if num_steps < 1:
             raise ValueError(f"expected at least one step, got num_steps={num_steps}")
         clouds, mask = self._check_clouds(clouds, mask)
-        batch = clouds.shape[:-2]
-        # Gradients are needed in any mode of the caller's, who gets none.
-        with torch.inference_mode(False), torch.no_grad():
-            posterior = self.encode(clouds, mask, labels=labels) if posterior is None else posterior
-            level = _flat(torch.as_tensor(noise_level, device=clouds.device), batch)
-            flat_labels = None if labels is None else _flat(labels, batch)
-            flat_mask = None if mask is None else _flat(mask, batch)
-            flat_clouds, starts = _flat(clouds, batch), _flat(posterior.mean, batch)
-            found = []
-            at_once = max(1, POINTS_REFINED_AT_ONCE // max(1, clouds.shape[-2]))
-            for first in range(0, len(starts), at_once):
-                some = slice(first, first + at_once)
-                some_labels = None if flat_labels is None else flat_labels[some]
-                some_mask = None if flat_mask is None else flat_mask[some]
-                decode = partial(self._decode_labelled, some_labels, level[some])
-                prior = self.latent_prior(some_labels)
-                found.append(laplace_posterior(decode, prior, starts[some], flat_clouds[some], some_mask, num_steps))
-            loc, scale_tril = (
-                torch.cat(parts).reshape(*batch, *parts[0].shape[1:]) for parts in zip(*found, strict=True)
-            )
-            noise = dist.MultivariateNormal(loc, scale_tril=scale_tril, validate_args=False)
-            _, transforms = noise_and_transforms(self.latent_prior(labels))
-        return dist.TransformedDistribution(noise, transforms, validate_args=False)
-
-    def _decode_labelled(
-        self, labels: Tensor | None, level: Tensor, z: Tensor, num_points: int, mask: Tensor | None
-    ) -> Distribution:
-        return self.decode(z, num_points, mask=mask, labels=labels, noise_level=level)
+        if posterior is None:
+            with torch.no_grad():
+                posterior = self.encode(clouds, mask, labels=labels)
+        return refined_posterior(self, clouds, mask, posterior, num_steps, labels, noise_level)
 
     def log_prob(
         self,
@@ -360,12 +333,6 @@ def _clouds_plate(clouds: Tensor, dataset_size: int | None) -> pyro.plate:
         raise ValueError(f"a batch of {count} clouds cannot stand for dataset_size={size}: expected at least as many")
     # The batch is given; by itself, Pyro would draw numbers of clouds that nothing uses.
     return pyro.plate("clouds", size, subsample=torch.arange(count, device=clouds.device))
-
-
-def _flat(values: Tensor, batch: torch.Size) -> Tensor:
-    """A copy for each cloud of a batch, in one row; it may be differentiated, whatever the mode of the caller."""
-    event = values.shape[len(batch) :] if values.dim() > len(batch) else torch.Size()
-    return values.detach().clone().expand(batch + event).reshape(batch.numel(), *event)
 
 
 def _points_per_observed(clouds: Tensor, mask: Tensor | None, num_points: Tensor | int | None) -> Tensor | float:

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 
+import pyro.distributions as dist
 import torch
 from torch import Tensor
 from torch.distributions import ComposeTransform, Distribution, Transform, TransformedDistribution
 
-__all__ = ["Decode", "laplace_posterior", "noise_and_transforms"]
+from pyro_pcflow.models.generator import Generator
+
+__all__ = ["Decode", "laplace_posterior", "refined_posterior"]
+
+# Points whose clouds are refined at once.
+POINTS_AT_ONCE = 2**13
 
 # Groups of points per coordinate of a latent, and their least number: their scores must span its space, and each group
 # costs a decoding.
@@ -21,6 +28,55 @@ MEMORY = 4
 
 # From latents (*batch, L), a number of points N and their mask (*batch, N) to the density of clouds.
 Decode = Callable[[Tensor, int, Tensor | None], Distribution]
+
+
+def refined_posterior(
+    model: Generator,
+    clouds: Tensor,
+    mask: Tensor | None,
+    posterior: Distribution,
+    num_steps: int,
+    labels: Tensor | None,
+    noise_level: Tensor | float,
+) -> Distribution:
+    """What `LatentCloudModel.refine` returns, see there: a normal in the prior's noise for each cloud.
+
+    Args:
+        model: a prior over latents, and a density of clouds given them.
+        clouds: shape `(*batch, N, D)`.
+        mask: True at points, shape `(*batch, N)`; None if all are.
+        posterior: where to start, at its mean, `batch_shape (*batch,)`.
+        num_steps: number of steps.
+        labels: class numbers, shape `(*batch,)`; None if there are no classes.
+        noise_level: of clouds, shape `(*batch,)` or a number.
+
+    Returns:
+        A distribution with `batch_shape (*batch,)` and `event_shape (latent_dim,)`.
+    """
+    batch = clouds.shape[:-2]
+
+    def decode(labels: Tensor | None, level: Tensor, z: Tensor, num_points: int, mask: Tensor | None) -> Distribution:
+        return model.decode(z, num_points, mask=mask, labels=labels, noise_level=level)
+
+    # Gradients are needed in any mode of the caller's, who gets none.
+    with torch.inference_mode(False), torch.no_grad():
+        level = _flat(torch.as_tensor(noise_level, device=clouds.device), batch)
+        flat_labels = None if labels is None else _flat(labels, batch)
+        flat_mask = None if mask is None else _flat(mask, batch)
+        flat_clouds, starts = _flat(clouds, batch), _flat(posterior.mean, batch)
+        found = []
+        at_once = max(1, POINTS_AT_ONCE // max(1, clouds.shape[-2]))
+        for first in range(0, len(starts), at_once):
+            some = slice(first, first + at_once)
+            some_labels = None if flat_labels is None else flat_labels[some]
+            some_mask = None if flat_mask is None else flat_mask[some]
+            density = partial(decode, some_labels, level[some])
+            prior = model.latent_prior(some_labels)
+            found.append(laplace_posterior(density, prior, starts[some], flat_clouds[some], some_mask, num_steps))
+        loc, scale_tril = (torch.cat(parts).reshape(*batch, *parts[0].shape[1:]) for parts in zip(*found, strict=True))
+        noise = dist.MultivariateNormal(loc, scale_tril=scale_tril, validate_args=False)
+        _, transforms = noise_and_transforms(model.latent_prior(labels))
+    return dist.TransformedDistribution(noise, transforms, validate_args=False)
 
 
 def laplace_posterior(
@@ -99,3 +155,9 @@ def _gradient(function: Callable[[Tensor], Tensor], at: Tensor) -> Tensor:
     at = at.detach().clone().requires_grad_()
     with torch.enable_grad():
         return torch.autograd.grad(function(at).sum(), at)[0]
+
+
+def _flat(values: Tensor, batch: torch.Size) -> Tensor:
+    """A copy for each cloud of a batch, in one row; it may be differentiated, whatever the mode of the caller."""
+    event = values.shape[len(batch) :] if values.dim() > len(batch) else torch.Size()
+    return values.detach().clone().expand(batch + event).reshape(batch.numel(), *event)

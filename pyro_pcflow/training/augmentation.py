@@ -13,22 +13,38 @@ from torch import Tensor
 
 from pyro_pcflow.ops.random import seeded, seeded_generator
 
-__all__ = ["Augmentation", "Mirror", "RotateSlightly", "ScaleAxes", "Shift", "as_augmentations", "augmented", "named"]
+__all__ = [
+    "Augmentation",
+    "Mirror",
+    "RotateSlightly",
+    "ScaleAxes",
+    "Shift",
+    "as_augmentations",
+    "augmented",
+    "automatic_augmentations",
+    "named",
+]
 
+# How much few clouds are changed: the logarithms of the lengths of their axes by `PER_ROOT` over the square root of
+# their number, as neighbours are the further apart the fewer they are, and their places by half as much, as a share of
+# the standard deviation of points. With 0.2 and 0.1, 52 chairs gained a nat a point on other chairs.
+FEW_CLOUDS, PER_ROOT, MOST_SCALED = 400, 1.5, 0.2
 # Clouds (B, N, D) to clouds of the same shape, drawing from torch's generators.
 Augmentation = Callable[[Tensor], Tensor]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ScaleAxes:
-    """Scale each axis of each cloud by its own factor, `exp(std * n)` with standard normal `n`, about the origin.
+    """Scale each axis of each cloud by its own factor, `exp(std * n)` with standard normal `n`.
 
     Args:
         std: standard deviation of the logarithm of a factor: 0.1 for a tenth more or less.
+        centre: the point that stays, in the data's units; the origin by default.
 
     Raises:
-        TypeError: if it is no number.
-        ValueError: if it is negative or infinite; called on points of other than 2 or 3 coordinates.
+        TypeError: if `std` is no number.
+        ValueError: if it is negative or infinite; called on points of other than 2 or 3 coordinates, or of others than
+            the centre has.
 
     Examples:
         >>> ScaleAxes()(torch.ones(2, 5, 3)).shape
@@ -36,13 +52,23 @@ class ScaleAxes:
     """
 
     std: float = 0.1
+    centre: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         _check_size("std", self.std)
 
+    def __repr__(self) -> str:
+        return f"ScaleAxes(std={self.std}{'' if self.centre is None else f', centre={self.centre}'})"
+
     def __call__(self, clouds: Tensor) -> Tensor:
         _check_dim(self, clouds)
-        return clouds * (self.std * _normal(clouds)).exp()
+        factors = (self.std * _normal(clouds)).exp()
+        if self.centre is None:
+            return clouds * factors
+        if len(self.centre) != clouds.shape[-1]:
+            raise ValueError(f"{self}: points of {clouds.shape[-1]} coordinates have a centre of as many")
+        centre = clouds.new_tensor(self.centre)
+        return centre + (clouds - centre) * factors
 
 
 @dataclass(frozen=True)
@@ -150,6 +176,33 @@ class Shift:
     def __call__(self, clouds: Tensor) -> Tensor:
         _check_dim(self, clouds)
         return clouds + self.std * _normal(clouds)
+
+
+def automatic_augmentations(num_clouds: int, points: Tensor) -> tuple[Augmentation, ...]:
+    """What `augment="auto"` stands for: stretched and moved clouds where there are few, nothing where there are many.
+
+    Args:
+        num_clouds: number of training clouds.
+        points: some of their points, shape `(M, D)`.
+
+    Examples:
+        >>> len(automatic_augmentations(FEW_CLOUDS, torch.randn(1000, 3)))
+        0
+    """
+    if num_clouds >= FEW_CLOUDS or points.shape[-1] not in (2, 3) or len(points) < 2:
+        return ()
+    centre = points.double().mean(0)
+    deviation = float((points - centre).square().mean().sqrt())
+    std = min(MOST_SCALED, PER_ROOT / math.sqrt(num_clouds))
+    # Rounded, so that other machines choose the same.
+    return (
+        ScaleAxes(_rounded(std, 2), tuple(_rounded(value, 5) for value in centre.tolist())),
+        Shift(_rounded(std / 2 * deviation, 5)),
+    )
+
+
+def _rounded(value: float, digits: int) -> float:
+    return float(f"{value:.{digits}g}")
 
 
 def as_augmentations(augment: Any) -> tuple[Augmentation, ...]:

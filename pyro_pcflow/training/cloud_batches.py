@@ -30,7 +30,7 @@ class CloudBatch:
         mask: True at points, shape `(B, M)`, or None.
         encoder_points: points that an encoder reads, shape `(B, M', D)`.
         encoder_mask: True at points, shape `(B, M')`, or None.
-        num_points: number of points of each whole cloud, shape `(B,)`.
+        num_points: number of points that each whole cloud counts as, shape `(B,)`.
         labels: numbers of classes, shape `(B,)`, or None.
         noise_level: share of the noise that each cloud has, shape `(B,)`.
         kl_weight: weight of the latents' terms.
@@ -109,13 +109,15 @@ class CloudBatches:
         clouds: the training clouds.
         batch_size: clouds in a batch; all of them where there are fewer.
         target_points: points that are scored; fewer where a cloud has not enough.
-        encoder_points: points that an encoder reads, at most half of a cloud.
+        encoder_points: points that an encoder reads, at most half of a cloud; or the range of their number, see
+            `CloudSampling`.
         seed: decides the order and the points.
         noise: standard deviation of Gaussian noise that is added to every point, fresh each time, from torch's
             generator of the points' device.
         varied_noise: whether each cloud has a uniform share of the noise instead of all of it.
         kl_warmup_steps: steps over which the weight of the latents' terms rises to 1.
         split: whether encoder and targets have points of their own; otherwise both have every point of a cloud.
+        most_points: what a whole cloud counts as, at most, see `CloudSampling`.
         augment: changes the clouds of a batch, in turn, see `CloudSampling`.
 
     Examples:
@@ -131,13 +133,14 @@ class CloudBatches:
         clouds: Source,
         batch_size: int,
         target_points: int,
-        encoder_points: int,
+        encoder_points: int | tuple[int, int],
         seed: int,
         *,
         noise: float = 0.0,
         varied_noise: bool = False,
         kl_warmup_steps: int = 0,
         split: bool = True,
+        most_points: int | None = None,
         augment: Sequence[Augmentation] = (),
     ) -> None:
         self.clouds = clouds
@@ -147,6 +150,7 @@ class CloudBatches:
         self.varied_noise = varied_noise
         self.kl_warmup_steps = kl_warmup_steps
         self.split = split
+        self.most_points = most_points
         self.augment = augment
         self._seed = seed
         self._epochs = Epochs(len(clouds), batch_size, seed)
@@ -157,9 +161,11 @@ class CloudBatches:
         chosen = self._epochs.rows(step)
         if self.split:
             generator = seeded_generator(self._seed, f"points {step}")
-            batch = draw_batch(self.clouds, chosen, self.target_points, self.encoder_points, generator)
+            batch = draw_batch(self.clouds, chosen, self.target_points, self._encoder_points(step), generator)
         else:
             batch = whole_batch(self.clouds, chosen)
+        if self.most_points is not None:
+            batch = replace(batch, num_points=batch.num_points.clamp(max=self.most_points))
         if self.augment:
             batch = self._augmented(batch, step)
         level = batch.noise_level
@@ -167,6 +173,13 @@ class CloudBatches:
             level = torch.rand_like(level)
         weight = min(1.0, (step + 1) / self.kl_warmup_steps) if self.kl_warmup_steps else 1.0
         return with_noise(replace(batch, noise_level=level, kl_weight=weight), self.noise)
+
+    def _encoder_points(self, step: int) -> int:
+        if isinstance(self.encoder_points, int):
+            return self.encoder_points
+        least, most = self.encoder_points
+        share = float(torch.rand((), generator=seeded_generator(self._seed, f"encoder points {step}")))
+        return round(least * (most / least) ** share)
 
     def _augmented(self, batch: CloudBatch, step: int) -> CloudBatch:
         """The same batch, both samples of a cloud changed alike."""

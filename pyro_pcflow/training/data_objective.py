@@ -36,6 +36,7 @@ class DataObjective(Objective):
         self._given_noise = noise_scale(noise)
         self.seed = whole_number("seed", seed, 0)
         self.sampling = CloudSampling() if sampling is None else check_kind("sampling", sampling, CloudSampling)
+        self.augmentations = self.sampling.augmentations
         # None where held-out data is given.
         self.held_out_share = float(held_out) if isinstance(held_out, Real) else None
 
@@ -52,4 +53,4 @@ class DataObjective(Objective):
 
     def describe_augment(self) -> dict[str, Any]:
         """What changes training clouds, by name; nothing where nothing does."""
-        return {"augment": named(self.sampling.augmentations)} if self.sampling.augment else {}
+        return {"augment": named(self.augmentations)} if self.augmentations else {}

@@ -84,7 +84,7 @@ class ExactLikelihood(DataObjective):
             evaluated = as_density_data(held_out, dtype, self._data.point_dim, context_dim, "held_out")
             if type(evaluated) is not type(self._data) or (evaluated.contexts is None) != (contexts is None):
                 raise ValueError("held_out: expected the form of data, points or clouds, both with contexts or without")
-        if self.sampling.augment and self._data.kind == "points":
+        if self.augmentations and self._data.kind == "points":
             raise ValueError(
                 "augment is for many clouds: a density of points would learn that of all changed copies together. "
                 "Leave it out, or fit a model of clouds such as PointCloudVAE, or a flow with a context for each cloud"
@@ -107,8 +107,8 @@ class ExactLikelihood(DataObjective):
     def batch(self, step: int) -> PointBatch:
         """Points of the step that follows `step` earlier ones, with noise."""
         batch = self._batches.batch(step)
-        if self.sampling.augment:
-            (points,) = augmented(self.sampling.augmentations, self.seed, step, [(batch.points, batch.mask)])
+        if self.augmentations:
+            (points,) = augmented(self.augmentations, self.seed, step, [(batch.points, batch.mask)])
             batch = replace(batch, points=points)
         if self.noise:
             noise = torch.randn_like(batch.points)

@@ -107,8 +107,9 @@ def fit(
 
     For a density, Adam minimises the mean negative log-density of batches of points. For a module with a `model` and a
     `guide`, such as a `PointCloudVAE`, it maximises the evidence lower bound of batches of clouds over their number of
-    points; the encoder reads other points of a cloud than those that are scored, where there are enough. What a module
-    of yours must have is on the page "What fit needs from a module".
+    points; the encoder reads other points of a cloud than those that are scored, where there are enough. Fewer than 400
+    clouds are stretched and moved afresh in every step, unless `sampling` says `augment=None`. What a module of yours
+    must have is on the page "What fit needs from a module".
 
     The learning rate rises linearly, then falls to zero along half a cosine by the end of training, which is
     `max_steps` or `max_seconds`, whichever comes first. A running average of the weights is what is evaluated, and what
@@ -222,6 +223,9 @@ def fit(
         objective = _objective(module, data, batch_size, noise, held_out, settings.seed, sampling)
         if is_chosen and processes.is_first:
             logger.warning('noise="auto": a standard deviation of %g, in the units of the data', objective.noise)
+        if sampling.augment == AUTO and objective.augmentations and processes.is_first:
+            changes = " and ".join(map(repr, objective.augmentations))
+            logger.warning('augment="auto": few clouds, changed afresh in each step by %s', changes)
     else:
         _check_objective(module, objective, data, batch_size, noise, held_out, sampling)
     if optimization.patience is not None and not objective.evaluates:

@@ -97,15 +97,21 @@ class CloudSampling:
 
     Args:
         target_points: how many points of a cloud are scored in a step; they stand for all of them.
-        encoder_points: how many other points its encoder reads, at most half of the cloud. An encoder that was trained
-            on few points does badly on the many that it is evaluated on.
+        encoder_points: how many other points its encoder reads, at most half of the cloud; or a pair, the least and the
+            most of them, of which each step draws a number, uniform in its logarithm. An encoder does best with as many
+            points as it was trained on.
         kl_warmup_steps: steps over which the weight of the latents' terms rises to 1. What is evaluated is always the
             bound, without weights.
+        most_points: what a whole cloud counts as, at most: the scored points stand for this many, even where a cloud
+            has more. The more points count, the narrower are posteriors, and the less do latents between those of
+            training clouds learn to decode. None for all points, as in the bound that is evaluated.
         augment: changes training clouds afresh in every step, held-out ones never, before noise is added: a function
             from clouds (B, N, D) to clouds of the same shape, or a list of such functions, applied in turn. Ready-made
             are `ScaleAxes`, `Mirror`, `RotateSlightly` and `Shift`. It is given the encoder's points and the scored
             ones of a cloud as one cloud, padded with zeros where sizes differ, and draws from torch's generators,
-            whose seed then follows from the seed of the training and the step.
+            whose seed then follows from the seed of the training and the step. "auto" stretches and moves the clouds
+            of a model with an encoder if there are fewer than 400 of 2 or 3 coordinates, and says so: an encoder that
+            saw few is sure of wrong latents of others. None changes nothing.
 
     Raises:
         TypeError: if a number is not an integer, or `augment` cannot be called.
@@ -117,19 +123,24 @@ class CloudSampling:
     """
 
     target_points: int = 128
-    encoder_points: int = 512
+    encoder_points: int | tuple[int, int] = 512
     kl_warmup_steps: int = 0
-    augment: Augmentation | Sequence[Augmentation] | None = None
+    most_points: int | None = 2048
+    augment: Augmentation | Sequence[Augmentation] | str | None = AUTO
 
     def __post_init__(self) -> None:
-        _set(self, "augment", as_augmentations(self.augment) or None)
-        for name, least in (("target_points", 1), ("encoder_points", 1), ("kl_warmup_steps", 0)):
+        if self.augment != AUTO:
+            _set(self, "augment", as_augmentations(self.augment) or None)
+        if self.most_points is not None:
+            _set(self, "most_points", whole_number("most_points", self.most_points, 1))
+        for name, least in (("target_points", 1), ("kl_warmup_steps", 0)):
             _set(self, name, whole_number(name, getattr(self, name), least))
+        _set(self, "encoder_points", _number_or_range("encoder_points", self.encoder_points))
 
     @property
     def augmentations(self) -> tuple[Augmentation, ...]:
-        """Those of `augment`, in turn."""
-        return as_augmentations(self.augment)
+        """Those that `augment` names, in turn; none for "auto", of which an objective decides."""
+        return () if self.augment == AUTO else as_augmentations(self.augment)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,6 +227,16 @@ def whole_number(name: str, value: Any, least: int) -> int:
     if number < least:
         raise ValueError(f"{name} must be at least {least}, got {value!r}")
     return number
+
+
+def _number_or_range(name: str, value: Any) -> int | tuple[int, int]:
+    """A positive integer, or two of them in order, or an error that names them."""
+    if not isinstance(value, list | tuple):
+        return whole_number(name, value, 1)
+    if len(value) != 2:
+        raise ValueError(f"{name} must be a number or a pair of numbers, got {value!r}")
+    least = whole_number(name, value[0], 1)
+    return least, whole_number(f"the second of {name}", value[1], least)
 
 
 def real_number(name: str, value: Any, holds: Callable[[float], bool], expected: str) -> float:

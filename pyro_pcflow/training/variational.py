@@ -11,6 +11,7 @@ from pyro.infer import Trace_ELBO
 from torch import Tensor, nn
 
 from pyro_pcflow.models import unregistered
+from pyro_pcflow.training.augmentation import automatic_augmentations
 from pyro_pcflow.training.cloud_batches import CloudBatch, CloudBatches, evaluation_batches
 from pyro_pcflow.training.data_objective import DataObjective
 from pyro_pcflow.training.inputs import as_clouds
@@ -24,7 +25,7 @@ from pyro_pcflow.training.objective import (
     point_dim_of,
     share_of_rows,
 )
-from pyro_pcflow.training.options import HELD_OUT, CloudSampling
+from pyro_pcflow.training.options import AUTO, HELD_OUT, CloudSampling
 from pyro_pcflow.training.sources import Source, some_clouds, some_points, split_clouds
 
 __all__ = ["EvidenceLowerBound"]
@@ -92,6 +93,8 @@ class EvidenceLowerBound(DataObjective):
             self._evaluated = as_clouds(held_out, dtype, self._training.point_dim, cpu, "held_out")
         self._check()
         self.settle_noise(some_clouds(self._training))
+        if self.sampling.augment == AUTO and self._splits and num_clouds_of(module) is None:
+            self.augmentations = automatic_augmentations(len(self._training), self.points_for_units())
         self._description = {
             "clouds": len(self._training),
             "points_in_a_cloud": self._training.max_points,
@@ -101,8 +104,9 @@ class EvidenceLowerBound(DataObjective):
             "held_out_sha256": None if self._evaluated is None else self._evaluated.fingerprint(),
             **self.describe_options(),
             "target_points": self.sampling.target_points,
-            "encoder_points": self.sampling.encoder_points,
+            "encoder_points": _plain(self.sampling.encoder_points),
             "kl_warmup_steps": self.sampling.kl_warmup_steps,
+            "most_points": self.sampling.most_points,
             **self.describe_augment(),
         }
         self.size = len(self._training)
@@ -122,7 +126,8 @@ class EvidenceLowerBound(DataObjective):
             varied_noise=noise_input_of(self.module),
             kl_warmup_steps=self.sampling.kl_warmup_steps,
             split=self._splits,
-            augment=self.sampling.augmentations,
+            most_points=self.sampling.most_points if "num_points" in self._options else None,
+            augment=self.augmentations,
         )
         self.held_out: list[CloudBatch] = []
         if self._evaluated is not None:
@@ -206,7 +211,7 @@ class EvidenceLowerBound(DataObjective):
                     f"{name} has embeddings of num_clouds={num_clouds} training clouds, but there are "
                     f"{len(self._training)}"
                 )
-        if self.sampling.augment and num_clouds is not None:
+        if self.augmentations and num_clouds is not None:
             raise ValueError(
                 f"augment changes clouds, and {name} has one embedding for each training cloud: leave it out, or train "
                 "a model with an encoder"
@@ -219,6 +224,11 @@ class EvidenceLowerBound(DataObjective):
         for what, clouds in (("data", self._training), ("held_out", self._evaluated)):
             if clouds is not None:
                 _check_labels(what, clouds, num_classes_of(self.module), "labels" in self._options)
+
+
+def _plain(value: int | tuple[int, int]) -> int | list[int]:
+    """As a run folder keeps it, which has lists alone."""
+    return value if isinstance(value, int) else list(value)
 
 
 def _check_labels(what: str, clouds: Source, num_classes: int | None, takes_labels: bool) -> None:

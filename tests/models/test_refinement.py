@@ -127,7 +127,7 @@ def test_neither_other_clouds_nor_what_a_mask_leaves_out_matter(options):
 
 def test_pieces_of_a_batch(monkeypatch):
     vae, clouds, exact, _ = known_vae(50, batch=(2, 3), shift=1.0)
-    monkeypatch.setattr("pyro_pcflow.models.latent.POINTS_REFINED_AT_ONCE", 100)
+    monkeypatch.setattr("pyro_pcflow.models.refinement.POINTS_AT_ONCE", 100)
     posterior = vae.refine(clouds, num_steps=20)
     assert posterior.batch_shape == (2, 3)
     torch.testing.assert_close(posterior.base_dist.loc, exact.mean, atol=1e-3, rtol=0)

@@ -12,7 +12,7 @@ from helpers.flat_fit import fit
 from helpers.small_vae import make_vae
 from helpers.stand_ins import same_state
 from pyro_pcflow.training import EvidenceLowerBound, ExactLikelihood, Mirror, RotateSlightly, ScaleAxes, Shift, toml
-from pyro_pcflow.training.augmentation import augmented, named
+from pyro_pcflow.training.augmentation import FEW_CLOUDS, augmented, automatic_augmentations, named
 from pyro_pcflow.training.cloud_batches import CloudBatches
 from pyro_pcflow.training.options import CloudSampling
 from pyro_pcflow.training.sources import Clouds
@@ -48,6 +48,65 @@ def test_axes_are_scaled_by_factors_of_their_own():
     assert origin.abs().max() == 0
     assert torch.allclose(logs.mean(0), torch.zeros(3).double(), atol=0.03)
     assert torch.allclose(logs.T.cov(), 0.09 * torch.eye(3).double(), atol=0.01)
+
+
+def test_a_centre_stays_where_it_is():
+    matrix, origin = affine(ScaleAxes(0.3, centre=(1.0, -2.0, 500.0)), 3)
+    centre = torch.tensor([1.0, -2.0, 500.0]).double()
+    assert torch.allclose(matrix @ centre + origin, centre)
+    assert torch.allclose(matrix.diagonal(dim1=-2, dim2=-1).log().std(0), torch.full((3,), 0.3).double(), atol=0.03)
+    with pytest.raises(ValueError, match="points of 2 coordinates have a centre of as many"):
+        ScaleAxes(0.3, centre=(1.0, 2.0, 3.0))(torch.zeros(1, 4, 2))
+
+
+class TestAutomatic:
+    def test_few_clouds_are_changed_the_more_the_fewer_they_are(self):
+        points = 7 + 3 * torch.randn(5000, 3, generator=torch.Generator().manual_seed(0))
+        for count, std in ((10, 0.2), (52, 0.2), (225, 0.1), (FEW_CLOUDS - 1, 0.075)):
+            scale, shift = automatic_augmentations(count, points)
+            assert scale.std == std
+            assert shift.std == pytest.approx(1.5 * std, rel=0.1)
+            assert scale.centre == pytest.approx((7, 7, 7), abs=0.2)
+
+    @pytest.mark.parametrize(("count", "point_dim"), [(FEW_CLOUDS, 3), (10_000, 3), (10, 1), (10, 6)])
+    def test_many_clouds_and_those_of_other_coordinates_are_left_alone(self, count, point_dim):
+        assert automatic_augmentations(count, torch.randn(100, point_dim)) == ()
+
+    def test_one_point_has_no_deviation(self):
+        assert automatic_augmentations(1, torch.zeros(1, 3)) == ()
+
+    def test_fit_says_it_and_keeps_it(self, tmp_path, caplog):
+        clouds = 100 + torch.randn(20, 80, 3, generator=torch.Generator().manual_seed(0))
+        options = {"max_steps": 1, "device": "cpu", "pictures": False}
+        fit(make_vae(), clouds, out=tmp_path / "auto", **options)
+        fit(make_vae(), clouds, out=tmp_path / "none", augment=None, **options)
+        (line,) = [record.getMessage() for record in caplog.records if "augment" in record.getMessage()]
+        kept = toml.read(tmp_path / "auto" / "config.toml")["data"]["augment"]
+        assert line.endswith(" and ".join(kept))
+        assert [name.partition("(")[0] for name in kept] == ["ScaleAxes", "Shift"]
+        assert "augment" not in toml.read(tmp_path / "none" / "config.toml")["data"]
+
+    def test_clouds_stay_about_where_they_are(self):
+        clouds = 100 + torch.randn(20, 80, 3, generator=torch.Generator().manual_seed(0)).double()
+        batch = EvidenceLowerBound(make_vae(), clouds, held_out=0).batch(0)
+        assert abs(batch.clouds.mean() - 100) < 0.5
+        assert not torch.isclose(batch.clouds[:, :, None], clouds[batch.index][:, None]).all(-1).any()
+
+    @pytest.mark.parametrize("kind", ["density", "auto-decoder", "held out"])
+    def test_nothing_else_is_changed(self, kind):
+        clouds = torch.randn(20, 80, 3, generator=torch.Generator().manual_seed(0)).double()
+        if kind == "density":
+            assert (
+                ExactLikelihood(pcf.PointCloudFlow(3, num_couplings=1, hidden_dims=[4]), clouds.float()).augmentations
+                == ()
+            )
+        elif kind == "auto-decoder":
+            decoder = {"num_couplings": 1, "hidden_dims": [4]}
+            model = pcf.models.AutoDecoder(20, 3, 4, decoder=decoder, prior_options=decoder)
+            assert EvidenceLowerBound(model, clouds.float(), held_out=0).augmentations == ()
+        else:
+            (batch,) = EvidenceLowerBound(make_vae(), clouds, held_out=clouds).held_out
+            assert torch.isclose(batch.clouds[:, :, None], clouds[:, None]).all(-1).any(-1).all()
 
 
 def test_half_of_the_clouds_are_mirrored():
@@ -194,7 +253,7 @@ class TestBatches:
         fit(make_vae(), clouds, augment=[ScaleAxes(), Mirror()], **options)
         assert toml.read(tmp_path / "config.toml")["data"]["augment"] == ["ScaleAxes(std=0.1)", "Mirror(axis=0)"]
         with pytest.raises(ValueError, match=r"data\.augment was .*ScaleAxes.* and is None"):
-            fit(make_vae(), clouds, resume=True, **options)
+            fit(make_vae(), clouds, augment=None, resume=True, **options)
 
     @pytest.mark.parametrize("stop", [2, 5])
     def test_a_stopped_run_ends_with_the_same_bits(self, stop, tmp_path):

@@ -163,6 +163,24 @@ class TestBatches:
         rows = {tuple(places(batches.batch(step).clouds)[0]) for step in range(5)}
         assert len(rows) == 5
 
+    def test_a_whole_cloud_counts_as_no_more_points_than_were_asked_for(self):
+        clouds = Clouds(torch.randn(3, 100, 3), torch.arange(100) < torch.tensor([30, 70, 100])[:, None])
+        options = {"batch_size": 3, "target_points": 10, "encoder_points": 10, "seed": 0}
+        counted = CloudBatches(clouds, **options, most_points=70).batch(0)
+        whole = CloudBatches(clouds, **options).batch(0)
+        assert sorted(whole.num_points.tolist()) == [30, 70, 100]
+        assert sorted(counted.num_points.tolist()) == [30, 70, 70]
+        assert torch.equal(counted.clouds, whole.clouds)
+
+    def test_an_encoder_reads_a_number_of_points_from_a_range(self):
+        clouds = Clouds(torch.randn(4, 100, 3))
+        batches = CloudBatches(clouds, batch_size=4, target_points=8, encoder_points=(5, 45), seed=0)
+        numbers = [batches.batch(step).encoder_points.shape[1] for step in range(400)]
+        assert (min(numbers), max(numbers)) == (5, 45)
+        assert numbers[:3] == [batches.batch(step).encoder_points.shape[1] for step in range(3)]
+        # Uniform in the logarithm, so half of them are below the geometric mean, 15: within four standard errors.
+        assert abs(sum(number < 15 for number in numbers) - 200) < 4 * 10
+
     def test_labels_and_options(self):
         data = numbered(6, 80)
         batch = CloudBatches(Clouds(data.points, None, torch.arange(6) + 10), 4, 16, 16, seed=0).batch(0)
