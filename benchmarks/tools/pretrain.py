@@ -29,7 +29,7 @@ import torch
 import pyro_pcflow as pcf
 from benchmarks.common.categories import load_splits
 from benchmarks.common.constants import NOISE_PER_HALF_EXTENT, VAE_LEARNING_RATE
-from benchmarks.common.scores import evidence_lower_bound
+from benchmarks.tools.score_model import scores_of
 
 
 def draw_curve(history: list[dict[str, float]], path: Path) -> None:
@@ -102,16 +102,8 @@ def main() -> None:
     shipped = arguments.out / "shipped.pt"
     pcf.save(deepcopy(vae).half(), shipped)
     again = pcf.load(shipped).float()
-    scores = evidence_lower_bound(again, test, noise)
-    print(f"{result}, val split; {shipped}: {shipped.stat().st_size / 1e6:.1f} MB")
-    print(
-        f"test split, {len(test)} clouds: {scores['nats_per_point']:.3f} nats per point, "
-        f"{scores['nats_per_cloud']:.0f} nats per cloud, KL {scores['kl']:.1f}"
-    )
-    noisy = test + noise * torch.randn(test.shape, generator=torch.Generator().manual_seed(0))
-    for steps in (0, 3):
-        bound = pcf.metrics.importance_weighted_bound(again, noisy, num_particles=8, refine_steps=steps)
-        print(f"{bound.kind}: {bound.nats_per_point:.3f} nats per point")
+    print(f"{result}, val split; {shipped}: {shipped.stat().st_size / 1e6:.1f} MB; test split:")
+    print(*scores_of(again, test, noise), sep="\n")
 
 
 if __name__ == "__main__":

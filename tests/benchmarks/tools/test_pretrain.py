@@ -22,7 +22,7 @@ def test_pretraining_leaves_a_model_and_its_curve(category_file, tmp_path, comma
     pcf.data.save_clouds(torch.randn(40, 200, 3), others)
     options = ("--model", json.dumps(SMALL), "--batch-size", 10, "--seconds", 0.5, "--out", out)
     printed = command(pretrain, category_file, "--train", others, *options).out
-    found = re.search(r"test split, 8 clouds: (-?\d+\.\d{3}) nats per point", printed)
+    found = re.search(r"8 clouds, evidence lower bound: (-?\d+\.\d{3}) nats per point", printed)
     with np.load(category_file) as file:
         test = torch.from_numpy(file["points"][file["split"] == "test"])
         noise = 0.01 * pcf.data.half_extent(torch.from_numpy(file["points"][file["split"] == "train"]))
@@ -41,3 +41,29 @@ def test_pretraining_leaves_a_model_and_its_curve(category_file, tmp_path, comma
 def test_pretraining_on_the_train_split(category_file, tmp_path, command):
     command(pretrain, category_file, "--model", json.dumps(SMALL), "--seconds", 0.2, "--out", tmp_path / "run")
     assert "clouds = 24\n" in (tmp_path / "run" / "config.toml").read_text("utf-8")
+
+
+@pytest.mark.slow
+def test_a_training_goes_on_from_a_trained_model(category_file, tmp_path, command, capsys):
+    torch.manual_seed(1)
+    start = pcf.PointCloudVAE(3, **SMALL)
+    start.normalize(torch.randn(100, 3))
+    pcf.save(start, tmp_path / "start.pt")
+    options = ("--start", tmp_path / "start.pt", "--seconds", 0.1, "--lr", 1e-12, "--encoder-points", 20, 60)
+    command(pretrain, category_file, *options, "--out", tmp_path / "run")
+    ended = pcf.load(tmp_path / "run" / "model.pt")
+    for one, other in zip(start.parameters(), ended.parameters(), strict=True):
+        assert torch.allclose(one, other, atol=1e-6)
+    assert "encoder_points = [20, 60]\n" in (tmp_path / "run" / "config.toml").read_text("utf-8")
+    with pytest.raises(SystemExit):
+        command(
+            pretrain,
+            category_file,
+            "--start",
+            tmp_path / "start.pt",
+            "--model",
+            json.dumps(SMALL),
+            "--out",
+            tmp_path / "other",
+        )
+    assert "--start is a model with its options: leave --model out" in capsys.readouterr().err
