@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Protocol
+from typing import Any, Protocol
 
 import pyro
 import torch
@@ -31,12 +31,12 @@ def nats_per_point(density: Density, points: Tensor) -> float:
     return mean if math.isfinite(mean) else -math.inf
 
 
-def evidence_lower_bound(module: nn.Module, clouds: Tensor, noise: float) -> dict[str, float]:
+def evidence_lower_bound(module: nn.Module, clouds: Any, noise: float) -> dict[str, float]:
     """The bound of whole clouds, as ``pcf.fit`` scores clouds that are held out.
 
     Args:
         module: a model of many clouds.
-        clouds: shape `(S, N, D)`.
+        clouds: shape `(S, N, D)`, or a pair of them and their labels.
         noise: standard deviation of the Gaussian noise that thickens all points.
 
     Returns:

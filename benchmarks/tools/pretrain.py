@@ -4,11 +4,13 @@ r"""Train a model of many clouds on a category for some time, and keep its learn
     python -m benchmarks.tools.pretrain body.npz --train bodies.npy --seconds 7200 --out runs/body
     python -m benchmarks.tools.pretrain body.npz --train bodies.npy --start runs/body/model.pt \
         --encoder-points 512 1536 --seconds 5000 --out runs/body-2
+    python -m benchmarks.tools.pretrain chair.npz table.npz --licence CC0 --scale 0.2 --shift 0.02 --mirror 0 \
+        --seconds 1200 --up y --out runs/furniture
 
 Trained on the train split, or on a file of other clouds of the kind, watched on the val split, and at the end scored
 once on the test split, by the encoder's posteriors and by refined ones. The run folder has the model, the metrics,
 sheets of samples and reconstructions, a figure of the curve, and `shipped.pt`: the model in half precision, whose score
-it is.
+it is. Several files are classes of one model.
 """
 
 from __future__ import annotations
@@ -27,9 +29,8 @@ import numpy as np
 import torch
 
 import pyro_pcflow as pcf
-from benchmarks.common.categories import load_splits
 from benchmarks.common.constants import NOISE_PER_HALF_EXTENT, VAE_LEARNING_RATE
-from benchmarks.tools.score_model import scores_of
+from benchmarks.tools.score_model import in_form, load_classes, scores_of
 
 
 def draw_curve(history: list[dict[str, float]], path: Path) -> None:
@@ -52,8 +53,12 @@ def draw_curve(history: list[dict[str, float]], path: Path) -> None:
 def main() -> None:
     """Train, draw, score."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path, help="a category file with points and split")
+    parser.add_argument("data", type=Path, nargs="+", help="category files with points and split, one for each class")
     parser.add_argument("--train", type=Path, help="a npy file of clouds to train on, in place of the train split")
+    parser.add_argument("--licence", help="train on shapes of this licence alone, by the files' own word")
+    parser.add_argument("--scale", type=float, help="stretch axes of training clouds, see ScaleAxes")
+    parser.add_argument("--shift", type=float, help="move training clouds, see Shift")
+    parser.add_argument("--mirror", type=int, metavar="AXIS", help="mirror half of the training clouds")
     parser.add_argument("--model", type=json.loads, default={}, help="options of PointCloudVAE, as JSON")
     parser.add_argument("--start", type=Path, help="a trained model whose training goes on, in place of a new one")
     parser.add_argument("--seconds", type=float, default=700.0, help="training time (%(default)s)")
@@ -75,14 +80,22 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.start and arguments.model:
         parser.error("--start is a model with its options: leave --model out")
-    train, validation, test = load_splits(arguments.data)
-    noise = NOISE_PER_HALF_EXTENT * pcf.data.half_extent(train)
+    train, validation, test = load_classes(arguments.data, arguments.licence)
+    noise = NOISE_PER_HALF_EXTENT * pcf.data.half_extent(train[0])
     torch.manual_seed(0)
-    vae = pcf.load(arguments.start) if arguments.start else pcf.PointCloudVAE(3, **arguments.model)
+    classes = {"num_classes": len(arguments.data)} if len(arguments.data) > 1 else {}
+    vae = pcf.load(arguments.start) if arguments.start else pcf.PointCloudVAE(3, **{**classes, **arguments.model})
+    changes = [
+        (pcf.training.ScaleAxes, arguments.scale),
+        (pcf.training.Mirror, arguments.mirror),
+        (pcf.training.Shift, arguments.shift),
+    ]
+    given = [change(value) for change, value in changes if value is not None]
+    encoder_points = arguments.encoder_points
     result = pcf.fit(
         vae,
-        pcf.data.MappedClouds(arguments.train) if arguments.train else train,
-        held_out=validation,
+        pcf.data.MappedClouds(arguments.train) if arguments.train else in_form(train),
+        held_out=in_form(validation),
         noise=noise,
         lr=arguments.lr,
         batch_size=arguments.batch_size,
@@ -92,9 +105,8 @@ def main() -> None:
         optimization=pcf.training.Optimization(betas=(0.9, 0.99), warmup_steps=500, grad_clip=10.0),
         sampling=pcf.training.CloudSampling(
             target_points=arguments.target_points,
-            encoder_points=arguments.encoder_points[0]
-            if len(arguments.encoder_points) == 1
-            else arguments.encoder_points,
+            encoder_points=encoder_points[0] if len(encoder_points) == 1 else encoder_points,
+            augment=given or "auto",
         ),
         logging=pcf.training.Logging(pictures=pcf.training.Pictures(arguments.up, azim=60.0)),
     )
@@ -103,7 +115,7 @@ def main() -> None:
     pcf.save(deepcopy(vae).half(), shipped)
     again = pcf.load(shipped).float()
     print(f"{result}, val split; {shipped}: {shipped.stat().st_size / 1e6:.1f} MB; test split:")
-    print(*scores_of(again, test, noise), sep="\n")
+    print(*scores_of(again, *test, noise), sep="\n")
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+import numpy as np
 import pytest
 import torch
 
@@ -25,5 +26,23 @@ def test_bounds_of_a_file(category_file, tmp_path, command):
         for steps, line in zip(score_model.REFINE_STEPS, lines[1:], strict=False)
     }
     assert refined[6] > refined[0]
-    counts = [int(re.search(r"reads (\d+) of", line)[1]) for line in lines if "reads" in line]
+    counts = [int(re.search(r"from (\d+) points", line)[1]) for line in lines if "encoded" in line]
     assert counts == list(score_model.ENCODED)
+
+
+def test_several_files_are_classes_and_a_licence_chooses_what_is_trained_on(tmp_path):
+    for number, (name, licences) in enumerate(
+        {"a": ["CC0", "BY", "BY", "BY"], "b": ["CC0", "CC0", "BY", "CC0"]}.items()
+    ):
+        points = torch.arange(4.0)[:, None, None].expand(4, 5, 3) + 10 * number
+        split = ["train", "train", "val", "test"]
+        np.savez(tmp_path / f"{name}.npz", points=points.numpy(), split=split, licence=licences)
+    files = [tmp_path / "a.npz", tmp_path / "b.npz"]
+    train, validation, test = score_model.load_classes(files, "CC0")
+    assert train[0][:, 0, 0].tolist() == [0, 10, 11]
+    assert train[1].tolist() == [0, 1, 1]
+    assert validation[0][:, 0, 0].tolist() == [2, 12]
+    assert test[1].tolist() == [0, 1]
+    (clouds, labels), *_ = score_model.load_classes(files[:1])
+    assert len(clouds) == 2
+    assert labels is None
