@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+import pyro_pcflow as pcf
+
 
 @dataclass(frozen=True)
 class Category:
@@ -21,11 +23,25 @@ class Category:
 
 
 def load_splits(path: Path) -> tuple[Tensor, Tensor, Tensor]:
-    """The clouds of the splits `train`, `val` and `test` of a category file, each of shape `(S, N, D)`."""
+    """The clouds of the splits `train`, `val` and `test`, each of shape `(S, N, D)`.
+
+    Args:
+        path: a category file, or the name of an embedded example, which may lack a split.
+    """
+    if not path.suffix:
+        train, validation, test = (_example(str(path), split) for split in ("train", "val", "test"))
+        return train, validation, test
     with np.load(path) as file:
         points, split = torch.from_numpy(file["points"]), file["split"]
     train, validation, test = (points[torch.from_numpy(split == name)] for name in ("train", "val", "test"))
     return train, validation, test
+
+
+def _example(name: str, split: str) -> Tensor:
+    try:
+        return pcf.data.load_example(name, None, split=split)
+    except ValueError:
+        return pcf.data.load_example(name, None)[:0]
 
 
 def load_category(path: Path) -> Category:

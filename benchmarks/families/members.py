@@ -139,7 +139,7 @@ FAMILIES: dict[str, Family] = {
     },
     "base-conditional": Family(
         "ablations",
-        "the default with a base that depends on the latent",
+        "12 couplings over normal noise whose mean and scale depend on the latent",
         _variant(decoder={"base": "conditional"}),
         RATE,
         fit_density,
@@ -152,7 +152,11 @@ FAMILIES: dict[str, Family] = {
         fit_density,
     ),
     "mixture-of-4": Family(
-        "ablations", "the default with four flows for one", _variant(num_flows=4), RATE, fit_density
+        "ablations",
+        "a mixture of four flows of 12 couplings for the default decoder",
+        _variant(num_flows=4),
+        RATE,
+        fit_density,
     ),
     "prior-normal": Family(
         "ablations",

@@ -4,8 +4,8 @@ r"""Train a model of many clouds on a category for some time, and keep its learn
     python -m benchmarks.tools.pretrain body.npz --train bodies.npy --seconds 7200 --out runs/body
     python -m benchmarks.tools.pretrain body.npz --train bodies.npy --start runs/body/model.pt \
         --encoder-points 512 1536 --seconds 5000 --out runs/body-2
-    python -m benchmarks.tools.pretrain chair.npz table.npz --licence CC0 --scale 0.2 --shift 0.02 --mirror 0 \
-        --seconds 1200 --up y --out runs/furniture
+    python -m benchmarks.tools.pretrain chair table --scale 0.2 --shift 0.02 --mirror 0 --seconds 900 \
+        --up y --out runs/furniture
 
 Trained on the train split, or on a file of other clouds of the kind, watched on the val split, and at the end scored
 once on the test split, by the encoder's posteriors and by refined ones. The run folder has the model, the metrics,
@@ -53,9 +53,8 @@ def draw_curve(history: list[dict[str, float]], path: Path) -> None:
 def main() -> None:
     """Train, draw, score."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path, nargs="+", help="category files with points and split, one for each class")
+    parser.add_argument("data", type=Path, nargs="+", help="category files, or embedded examples; each a class")
     parser.add_argument("--train", type=Path, help="a npy file of clouds to train on, in place of the train split")
-    parser.add_argument("--licence", help="train on shapes of this licence alone, by the files' own word")
     parser.add_argument("--scale", type=float, help="stretch axes of training clouds, see ScaleAxes")
     parser.add_argument("--shift", type=float, help="move training clouds, see Shift")
     parser.add_argument("--mirror", type=int, metavar="AXIS", help="mirror half of the training clouds")
@@ -80,7 +79,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.start and arguments.model:
         parser.error("--start is a model with its options: leave --model out")
-    train, validation, test = load_classes(arguments.data, arguments.licence)
+    train, validation, test = load_classes(arguments.data)
     noise = NOISE_PER_HALF_EXTENT * pcf.data.half_extent(train[0])
     torch.manual_seed(0)
     classes = {"num_classes": len(arguments.data)} if len(arguments.data) > 1 else {}

@@ -16,7 +16,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -34,20 +33,13 @@ ENCODED = (128, 256, 512, 1024, 2048)
 Labelled: TypeAlias = tuple[Tensor, Tensor | None]
 
 
-def load_classes(paths: Sequence[Path], licence: str | None = None) -> list[Labelled]:
+def load_classes(paths: Sequence[Path]) -> list[Labelled]:
     """The clouds of the splits `train`, `val` and `test`, and which file each is of, if there are several.
 
     Args:
-        paths: category files whose clouds have as many points.
-        licence: if given, train clouds of other licences are left out.
+        paths: category files, or names of embedded examples, whose clouds have as many points.
     """
-    splits: list[list[Tensor]] = []
-    for path in paths:
-        train, validation, test = load_splits(path)
-        if licence is not None:
-            with np.load(path) as file:
-                train = train[torch.from_numpy(file["licence"][file["split"] == "train"] == licence)]
-        splits.append([train, validation, test])
+    splits = [load_splits(path) for path in paths]
     joined = [torch.cat(parts) for parts in zip(*splits, strict=True)]
     if len(paths) == 1:
         return [(clouds, None) for clouds in joined]

@@ -12,7 +12,7 @@ import pyro
 import torch
 from pyro import poutine
 from torch import Tensor
-from torch.distributions import Distribution
+from torch.distributions import ComposeTransform, Distribution, TransformedDistribution
 
 from pyro_pcflow.models.generator import Generator
 from pyro_pcflow.models.refinement import refined_posterior
@@ -173,7 +173,13 @@ class LatentCloudModel(Generator):
         return self.decoder.condition(self.decoder_context(pyro.sample("z", prior), labels))
 
     def reconstruct(
-        self, clouds: Tensor, num_points: int, mask: Tensor | None = None, *, labels: Tensor | None = None
+        self,
+        clouds: Tensor,
+        num_points: int,
+        mask: Tensor | None = None,
+        *,
+        labels: Tensor | None = None,
+        refine_steps: int = 0,
     ) -> Tensor:
         """Encode clouds and draw new points of them, from the mean of the posterior.
 
@@ -182,14 +188,25 @@ class LatentCloudModel(Generator):
             num_points: number of new points.
             mask: True at the points of a cloud, shape `(*batch, N)`; all of them by default.
             labels: class numbers, shape `(*batch,)`; needed if the model has classes.
+            refine_steps: steps that `refine` takes from there, to the mode of the posterior.
 
         Returns:
             Shape `(*batch, num_points, D)`, in the data's units.
         """
         with torch.no_grad():
-            return self.decode(self.encode(clouds, mask, labels=labels).mean, num_points, labels=labels).sample()
+            latents = self._best_latents(clouds, mask, labels, refine_steps)
+            return self.decode(latents, num_points, labels=labels).sample()
 
-    def interpolate(self, a: Tensor, b: Tensor, steps: int, num_points: int, *, labels: Tensor | None = None) -> Tensor:
+    def interpolate(
+        self,
+        a: Tensor,
+        b: Tensor,
+        steps: int,
+        num_points: int,
+        *,
+        labels: Tensor | None = None,
+        refine_steps: int = 0,
+    ) -> Tensor:
         """Walk from clouds to clouds through the space of latents.
 
         Args:
@@ -198,14 +215,21 @@ class LatentCloudModel(Generator):
             steps: number of clouds on the way, both ends included, at least 2.
             num_points: number of points per cloud.
             labels: class numbers, shape `(*batch,)`; needed if the model has classes.
+            refine_steps: steps that `refine` takes from where the encoder puts both ends.
 
         Returns:
             Shape `(steps, *batch, num_points, D)`. A point of one cloud becomes the same point of the next,
             see `interpolate_latents`.
         """
         with torch.no_grad():
-            start, end = (self.encode(clouds, labels=labels).mean for clouds in (a, b))
+            start, end = (self._best_latents(clouds, None, labels, refine_steps) for clouds in (a, b))
         return self.interpolate_latents(start, end, steps, num_points, labels=labels)
+
+    def _best_latents(self, clouds: Tensor, mask: Tensor | None, labels: Tensor | None, refine_steps: int) -> Tensor:
+        if not refine_steps:
+            return self.encode(clouds, mask, labels=labels).mean
+        refined = self.refine(clouds, mask, refine_steps, labels=labels)
+        return ComposeTransform(refined.transforms)(refined.base_dist.mean)
 
     def refine(
         self,
@@ -216,7 +240,7 @@ class LatentCloudModel(Generator):
         labels: Tensor | None = None,
         noise_level: Tensor | float = 0.0,
         posterior: Distribution | None = None,
-    ) -> Distribution:
+    ) -> TransformedDistribution:
         """A better approximate posterior over the latents of clouds: a normal in the prior's noise for each.
 
         What `encode` finds in one go is the start of a few Gauss-Newton steps on each cloud's own posterior, whose last

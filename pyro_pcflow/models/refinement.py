@@ -38,7 +38,7 @@ def refined_posterior(
     num_steps: int,
     labels: Tensor | None,
     noise_level: Tensor | float,
-) -> Distribution:
+) -> TransformedDistribution:
     """What `LatentCloudModel.refine` returns, see there: a normal in the prior's noise for each cloud.
 
     Args:

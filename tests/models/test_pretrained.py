@@ -55,6 +55,19 @@ def test_bodies_are_recognised(test_bodies):
     assert nearest == list(range(20))
 
 
+def test_refined_latents_reconstruct_better(test_bodies):
+    vae = pcf.load_pretrained("body")
+    seen, other = test_bodies[:6, :1024], test_bodies[:6, 1024:]
+    distances = []
+    for steps in (0, 3):
+        torch.manual_seed(0)
+        again = vae.reconstruct(seen, 1024, refine_steps=steps)
+        walk = vae.interpolate(seen, seen.flip(0), 2, 1024, refine_steps=steps)
+        distances.append([pcf.metrics.chamfer(clouds, other).mean().item() for clouds in (again, walk[0])])
+    assert distances[1][0] < distances[0][0]
+    assert distances[1][1] < distances[0][1]
+
+
 def test_an_unknown_name():
     with pytest.raises(ValueError, match="no pretrained model 'cow'; there are body"):
         pcf.load_pretrained("cow")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -30,19 +31,24 @@ def test_bounds_of_a_file(category_file, tmp_path, command):
     assert counts == list(score_model.ENCODED)
 
 
-def test_several_files_are_classes_and_a_licence_chooses_what_is_trained_on(tmp_path):
-    for number, (name, licences) in enumerate(
-        {"a": ["CC0", "BY", "BY", "BY"], "b": ["CC0", "CC0", "BY", "CC0"]}.items()
-    ):
+def test_several_files_are_classes(tmp_path):
+    for number, name in enumerate("ab"):
         points = torch.arange(4.0)[:, None, None].expand(4, 5, 3) + 10 * number
-        split = ["train", "train", "val", "test"]
-        np.savez(tmp_path / f"{name}.npz", points=points.numpy(), split=split, licence=licences)
+        split = ["train", "train" if number else "test", "val", "test"]
+        np.savez(tmp_path / f"{name}.npz", points=points.numpy(), split=split)
     files = [tmp_path / "a.npz", tmp_path / "b.npz"]
-    train, validation, test = score_model.load_classes(files, "CC0")
+    train, validation, test = score_model.load_classes(files)
     assert train[0][:, 0, 0].tolist() == [0, 10, 11]
     assert train[1].tolist() == [0, 1, 1]
     assert validation[0][:, 0, 0].tolist() == [2, 12]
-    assert test[1].tolist() == [0, 1]
+    assert test[1].tolist() == [0, 0, 1]
     (clouds, labels), *_ = score_model.load_classes(files[:1])
-    assert len(clouds) == 2
+    assert len(clouds) == 1
     assert labels is None
+
+
+def test_embedded_examples_are_classes():
+    train, _, test = score_model.load_classes([Path("chair"), Path("table")])
+    assert train[0].shape == (22, 8192, 3)
+    assert train[1].bincount().tolist() == [17, 5]
+    assert len(test[0]) == len(test[1])
