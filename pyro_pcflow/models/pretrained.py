@@ -19,7 +19,7 @@ def load_pretrained(name: str, device: str | torch.device = "cpu") -> PointCloud
     """Load a pretrained model of many shapes.
 
     `"body"` is a `PointCloudVAE` whose decoder is a mixture of 512 Gaussians, trained on 100,000 bodies of the kind of
-    `pyro_pcflow.data.load_example("body")`, thickened by Gaussian noise of 0.01. Its figures, and the command that
+    `pyro_pcflow.data.load_example("body")`, thickened by Gaussian noise of 0.01. Its figures, and the commands that
     trained it, are on the page about many shapes. The weights are free of rights, as the bodies are (CC0 1.0).
 
     Args:
