@@ -104,5 +104,5 @@ def test_a_run_of_points_resumes(tmp_path, values):
 
 def test_a_run_of_clouds_resumes(tmp_path, values):
     vae = pcf.PointCloudVAE(3, 3, decoder=SMALL, encoder={"point_dims": [8, 8], "hidden_dims": [8]}).double()
-    options = {"batch_size": 5, "target_points": 16, "encoder_points": 32}
+    options = {"batch_size": 5, "target_points": 16, "encoder_points": 32, "most_points": None, "augment": None}
     resumed(tmp_path, vae, values["clouds"], "run_of_clouds", values, **options)

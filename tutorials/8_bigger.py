@@ -318,7 +318,7 @@ else:
 # | the same by the fused kernel | 164 ms, 12 MB |
 # | the same with Pyro's own couplings | 539 ms, 1105 MB |
 # | one shape, 12 couplings of width 64, 2048 points a step, eight meshes | 2234 to 2536 steps in 20 s |
-# | the [model of bodies](../many-shapes.md#a-trained-model) of the package, on one core | 60,050 steps in 5600 s |
+# | the [model of bodies](../many-shapes.md#a-trained-model) of the package, on one core | 104,127 steps in 10,500 s |
 # | the first step of the preset `cif`, on one core | 52 to 112 s |
 # | three Chamfer matrices of 405 and 405 clouds of 512 points | 122 s |
 # | the same by exact optimal matching, extrapolated from 48 pairs | 101 minutes |
