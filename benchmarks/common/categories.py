@@ -38,6 +38,7 @@ def load_splits(path: Path) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _example(name: str, split: str) -> Tensor:
+    """All points of a split, or no clouds where an example has no such split; an unknown name is an error."""
     try:
         return pcf.data.load_example(name, None, split=split)
     except ValueError:

@@ -79,6 +79,8 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.start and arguments.model:
         parser.error("--start is a model with its options: leave --model out")
+    if arguments.train and len(arguments.data) > 1:
+        parser.error("--train is clouds of one class, and there are several files")
     train, validation, test = load_classes(arguments.data)
     noise = NOISE_PER_HALF_EXTENT * pcf.data.half_extent(train[0])
     torch.manual_seed(0)

@@ -28,7 +28,6 @@ PARTICLES = 8
 REFINE_STEPS = (0, 1, 3, 6)
 ENCODED = (128, 256, 512, 1024, 2048)
 
-
 # Clouds, shape (S, N, D), and their class numbers, (S,), or None where there is one class.
 Labelled: TypeAlias = tuple[Tensor, Tensor | None]
 
@@ -55,7 +54,7 @@ def in_form(data: Labelled) -> Any:
 
 
 def scores_of(vae: Any, clouds: Tensor, labels: Tensor | None, noise: float) -> list[str]:
-    """Lines of text about the bounds of clouds that are thickened by noise."""
+    """Lines of text about the bounds of clouds, shape `(S, N, D)`, that are thickened by noise."""
     bound = evidence_lower_bound(vae, in_form((clouds, labels)), noise)
     options = {} if labels is None else {"labels": labels}
     lines = [

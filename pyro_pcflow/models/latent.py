@@ -244,8 +244,8 @@ class LatentCloudModel(Generator):
         """A better approximate posterior over the latents of clouds: a normal in the prior's noise for each.
 
         What `encode` finds in one go is the start of a few Gauss-Newton steps on each cloud's own posterior, whose last
-        also gives the full covariance, by Laplace's
-        approximation, see `pyro_pcflow.models.refinement`. It draws from torch's generators, and has no gradient.
+        also gives the full covariance, by Laplace's approximation, see `pyro_pcflow.models.refinement`. It draws from
+        torch's generators, and has no gradient.
 
         Args:
             clouds: shape `(*batch, N, D)`, in the data's units.

@@ -211,13 +211,14 @@ def as_augmentations(augment: Any) -> tuple[Augmentation, ...]:
     Raises:
         TypeError: if one of them cannot be called.
     """
-    given = augment if isinstance(augment, Sequence) else () if augment is None else (augment,)
+    several = isinstance(augment, Sequence) and not isinstance(augment, str)
+    given = augment if several else () if augment is None else (augment,)
     for one in given:
         if not callable(one) or isinstance(one, type):
             hint = f": {one.__name__}() makes one" if isinstance(one, type) else ""
             raise TypeError(
                 "augment: expected a function from clouds (B, N, D) to clouds of the same shape, such as "
-                f"pyro_pcflow.training.ScaleAxes(), or a list of them, got {one!r}{hint}"
+                f'pyro_pcflow.training.ScaleAxes(), a list of them, "auto" or None, got {one!r}{hint}'
             )
     return tuple(given)
 

@@ -104,7 +104,7 @@ class EvidenceLowerBound(DataObjective):
             "held_out_sha256": None if self._evaluated is None else self._evaluated.fingerprint(),
             **self.describe_options(),
             "target_points": self.sampling.target_points,
-            "encoder_points": _plain(self.sampling.encoder_points),
+            "encoder_points": self.sampling.encoder_points,
             "kl_warmup_steps": self.sampling.kl_warmup_steps,
             "most_points": self.sampling.most_points,
             **self.describe_augment(),
@@ -224,11 +224,6 @@ class EvidenceLowerBound(DataObjective):
         for what, clouds in (("data", self._training), ("held_out", self._evaluated)):
             if clouds is not None:
                 _check_labels(what, clouds, num_classes_of(self.module), "labels" in self._options)
-
-
-def _plain(value: int | tuple[int, int]) -> int | list[int]:
-    """As a run folder keeps it, which has lists alone."""
-    return value if isinstance(value, int) else list(value)
 
 
 def _check_labels(what: str, clouds: Source, num_classes: int | None, takes_labels: bool) -> None:
