@@ -472,7 +472,7 @@ def model_cases(root):
         deep = {"a": deep}
     heads = {
         "class": [["PointCloudFlow"], {"a": 1}, 3, "Linear", "__import__", "x" * 10**6, None, "\ud800"],
-        "version": [True, -1, 0, 3, 2**70, 1.0, float("nan"), "1", None, [1]],
+        "version": [True, -1, 0, 4, 2**70, 1.0, float("nan"), "1", None, [1]],
         "format": ["another", None, 3, [1]],
         "config": [None, [], "x", 3, {}, deep, {3: 4}, {"": 1}, {"self": 1}],
         "state_dict": [None, [], "x", {}, {3: tensor}],

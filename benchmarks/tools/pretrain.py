@@ -4,6 +4,8 @@ r"""Train a model of many clouds on a category for some time, and keep its learn
     python -m benchmarks.tools.pretrain body.npz --train bodies.npy --seconds 7200 --out runs/body
     python -m benchmarks.tools.pretrain body.npz --train bodies.npy --start runs/body/model.pt \
         --encoder-points 512 1536 --seconds 5000 --out runs/body-2
+    python -m benchmarks.tools.pretrain body.npz --train bodies.npy --start runs/body-2/model.pt \
+        --model '{"num_corrections": 2}' --seconds 4500 --out runs/body-3
     python -m benchmarks.tools.pretrain chair table --scale 0.2 --shift 0.02 --mirror 0 --seconds 900 \
         --up y --out runs/furniture
 
@@ -59,7 +61,7 @@ def main() -> None:
     parser.add_argument("--shift", type=float, help="move training clouds, see Shift")
     parser.add_argument("--mirror", type=int, metavar="AXIS", help="mirror half of the training clouds")
     parser.add_argument("--model", type=json.loads, default={}, help="options of PointCloudVAE, as JSON")
-    parser.add_argument("--start", type=Path, help="a trained model whose training goes on, in place of a new one")
+    parser.add_argument("--start", type=Path, help="a trained model to go on with, whose options --model may change")
     parser.add_argument("--seconds", type=float, default=700.0, help="training time (%(default)s)")
     parser.add_argument("--lr", type=float, default=VAE_LEARNING_RATE, help="highest learning rate (%(default)s)")
     parser.add_argument("--batch-size", type=int, help="clouds per step")
@@ -77,15 +79,16 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="run folder")
     parser.add_argument("--resume", action="store_true", help="go on with the run in the folder")
     arguments = parser.parse_args()
-    if arguments.start and arguments.model:
-        parser.error("--start is a model with its options: leave --model out")
     if arguments.train and len(arguments.data) > 1:
         parser.error("--train is clouds of one class, and there are several files")
     train, validation, test = load_classes(arguments.data)
     noise = NOISE_PER_HALF_EXTENT * pcf.data.half_extent(train[0])
     torch.manual_seed(0)
     classes = {"num_classes": len(arguments.data)} if len(arguments.data) > 1 else {}
-    vae = pcf.load(arguments.start) if arguments.start else pcf.PointCloudVAE(3, **{**classes, **arguments.model})
+    before = pcf.load(arguments.start) if arguments.start else None
+    vae = pcf.PointCloudVAE(**{**({"point_dim": 3, **classes} if before is None else before.config), **arguments.model})
+    if before is not None:
+        vae.load_state_dict({**vae.state_dict(), **before.state_dict()})
     changes = [
         (pcf.training.ScaleAxes, arguments.scale),
         (pcf.training.Mirror, arguments.mirror),

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 __all__ = ["GaussianMixture", "Gaussians"]
 
 
+# Responsibilities that `statistics` holds at once: they stay in the cache of a core.
+STATISTICS_AT_ONCE = 2**17
+
+
 class Gaussians(NamedTuple):
     """The parameters of a mixture: `inverse_scale_tril[k] @ (x - loc[k])` is standard normal for the k-th Gaussian.
 
@@ -100,6 +104,32 @@ class GaussianMixture(Mixture):
         groups, rows, columns = self._factors(value)
         joint = groups.scatter(torch.matmul(rows, columns)).to(value.dtype)
         return joint.expand(*torch.broadcast_shapes(value.shape[:-1], self.batch_shape), self.num_components)
+
+    def statistics(self, value: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """What each Gaussian explains of some points, and how these lie to it: the scores of its weight and its mean.
+
+        Args:
+            value: points, shape `(N, *batch_shape, D)`, with `batch_shape` that of the parameters.
+            mask: True at points, shape `(N, *batch_shape)`; all of them by default.
+
+        Returns:
+            The sums over points of the responsibilities, shape `(*batch_shape, K)`; the sums of responsibility times
+            standardised distance from the mean, `inverse_scale_tril @ (x - loc)`, shape `(*batch_shape, K, D)`; and the
+            weights, shape `(*batch_shape, K)`.
+        """
+        logits, loc, factor = self._gaussians()
+        points = torch.cat([value, torch.ones_like(value[..., :1])], -1)
+        if mask is not None:
+            points = points.where(mask.unsqueeze(-1), 0.0)
+        groups, rows, columns = self._factors(points[..., :-1])
+        points = groups.gather(points)
+        at_once = max(1, STATISTICS_AT_ONCE // max(1, rows.shape[1] * columns.shape[-1]))
+        pieces = zip(rows.split(at_once), columns.split(at_once), points.split(at_once), strict=True)
+        sums = torch.cat([(row @ column).to(value.dtype).softmax(-1).mT @ some for row, column, some in pieces])
+        sums = sums.reshape(*self._context_shape, *sums.shape[1:])
+        counts = sums[..., -1]
+        offsets = factor @ (sums[..., :-1] - counts.unsqueeze(-1) * loc).unsqueeze(-1)
+        return counts, offsets.squeeze(-1), logits.softmax(-1)
 
     def _factors(self, value: Tensor) -> tuple[Groups, Tensor, Tensor]:
         """Two matrices per context whose product holds `log w_k N(x_n; k)`."""

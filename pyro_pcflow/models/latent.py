@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import partial
 from typing import Any
 
 import pyro
@@ -140,15 +141,39 @@ class LatentCloudModel(Generator):
         encoder_mask: Tensor | None = None,
     ) -> Tensor:
         """The guide: the approximate posterior over latents `z`, in a plate `clouds`; arguments as for `model`."""
+        return self._sample_latents(
+            partial(self._batch_posterior, index=index),
+            clouds,
+            mask,
+            dataset_size,
+            labels=labels,
+            kl_weight=kl_weight,
+            encoder_points=encoder_points,
+            encoder_mask=encoder_mask,
+        )
+
+    def _sample_latents(
+        self,
+        posterior: Callable[..., Distribution],
+        clouds: Tensor,
+        mask: Tensor | None,
+        dataset_size: int | None,
+        *,
+        labels: Tensor | None,
+        kl_weight: float,
+        encoder_points: Tensor | None,
+        encoder_mask: Tensor | None,
+    ) -> Tensor:
+        """A guide by a posterior, which is called with points, their mask and labels."""
         clouds, mask = self._check_batch(clouds, mask)
         if encoder_points is None:
             encoder_points, encoder_mask = clouds, mask
         self._register()
         with _clouds_plate(clouds, dataset_size), poutine.scale(scale=kl_weight):
-            return pyro.sample("z", self._batch_posterior(encoder_points, encoder_mask, labels, index))
+            return pyro.sample("z", posterior(encoder_points, encoder_mask, labels=labels))
 
     def _batch_posterior(
-        self, points: Tensor, mask: Tensor | None, labels: Tensor | None, index: Tensor | None
+        self, points: Tensor, mask: Tensor | None, *, labels: Tensor | None, index: Tensor | None
     ) -> Distribution:
         """The approximate posterior over the latents of a training batch."""
         return self.encode(points, mask, labels=labels)

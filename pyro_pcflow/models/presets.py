@@ -49,7 +49,7 @@ _DPF_DECODER = {
     "act_norm": True,
 }
 # The published encoders, except for their batch statistics.
-_POINT_NET = {"activation": "relu", "num_frequencies": 0}
+_POINT_NET = {"activation": "relu", "num_frequencies": 0, "pooled_points": None}
 _DPF = {
     "latent_dim": 128,
     "prior_options": {"num_couplings": 14, "hidden_dims": (128,)},

@@ -12,7 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
+from pyro_pcflow.distributions import PointCloudFlow
 from pyro_pcflow.distributions.base import select_points
+from pyro_pcflow.distributions.bases import MixtureOfGaussians
+from pyro_pcflow.models.correction import PosteriorCorrection
 from pyro_pcflow.models.latent import LatentCloudModel
 from pyro_pcflow.nn import CloudEncoder
 from pyro_pcflow.ops.options import check_options, option_names
@@ -20,13 +23,17 @@ from pyro_pcflow.transforms import standardize
 
 __all__ = ["PointCloudVAE"]
 
-# Defaults of the encoder that differ from those of `CloudEncoder`, the best of a few trials on bodies.
+# Defaults of the encoder that differ from those of `CloudEncoder`, the best of a few trials on bodies. It pools as many
+# points as `CloudSampling` lets it read in a step.
 ENCODER: dict[str, Any] = {
     "point_dims": (64, 128),
     "hidden_dims": (512,),
     "activation": "silu",
     "num_frequencies": 3,
+    "pooled_points": 512,
 }
+# Corrections of the posterior where the decoder is a mixture of Gaussians.
+NUM_CORRECTIONS = 1
 ENCODER_OPTIONS = option_names(CloudEncoder, without=["point_dim", "output_dims", "context_dim"])
 
 
@@ -37,6 +44,9 @@ class PointCloudVAE(LatentCloudModel):
     With `z` the latent of a cloud of `N` points, the evidence lower bound in nats per cloud is
 
         log p(x_1, ..., x_N)  >=  E_q[ sum_n log p(x_n | z) ]  -  KL( q(z | cloud) || p(z) )
+
+    What the encoder finds is corrected by a network that looks at the cloud under the decoder's Gaussians, see
+    `num_corrections`.
 
     `pcf.fit` trains it, or any inference of Pyro that takes `model` and `guide`. The bound holds whichever points the
     encoder reads: if they are other points of the surface than those whose density is taken, as in `fit`, an encoder
@@ -69,13 +79,19 @@ class PointCloudVAE(LatentCloudModel):
             bodies, a quarter of a nat a point sharper in the same seconds than 12 couplings of normal noise. Or
             `{"transform": ...}`, a conditional transform of your own, if there is one flow.
         prior_options: options of `latent_flow`, for the prior `"flow"`.
-        encoder: options of `CloudEncoder`, by default widths of 64 and 128, then 512, `"silu"`, and 3 frequencies; or a
-            module, see above.
+        encoder: options of `CloudEncoder`, by default widths of 64 and 128, then 512, `"silu"`, 3 frequencies, and
+            512 pooled points, as many as it reads in a step of `fit`; or a module, see above.
+        num_corrections: how often the posterior is corrected, see `pyro_pcflow.models.correction`: once by default if
+            the decoder's base is `"mixture"`, for which it works, and never otherwise. `fit` trains the correction in
+            the last quarter of the training, and leaves all else as it is.
+
+    Attributes:
+        correction: the network that corrects posteriors, or None.
 
     Raises:
         TypeError: if `decoder`, `prior_options` or `encoder` hold an unknown option, or `encoder` is neither options
             nor a module.
-        ValueError: if a size or a name is out of range.
+        ValueError: if a size or a name is out of range, or posteriors cannot be corrected.
 
     Examples:
         >>> import torch
@@ -101,6 +117,7 @@ class PointCloudVAE(LatentCloudModel):
         decoder: Mapping[str, Any] | None = None,
         prior_options: Mapping[str, Any] | None = None,
         encoder: Mapping[str, Any] | nn.Module | None = None,
+        num_corrections: int | None = None,
     ) -> None:
         super().__init__(
             point_dim,
@@ -121,7 +138,20 @@ class PointCloudVAE(LatentCloudModel):
             self.encoder = CloudEncoder(point_dim, [latent_dim, latent_dim], context_dim=num_classes, **encoder)
         else:
             raise TypeError(f"expected options of CloudEncoder or a module as encoder, got {type(encoder).__name__}")
-        self.config = {**self.config, "encoder": encoder}
+        base = self.decoder.base if isinstance(self.decoder, PointCloudFlow) else None
+        is_mixture = isinstance(base, MixtureOfGaussians)
+        if num_corrections is None:
+            num_corrections = NUM_CORRECTIONS if is_mixture else 0
+        if num_corrections < 0:
+            raise ValueError(f"num_corrections must not be negative, got {num_corrections}")
+        if num_corrections and not is_mixture:
+            raise ValueError(
+                f"num_corrections={num_corrections}: a posterior is corrected by the Gaussians of a decoder with "
+                "base='mixture', which this one does not have"
+            )
+        self.num_corrections = num_corrections
+        self.correction = PosteriorCorrection(point_dim, latent_dim, base.num_components) if num_corrections else None
+        self.config = {**self.config, "encoder": encoder, "num_corrections": num_corrections}
 
     def normalize(self, points: Tensor, mask: Tensor | None = None) -> None:
         """Set the units of encoder and decoder, see `PointCloudFlow.normalize`.
@@ -150,14 +180,57 @@ class PointCloudVAE(LatentCloudModel):
                 `PointCloudVAE` says.
         """
         clouds, mask = self._check_clouds(clouds, mask)
+        loc, raw_scale = self._guess(clouds, mask, labels)
+        if self.correction is not None:
+            for _ in range(self.num_corrections):
+                context = self.decoder_context(loc.detach(), labels)
+                loc, change = self.correction(clouds, mask, self.decoder, context, loc, _scale(raw_scale))
+                raw_scale = raw_scale + change
+        return _normal(loc, raw_scale)
+
+    def corrected_guide(
+        self,
+        clouds: Tensor,
+        mask: Tensor | None = None,
+        dataset_size: int | None = None,
+        *,
+        labels: Tensor | None = None,
+        noise_level: Tensor | float = 0.0,
+        num_points: Tensor | int | None = None,
+        kl_weight: float = 1.0,
+        index: Tensor | None = None,
+        encoder_points: Tensor | None = None,
+        encoder_mask: Tensor | None = None,
+    ) -> Tensor:
+        """The guide by `encode`, corrections included; `guide` leaves them out. Arguments as for `model`.
+
+        Encoder and decoder learn from `guide`: from corrections, which follow a decoder that moves, both learn much
+        less. `pcf.fit` trains the correction alone, in the last quarter of the training.
+        """
+        return self._sample_latents(
+            self.encode,
+            clouds,
+            mask,
+            dataset_size,
+            labels=labels,
+            kl_weight=kl_weight,
+            encoder_points=encoder_points,
+            encoder_mask=encoder_mask,
+        )
+
+    def _batch_posterior(
+        self, points: Tensor, mask: Tensor | None, *, labels: Tensor | None, index: Tensor | None
+    ) -> Distribution:
+        return _normal(*self._guess(*self._check_clouds(points, mask), labels))
+
+    def _guess(self, clouds: Tensor, mask: Tensor | None, labels: Tensor | None) -> tuple[Tensor, Tensor]:
+        """What the encoder returns."""
         points = self.units.inverse_and_log_det(clouds)[0]
         if mask is not None:
             points = torch.where(mask.unsqueeze(-1), points, torch.zeros_like(points))
         onehot = self._one_hot(labels)
         output = self.encoder(points, mask) if onehot is None else self.encoder(points, mask, onehot)
-        loc, raw_scale = self._check_encoder_output(output, clouds.shape[:-2])
-        # softplus(x + 0.54) is 1 at 0: a new encoder starts near the prior.
-        return dist.Normal(loc, F.softplus(raw_scale + math.log(math.e - 1)) + 1e-4, validate_args=False).to_event(1)
+        return self._check_encoder_output(output, clouds.shape[:-2])
 
     def _check_encoder_output(self, output: Any, batch_shape: torch.Size) -> tuple[Tensor, Tensor]:
         parts = list(output) if isinstance(output, tuple | list) else [output]
@@ -169,3 +242,12 @@ class PointCloudVAE(LatentCloudModel):
                 f"and the raw scale of latents, got {', '.join(map(str, shapes)) or 'nothing'}"
             )
         return parts[0], parts[1]
+
+
+def _normal(loc: Tensor, raw_scale: Tensor) -> Distribution:
+    return dist.Normal(loc, _scale(raw_scale), validate_args=False).to_event(1)
+
+
+def _scale(raw_scale: Tensor) -> Tensor:
+    """Positive, and 1 at 0: a new encoder starts near the prior."""
+    return F.softplus(raw_scale + math.log(math.e - 1)) + 1e-4

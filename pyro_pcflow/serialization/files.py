@@ -25,8 +25,8 @@ from pyro_pcflow.serialization.older import current_options
 __all__ = ["has_config", "load", "save"]
 
 FORMAT = "pyro-pcflow"
-# 1: before options of transforms had the names of today.
-VERSION = 2
+# 1: before options of transforms had the names of today; 2: before posteriors were corrected.
+VERSION = 3
 KIND = "a file of pcf.save"
 # Where a configuration's numbers exceed every size among its weights, this is still built soon.
 LARGE_NUMBER = 2**20
@@ -146,7 +146,7 @@ def load(path: str | os.PathLike[str], device: str | torch.device = "cpu", *, cu
             f"{shown}: written in format {version} by pyro-pcflow {writer}, but this is "
             f"pyro-pcflow {__version__}, which reads formats up to {VERSION}: upgrade it"
         )
-    if version == 1:
+    if version < VERSION:
         content["config"] = current_options(content.get("config"))
     name = content.get("class")
     try:

@@ -11,12 +11,14 @@ RENAMED = {
     "mixing": "lu_linear",
     "total_log_scale": "max_total_log_scale",
 }
-# What a model's decoder was where its options did not say so.
+# What a model and its decoder and encoder were where their options did not say so.
 DECODER = {"base": "normal", "num_couplings": 12}
+ENCODER = {"pooled_points": None}
+WITH_ENCODER = {"num_corrections": 0}
 
 
 def current_options(config: Any) -> Any:
-    """A configuration of format 1, or a part of it, under the names and with the defaults of today.
+    """A configuration of an earlier format, or a part of it, under the names and with the defaults of today.
 
     Args:
         config: nested dicts and lists of plain values.
@@ -32,9 +34,14 @@ def current_options(config: Any) -> Any:
     if not isinstance(config, dict):
         return config
     translated = {RENAMED.get(name, name): current_options(value) for name, value in config.items()}
-    decoder = translated.get("decoder")
-    if isinstance(decoder, dict) and "latent_dim" in translated and not {"transform", *DECODER} & decoder.keys():
-        translated["decoder"] = {**DECODER, **decoder}
+    if "latent_dim" in translated:
+        decoder, encoder = translated.get("decoder"), translated.get("encoder")
+        if isinstance(decoder, dict) and not {"transform", *DECODER} & decoder.keys():
+            translated["decoder"] = {**DECODER, **decoder}
+        if isinstance(encoder, dict):
+            translated = {**WITH_ENCODER, **translated}
+            if "class" not in encoder:
+                translated["encoder"] = {**ENCODER, **encoder}
     if "affine" in translated:
         translated["coupling"] = "affine" if translated.pop("affine") else "additive"
     return translated

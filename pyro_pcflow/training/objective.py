@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from operator import attrgetter
 from typing import Any
 
@@ -23,6 +23,7 @@ __all__ = [
     "cloud_options",
     "config_of",
     "context_dim_of",
+    "corrected_guide_of",
     "dtype_of",
     "is_cloud_model",
     "learning_rate_of",
@@ -55,6 +56,9 @@ class Objective(ABC):
     Attributes:
         points_per_step: points that a step takes, for the speed that is logged.
         evaluates: whether `evaluate` has held-out data.
+        progress: how much of the training is done, from 0 to 1, as `fit` says before each step.
+        second_phase: the share of the training after which a second phase begins, at a learning rate that begins anew
+            as well; 1 for none.
 
     Examples:
         >>> import pyro_pcflow as pcf
@@ -76,6 +80,8 @@ class Objective(ABC):
 
     points_per_step: int = 0
     evaluates: bool = False
+    progress: float = 0.0
+    second_phase: float = 1.0
 
     @abstractmethod
     def batch(self, step: int) -> Any:
@@ -94,6 +100,10 @@ class Objective(ABC):
         Args:
             batch: from `batch` or `share`.
         """
+
+    def held(self) -> Collection[nn.Parameter]:
+        """Parameters that the present step leaves as they are, at their averages."""
+        return ()
 
     def evaluate(self) -> dict[str, float]:
         """Scores of the held-out data by name, of which `nats_per_point` is shown; called without gradients."""
@@ -191,6 +201,12 @@ def model_and_guide(module: nn.Module) -> tuple[Callable[..., Any], Callable[...
     if not is_cloud_model(module):
         raise TypeError(f"{type(module).__name__} has no model and guide: a density of points is for ExactLikelihood")
     return module.model, module.guide  # type: ignore[return-value]
+
+
+def corrected_guide_of(module: nn.Module) -> tuple[nn.Module, Callable[..., Any]] | None:
+    """A part of a model of clouds that improves its guide's posterior, and the guide with it; None without."""
+    part, guide = getattr(module, "correction", None), getattr(module, "corrected_guide", None)
+    return (part, guide) if isinstance(part, nn.Module) and callable(guide) else None
 
 
 def cloud_options(module: nn.Module) -> tuple[str, ...]:

@@ -109,6 +109,8 @@ class RunConfig:
         differences = []
         for table in COMPARED:
             before, after = tables.get(table, {}), self.now.get(table, {})
+            if table == "module":
+                before, after = _options(before), _options(after)
             for key in sorted({*before, *after} - IGNORED):
                 one, other = before.get(key), after.get(key)
                 if one == other:
@@ -141,6 +143,17 @@ class RunConfig:
                 table.setdefault(option, BEFORE.get(option, getattr(options, option)))
         module = {**earlier.get("module", {}), "config": current_options(earlier.get("module", {}).get("config"))}
         return {**earlier, "settings": settings, "data": data, "module": module}
+
+
+def _options(table: dict[str, Any], path: str = "") -> dict[str, Any]:
+    """Nested options by their paths; None, which TOML does not have, is left out."""
+    found = {}
+    for name, value in table.items():
+        if isinstance(value, dict):
+            found.update(_options(value, f"{path}{name}."))
+        elif value is not None:
+            found[path + name] = value
+    return found
 
 
 def _are_numbers(*values: Any) -> bool:

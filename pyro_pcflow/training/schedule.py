@@ -12,6 +12,8 @@ __all__ = ["Schedule"]
 class Schedule:
     """Linear warm-up, then half a cosine down to zero, over a number of steps, of seconds, or the first to end.
 
+    With a second phase, the cosine comes down to zero where that begins, and all begins anew.
+
     A training that is extended follows the cosine of its new length; a line over `warmup_steps` leads there from the
     rate that it had come to.
 
@@ -22,6 +24,7 @@ class Schedule:
         max_seconds: seconds of the whole training, or None.
         start_step: the step that the line begins at.
         start_rate: the rate that it begins at.
+        second_phase: the share of the training after which a second phase begins; 1 for none.
 
     Examples:
         >>> schedule = Schedule(lr=1.0, warmup_steps=0, max_steps=100)
@@ -38,6 +41,7 @@ class Schedule:
     max_seconds: float | None = None
     start_step: int = 0
     start_rate: float = 0.0
+    second_phase: float = 1.0
 
     def progress(self, step: int, seconds: float) -> float:
         """The share of the training that is over after `step` steps and `seconds`, in [0, 1]."""
@@ -45,8 +49,20 @@ class Schedule:
         by_seconds = 0.0 if self.max_seconds is None else seconds / self.max_seconds
         return min(max(by_steps, by_seconds), 1.0)
 
+    def steps_of_phase(self, step: int, seconds: float) -> float:
+        """How many of `step` steps belong to the present phase, if all took equally long."""
+        progress = self.progress(step, seconds)
+        if progress < self.second_phase or self.second_phase in (0.0, 1.0):
+            return step
+        return step * (1.0 - self.second_phase / progress)
+
     def rate(self, step: int, seconds: float) -> float:
         """The learning rate of the step that follows `step` steps and `seconds`."""
-        decayed = self.lr * 0.5 * (1.0 + math.cos(math.pi * self.progress(step, seconds)))
-        share = min(1.0, (step + 1 - self.start_step) / self.warmup_steps) if self.warmup_steps else 1.0
-        return self.start_rate + share * (decayed - self.start_rate)
+        progress = self.progress(step, seconds)
+        first = progress < self.second_phase or self.second_phase == 1.0
+        of_phase = progress / self.second_phase if first else (progress - self.second_phase) / (1.0 - self.second_phase)
+        decayed = self.lr * 0.5 * (1.0 + math.cos(math.pi * of_phase))
+        steps = step - self.start_step if first else self.steps_of_phase(step, seconds)
+        share = min(1.0, (steps + 1) / self.warmup_steps) if self.warmup_steps else 1.0
+        before = self.start_rate if first else 0.0
+        return before + share * (decayed - before)

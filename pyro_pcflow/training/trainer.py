@@ -248,6 +248,8 @@ class Trainer:
         self.state.note(self._best, **numbers, pending=pending)
 
     def _take_step(self) -> None:
+        now = self.seconds
+        self.objective.progress = self.schedule.progress(self.step, now)
         batch = self.objective.batch(self.step)
         if self.processes.size > 1:
             batch = self.objective.share(batch, self.processes.rank, self.processes.size)
@@ -277,10 +279,12 @@ class Trainer:
             self.state.forget()
             if norm > self.settings.optimization.grad_clip:
                 gradient.mul_(self.settings.optimization.grad_clip / norm)
-            self._rate = self.schedule.rate(self.step, self.seconds)
+            # Of the moment that the loss was of: a step of one phase at the rate of the next would undo it.
+            self._rate = self.schedule.rate(self.step, now)
             self.optimizer.param_groups[0]["lr"] = self._rate
             self.optimizer.step()
-            self.weights.update_average(self.step)
+            self.weights.hold(self.objective.held())
+            self.weights.update_average(self.schedule.steps_of_phase(self.step, now))
             self._window = [self._window[0] + value, self._window[1] + norm, self._window[2] + 1]
             self.step += 1
             self._note(pending=True)
@@ -380,7 +384,8 @@ class Trainer:
         own = {"max_steps": settings.max_steps, "max_seconds": settings.max_seconds}
         last: dict[str, Any] = extensions[-1] if extensions else {"step": 0, "lr": 0.0}
         warmup_steps = settings.optimization.warmup_steps
-        return Schedule(settings.lr, warmup_steps, **{**own, **limits}, start_step=last["step"], start_rate=last["lr"])
+        begin = {"start_step": last["step"], "start_rate": last["lr"], "second_phase": self.objective.second_phase}
+        return Schedule(settings.lr, warmup_steps, **{**own, **limits}, **begin)
 
     def _begin_together(self) -> None:
         """Start from one set of weights, those that take their first values from data included."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pyro
@@ -17,6 +19,7 @@ from pyro_pcflow.training.data_objective import DataObjective
 from pyro_pcflow.training.inputs import as_clouds
 from pyro_pcflow.training.objective import (
     cloud_options,
+    corrected_guide_of,
     dtype_of,
     model_and_guide,
     noise_input_of,
@@ -31,6 +34,9 @@ from pyro_pcflow.training.sources import Source, some_clouds, some_points, split
 __all__ = ["EvidenceLowerBound"]
 
 CLOUDS_PER_STEP = 32
+# The share of the training after which a correction of the posterior learns. Beside a decoder that moves it learns
+# little, and a decoder that learns from what is corrected learns less as well.
+CORRECTED_FROM = 0.75
 
 
 class EvidenceLowerBound(DataObjective):
@@ -82,6 +88,17 @@ class EvidenceLowerBound(DataObjective):
     ) -> None:
         super().__init__(module, batch_size=batch_size, noise=noise, held_out=held_out, seed=seed, sampling=sampling)
         self._model, self._guide = model_and_guide(module)
+        self._best_guide = self._guide
+        self._correction: list[nn.Parameter] = []
+        self._all_but_correction: list[nn.Parameter] = []
+        corrected = corrected_guide_of(module)
+        if corrected is not None:
+            part, self._best_guide = corrected
+            self._correction = [parameter for parameter in part.parameters() if parameter.requires_grad]
+            self._all_but_correction = _trained_outside(module, part)
+            if self._correction:
+                # From the start, where all else is frozen.
+                self.second_phase = CORRECTED_FROM if self._all_but_correction else 0.0
         self._options = cloud_options(module)
         self._splits = "encoder_points" in self._options
         dtype, cpu = dtype_of(module), torch.device("cpu")
@@ -142,16 +159,30 @@ class EvidenceLowerBound(DataObjective):
         return batch.part(share_of_rows(len(batch.clouds), rank, size), size)
 
     def loss(self, batch: CloudBatch) -> Tensor:
-        """The negative bound over the number of points, in nats per point, the latents' terms weighted by the batch."""
+        """The negative bound over the number of points, in nats per point, the latents' terms weighted by the batch.
+
+        Of a model that corrects its guide's posterior, all but the correction learns first, from the bound without
+        corrections; then, in a second phase, the correction alone from the bound with them.
+        """
+        if self.progress < self.second_phase:
+            return self._loss(batch, self._guide)
+        with _frozen(self.held()):
+            return self._loss(batch, self._best_guide)
+
+    def held(self) -> Collection[nn.Parameter]:
+        """The correction in the first phase, and all else in the second."""
+        return self._correction if self.progress < self.second_phase else self._all_but_correction
+
+    def _loss(self, batch: CloudBatch, guide: Callable[..., Any]) -> Tensor:
         with pyro.get_param_store().scope(), unregistered():
             loss = self._elbo.differentiable_loss(
-                self._model, self._guide, batch.clouds, batch.mask, self.size, **batch.options(self._options)
+                self._model, guide, batch.clouds, batch.mask, self.size, **batch.options(self._options)
             )
         # The plate scales the batch to all clouds. A process has a part of a batch, and the mean of the parts is taken.
         return loss * len(batch.clouds) * batch.parts / (self.size * batch.whole_points)
 
     def evaluate(self) -> dict[str, float]:
-        """The bound of the held-out clouds, never with weighted terms.
+        """The bound of the held-out clouds, with corrections of the posterior and never with weighted terms.
 
         Returns:
             `nats_per_point` and `nats_per_cloud`, the bound, and its parts in nats per cloud: `log_likelihood`, the
@@ -163,7 +194,7 @@ class EvidenceLowerBound(DataObjective):
         with pyro.get_param_store().scope(), unregistered():
             for batch in self.held_out:
                 arguments, options = (batch.clouds, batch.mask, len(batch.clouds)), batch.options(self._options)
-                guide = poutine.trace(self._guide).get_trace(*arguments, **options)
+                guide = poutine.trace(self._best_guide).get_trace(*arguments, **options)
                 model = poutine.trace(poutine.replay(self._model, trace=guide)).get_trace(*arguments, **options)
                 observed = poutine.util.prune_subsample_sites(model).observation_nodes
                 likelihood = model.log_prob_sum(lambda name, _, observed=observed: name in observed)
@@ -224,6 +255,24 @@ class EvidenceLowerBound(DataObjective):
         for what, clouds in (("data", self._training), ("held_out", self._evaluated)):
             if clouds is not None:
                 _check_labels(what, clouds, num_classes_of(self.module), "labels" in self._options)
+
+
+def _trained_outside(module: nn.Module, part: nn.Module) -> list[nn.Parameter]:
+    """Parameters of a module, but not of a part of it, that are trained."""
+    inside = set(part.parameters())
+    return [parameter for parameter in module.parameters() if parameter.requires_grad and parameter not in inside]
+
+
+@contextmanager
+def _frozen(parameters: Collection[nn.Parameter]) -> Iterator[None]:
+    """Let no gradient reach some parameters."""
+    try:
+        for parameter in parameters:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(True)
 
 
 def _check_labels(what: str, clouds: Source, num_classes: int | None, takes_labels: bool) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -79,7 +79,15 @@ class FlatParameters:
             parameter.grad = None
 
     @torch.no_grad()
-    def update_average(self, step: int) -> None:
+    def hold(self, parameters: Collection[nn.Parameter]) -> None:
+        """Set parameters to their averages: an optimizer moves the whole vector, by momentum if by nothing else."""
+        held = set(parameters)
+        for parameter, average in zip(self.parameters.values(), self.named(self.averages).values(), strict=True):
+            if parameter in held:
+                parameter.copy_(average)
+
+    @torch.no_grad()
+    def update_average(self, step: float) -> None:
         """Update the average with the weights, after `step` earlier updates."""
         self.averages.lerp_(self.values, 1.0 - min(self.decay, step / (step + 9)))
 

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
 
+from pyro_pcflow.distributions import gaussian_mixture
 from pyro_pcflow.distributions.gaussian_mixture import GaussianMixture, Gaussians
 
 NAMES = ["logits", "loc", "inverse_scale_tril"]
@@ -54,6 +55,25 @@ def test_values_of_torchs_own(batch, points, dim):
     joint = reference(gaussians)
     joint = joint.component_distribution.log_prob(value.unsqueeze(-2)) + joint.mixture_distribution.logits
     torch.testing.assert_close(mixture.responsibilities(value), joint.softmax(-1))
+
+
+@pytest.mark.parametrize("batch", [(), (5,), (2, 3), (1,), (2, 1)])
+@pytest.mark.parametrize("masked", [False, True])
+def test_statistics_are_scores(batch, masked, monkeypatch):
+    """The derivatives of the log-density of some points in logits and means, by torch's own."""
+    monkeypatch.setattr(gaussian_mixture, "STATISTICS_AT_ONCE", 60)  # several pieces
+    gaussians = make_gaussians(batch)
+    value = torch.randn(7, *batch, 3).double()
+    mask = torch.rand(7, *batch) < 0.6 if masked else torch.ones(7, *batch, dtype=torch.bool)
+    parameters = [part.clone().requires_grad_() for part in gaussians]
+    log_prob = reference(Gaussians(*parameters)).log_prob(value).where(mask, 0.0).sum()
+    of_logits, of_loc, _ = torch.autograd.grad(log_prob, parameters)
+    if masked:
+        value = value.where(mask.unsqueeze(-1), torch.nan)
+    counts, offsets, weights = make_mixture(gaussians).statistics(value, mask if masked else None)
+    torch.testing.assert_close(weights, gaussians.logits.softmax(-1))
+    torch.testing.assert_close(counts - mask.sum(0).unsqueeze(-1) * weights, of_logits)
+    torch.testing.assert_close((gaussians.inverse_scale_tril.mT @ offsets.unsqueeze(-1)).squeeze(-1), of_loc)
 
 
 def test_derivatives_of_torchs_own():

@@ -138,7 +138,8 @@ def test_what_is_named_is_replaced_and_the_rest_stays():
     vae = preset("dpf", latent_dim=8, num_classes=2, decoder={"num_couplings": 2}, encoder={"hidden_dims": (16,)})
     assert vae.config["latent_dim"] == 8
     assert vae.config["decoder"] == {**before, "num_couplings": 2}
-    expected = {"point_dims": (64, 128, 256, 512), "hidden_dims": (16,), "activation": "relu", "num_frequencies": 0}
+    published = {"activation": "relu", "num_frequencies": 0, "pooled_points": None}
+    expected = {"point_dims": (64, 128, 256, 512), "hidden_dims": (16,), **published}
     assert vae.config["encoder"] == expected
     assert PRESETS["dpf"].options["decoder"] == before
 

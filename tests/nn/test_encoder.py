@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import combinations
+
 import pytest
 import torch
 
@@ -37,7 +39,12 @@ def by_hand(encoder, cloud, context=None):
         for layer in encoder.points:
             hidden = (layer.weight @ hidden + layer.bias).clamp(min=0)
         features.append(hidden)
-    hidden = torch.stack(features).max(0).values if features else torch.zeros(5, dtype=torch.float64)
+    if features:
+        # Every part of so many points, one by one.
+        parts = combinations(features, min(len(features), encoder.pooled_points or len(features)))
+        hidden = torch.stack([torch.stack(part).max(0).values for part in parts]).mean(0)
+    else:
+        hidden = torch.zeros(5, dtype=torch.float64)
     if context is not None:
         hidden = torch.cat([hidden, context])
     for layer in encoder.cloud:
@@ -45,9 +52,17 @@ def by_hand(encoder, cloud, context=None):
     return encoder.output.weight @ hidden + encoder.output.bias
 
 
+@pytest.fixture
+def _exact_means(monkeypatch):
+    """Means of maxima to the last of their terms."""
+    monkeypatch.setattr(cloud_encoder, "TAIL", 1e-16)
+
+
+@pytest.mark.usefixtures("_exact_means")
+@pytest.mark.parametrize("pooled_points", [None, 1, 4, 8])
 @pytest.mark.parametrize(("context_dim", "num_frequencies"), [(0, 0), (3, 0), (0, 2)])
-def test_it_is_its_formula_whatever_the_padding_holds(context_dim, num_frequencies):
-    encoder = make(context_dim, num_frequencies=num_frequencies)
+def test_it_is_its_formula_whatever_the_padding_holds(context_dim, num_frequencies, pooled_points):
+    encoder = make(context_dim, num_frequencies=num_frequencies, pooled_points=pooled_points)
     clouds, mask = ragged()
     context = torch.randn(len(SIZES), 3, dtype=torch.float64) if context_dim else None
     outputs = encoder(clouds, mask, context)
@@ -60,17 +75,19 @@ def test_it_is_its_formula_whatever_the_padding_holds(context_dim, num_frequenci
         torch.testing.assert_close(torch.cat(encoder(kept, None, row), -1), by_hand(encoder, kept, row))
 
 
+@pytest.mark.parametrize("pooled_points", [None, 3])
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, 1e300])
-def test_padding_may_hold_anything(value):
-    encoder = make()
+def test_padding_may_hold_anything(value, pooled_points):
+    encoder = make(pooled_points=pooled_points)
     clouds, mask = ragged()
     expected = encoder(torch.where(mask.unsqueeze(-1), clouds, 0.0), mask)
     got = encoder(torch.where(mask.unsqueeze(-1), clouds, value), mask)
     torch.testing.assert_close(got, expected, rtol=0, atol=0)
 
 
-def test_the_order_of_points_does_not_matter_and_points_do():
-    encoder = make()
+@pytest.mark.parametrize("pooled_points", [None, 5])
+def test_the_order_of_points_does_not_matter_and_points_do(pooled_points):
+    encoder = make(pooled_points=pooled_points)
     clouds = torch.randn(5, 20, 3, dtype=torch.float64)
     got = torch.cat(encoder(clouds), -1)
     torch.testing.assert_close(torch.cat(encoder(clouds[:, torch.randperm(20)]), -1), got)
@@ -84,6 +101,28 @@ def test_a_set_has_no_multiplicities():
     encoder = make()
     cloud = torch.randn(6, 3, dtype=torch.float64)
     torch.testing.assert_close(encoder(torch.cat([cloud, cloud])), encoder(cloud))
+
+
+def test_more_points_change_the_mean_of_maxima_by_chance_alone():
+    """A maximum grows with the number of points; that over parts of one size has one expectation, and varies less."""
+    encoder = make(pooled_points=32, hidden_dims=[])
+    clouds = torch.randn(400, 512, 3, dtype=torch.float64)
+    with torch.no_grad():
+        few, many = encoder(clouds[:, :32])[1], encoder(clouds)[1]
+        encoder.pooled_points = None
+        largest = encoder(clouds)[1]
+    error = few.std(0) / len(clouds) ** 0.5
+    assert ((many.mean(0) - few.mean(0)).abs() < 5 * error).all()
+    assert ((largest.mean(0) - few.mean(0)).abs() > 10 * error).all()
+    assert (many.std(0) < 0.5 * few.std(0)).all()
+
+
+def test_the_terms_that_a_mean_of_maxima_leaves_out_are_negligible(monkeypatch):
+    encoder, cloud = make(pooled_points=32), torch.randn(1000, 3, dtype=torch.float64)
+    found = torch.cat(encoder(cloud), -1)
+    monkeypatch.setattr(cloud_encoder, "TAIL", 1e-16)
+    expected = torch.cat(encoder(cloud), -1)
+    assert 0 < (found - expected).abs().max() < 2e-3 * expected.abs().max()
 
 
 def test_batch_shapes():
@@ -151,6 +190,7 @@ def test_an_activation_by_name():
         ({"point_dims": [8, -1]}, r"point_dims=\[8, -1\]"),
         ({"hidden_dims": [0]}, r"hidden_dims=\[0\]"),
         ({"context_dim": -1}, "context_dim=-1"),
+        ({"pooled_points": 0}, "pooled_points must be at least 1"),
         ({"activation": "step"}, "relu.*'step'"),
     ],
 )
@@ -166,9 +206,12 @@ def test_no_hidden_layer_after_the_maximum():
 
 
 @pytest.mark.parametrize("masked", [False, True])
-def test_large_clouds_are_read_in_pieces_where_no_gradient_is_asked_for(masked, monkeypatch):
+@pytest.mark.parametrize(("pooled_points", "read_for_gradients"), [(None, [50, 5]), (3, [50])])
+def test_large_clouds_are_read_in_pieces_where_no_gradient_is_asked_for(
+    masked, pooled_points, read_for_gradients, monkeypatch
+):
     encoder, clouds = (
-        CloudEncoder(3, [2], point_dims=[4, 5], num_frequencies=1).double(),
+        CloudEncoder(3, [2], point_dims=[4, 5], num_frequencies=1, pooled_points=pooled_points).double(),
         torch.randn(4, 50, 3).double(),
     )
     mask = torch.rand(4, 50) < torch.tensor([[0.0], [0.1], [0.5], [1.0]]) if masked else None
@@ -181,7 +224,7 @@ def test_large_clouds_are_read_in_pieces_where_no_gradient_is_asked_for(masked, 
     torch.testing.assert_close(pieces, expected)
     encoder(clouds, mask)
     # With gradients: all points to find those that hold a maximum, and these.
-    assert sizes == [20, 20, 10, 50, 5]
+    assert sizes == [20, 20, 10, *read_for_gradients]
 
 
 def test_padding_is_in_no_maximum_that_is_negative():
@@ -192,10 +235,12 @@ def test_padding_is_in_no_maximum_that_is_negative():
     torch.testing.assert_close(masked, alone)
 
 
-@pytest.mark.parametrize("num_points", [3, 40])
-def test_gradients_are_those_of_all_points(num_points, monkeypatch):
+@pytest.mark.usefixtures("_exact_means")
+@pytest.mark.parametrize(("num_points", "pooled_points"), [(3, None), (40, None), (3, 2), (40, 2)])
+def test_gradients_are_those_of_all_points(num_points, pooled_points, monkeypatch):
     monkeypatch.setattr(cloud_encoder, "POINTS_IN_CACHE", 80)  # several pieces
-    encoder, clouds = make(num_frequencies=1), torch.randn(5, num_points, 3, dtype=torch.float64)
+    encoder = make(num_frequencies=1, pooled_points=pooled_points)
+    clouds = torch.randn(5, num_points, 3, dtype=torch.float64)
     mask = torch.rand(5, num_points) < 0.7
     mask[0] = False
     clouds[1, ~mask[1]] = torch.nan

@@ -24,3 +24,17 @@ def test_whichever_ends_first_decides():
     assert schedule.progress(10, 9.0) == 0.9
     assert schedule.progress(10, 99.0) == 1.0
     assert Schedule(1.0, 0, max_seconds=10.0).rate(10**9, 5.0) == pytest.approx(0.5)
+
+
+def test_a_second_phase_begins_anew():
+    schedule = Schedule(lr=2.0, warmup_steps=4, max_steps=1000, second_phase=0.75)
+    first = Schedule(lr=2.0, warmup_steps=4, max_steps=750)
+    second = Schedule(lr=2.0, warmup_steps=4, max_steps=250)
+    for step in (0, 3, 100, 749):
+        assert schedule.rate(step, 0.0) == pytest.approx(first.rate(step, 0.0))
+    for step in (0, 2, 100, 250):
+        assert schedule.rate(750 + step, 0.0) == pytest.approx(second.rate(step, 0.0))
+        assert schedule.steps_of_phase(750 + step, 0.0) == pytest.approx(step)
+    assert schedule.steps_of_phase(749, 0.0) == 749
+    assert Schedule(1.0, 0, max_steps=10).steps_of_phase(10, 0.0) == 10
+    assert Schedule(1.0, 0, max_steps=10, second_phase=0.0).steps_of_phase(0, 0.0) == 0
