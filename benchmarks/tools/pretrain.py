@@ -6,8 +6,8 @@ r"""Train a model of many clouds on a category for some time, and keep its learn
         --encoder-points 512 1536 --seconds 5000 --out runs/body-2
     python -m benchmarks.tools.pretrain body.npz --train bodies.npy --start runs/body-2/model.pt \
         --model '{"num_corrections": 2}' --seconds 4500 --out runs/body-3
-    python -m benchmarks.tools.pretrain chair table --scale 0.2 --shift 0.02 --mirror 0 --seconds 900 \
-        --up y --out runs/furniture
+    python -m benchmarks.tools.pretrain chair table --scale 0.15 --shift 0.02 --mirror 0 --weight-decay 0.1 \
+        --seconds 900 --up y --out runs/furniture
 
 Trained on the train split, or on a file of other clouds of the kind, watched on the val split, and at the end scored
 once on the test split, by the encoder's posteriors and by refined ones. The run folder has the model, the metrics,
@@ -21,6 +21,7 @@ import argparse
 import json
 from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
@@ -64,6 +65,7 @@ def main() -> None:
     parser.add_argument("--start", type=Path, help="a trained model to go on with, whose options --model may change")
     parser.add_argument("--seconds", type=float, default=700.0, help="training time (%(default)s)")
     parser.add_argument("--lr", type=float, default=VAE_LEARNING_RATE, help="highest learning rate (%(default)s)")
+    parser.add_argument("--weight-decay", type=float, default=0.0, help="see Optimization (%(default)s)")
     parser.add_argument("--batch-size", type=int, help="clouds per step")
     parser.add_argument(
         "--target-points", type=int, default=256, help="points of a cloud scored per step (%(default)s)"
@@ -85,10 +87,13 @@ def main() -> None:
     noise = NOISE_PER_HALF_EXTENT * pcf.data.half_extent(train[0])
     torch.manual_seed(0)
     classes = {"num_classes": len(arguments.data)} if len(arguments.data) > 1 else {}
-    before = pcf.load(arguments.start) if arguments.start else None
-    vae = pcf.PointCloudVAE(**{**({"point_dim": 3, **classes} if before is None else before.config), **arguments.model})
-    if before is not None:
+    if arguments.start:
+        before: Any = pcf.load(arguments.start)
+        vae = pcf.PointCloudVAE(**{**before.config, **arguments.model})
+        # What the options add to it is new.
         vae.load_state_dict({**vae.state_dict(), **before.state_dict()})
+    else:
+        vae = pcf.PointCloudVAE(3, **{**classes, **arguments.model})
     changes = [
         (pcf.training.ScaleAxes, arguments.scale),
         (pcf.training.Mirror, arguments.mirror),
@@ -106,7 +111,9 @@ def main() -> None:
         max_seconds=arguments.seconds,
         out=arguments.out,
         resume=arguments.resume,
-        optimization=pcf.training.Optimization(betas=(0.9, 0.99), warmup_steps=500, grad_clip=10.0),
+        optimization=pcf.training.Optimization(
+            betas=(0.9, 0.99), weight_decay=arguments.weight_decay, warmup_steps=500, grad_clip=10.0
+        ),
         sampling=pcf.training.CloudSampling(
             target_points=arguments.target_points,
             encoder_points=encoder_points[0] if len(encoder_points) == 1 else encoder_points,

@@ -139,18 +139,18 @@ class PointCloudVAE(LatentCloudModel):
         else:
             raise TypeError(f"expected options of CloudEncoder or a module as encoder, got {type(encoder).__name__}")
         base = self.decoder.base if isinstance(self.decoder, PointCloudFlow) else None
-        is_mixture = isinstance(base, MixtureOfGaussians)
+        num_components = base.num_components if isinstance(base, MixtureOfGaussians) else 0
         if num_corrections is None:
-            num_corrections = NUM_CORRECTIONS if is_mixture else 0
+            num_corrections = NUM_CORRECTIONS if num_components else 0
         if num_corrections < 0:
             raise ValueError(f"num_corrections must not be negative, got {num_corrections}")
-        if num_corrections and not is_mixture:
+        if num_corrections and not num_components:
             raise ValueError(
                 f"num_corrections={num_corrections}: a posterior is corrected by the Gaussians of a decoder with "
                 "base='mixture', which this one does not have"
             )
         self.num_corrections = num_corrections
-        self.correction = PosteriorCorrection(point_dim, latent_dim, base.num_components) if num_corrections else None
+        self.correction = PosteriorCorrection(point_dim, latent_dim, num_components) if num_corrections else None
         self.config = {**self.config, "encoder": encoder, "num_corrections": num_corrections}
 
     def normalize(self, points: Tensor, mask: Tensor | None = None) -> None:
@@ -221,6 +221,8 @@ class PointCloudVAE(LatentCloudModel):
     def _batch_posterior(
         self, points: Tensor, mask: Tensor | None, *, labels: Tensor | None, index: Tensor | None
     ) -> Distribution:
+        if self.correction is None:
+            return super()._batch_posterior(points, mask, labels=labels, index=index)
         return _normal(*self._guess(*self._check_clouds(points, mask), labels))
 
     def _guess(self, clouds: Tensor, mask: Tensor | None, labels: Tensor | None) -> tuple[Tensor, Tensor]:

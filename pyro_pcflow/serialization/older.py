@@ -39,7 +39,8 @@ def current_options(config: Any) -> Any:
         if isinstance(decoder, dict) and not {"transform", *DECODER} & decoder.keys():
             translated["decoder"] = {**DECODER, **decoder}
         if isinstance(encoder, dict):
-            translated = {**WITH_ENCODER, **translated}
+            for name, value in WITH_ENCODER.items():
+                translated.setdefault(name, value)
             if "class" not in encoder:
                 translated["encoder"] = {**ENCODER, **encoder}
     if "affine" in translated:

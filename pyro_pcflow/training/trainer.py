@@ -248,8 +248,7 @@ class Trainer:
         self.state.note(self._best, **numbers, pending=pending)
 
     def _take_step(self) -> None:
-        now = self.seconds
-        self.objective.progress = self.schedule.progress(self.step, now)
+        self.objective.progress = self.schedule.progress(self.step, self.seconds)
         batch = self.objective.batch(self.step)
         if self.processes.size > 1:
             batch = self.objective.share(batch, self.processes.rank, self.processes.size)
@@ -279,8 +278,11 @@ class Trainer:
             self.state.forget()
             if norm > self.settings.optimization.grad_clip:
                 gradient.mul_(self.settings.optimization.grad_clip / norm)
-            # Of the moment that the loss was of: a step of one phase at the rate of the next would undo it.
-            self._rate = self.schedule.rate(self.step, now)
+            now = self.seconds
+            progress, second_phase = self.schedule.progress(self.step, now), self.schedule.second_phase
+            # A phase that ends during its last step has come to a rate of zero, and not to that of the next.
+            is_between = self.objective.progress < second_phase <= progress < 1.0
+            self._rate = 0.0 if is_between else self.schedule.rate(self.step, now)
             self.optimizer.param_groups[0]["lr"] = self._rate
             self.optimizer.step()
             self.weights.hold(self.objective.held())

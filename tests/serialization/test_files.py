@@ -208,7 +208,7 @@ class TestFilesThatAreNotOurs:
         ("changes", "message"),
         [
             ({"format": "another"}, "not one of pcf.save"),
-            ({"version": 3}, r"format 3 by pyro-pcflow 9\.9.* upgrade"),
+            ({"version": 4}, r"format 4 by pyro-pcflow 9\.9.* upgrade"),
             ({"version": "1"}, "expected a format version"),
             (
                 {"class": "Linear"},

@@ -44,7 +44,7 @@ def test_pretraining_on_the_train_split(category_file, tmp_path, command):
 
 
 @pytest.mark.slow
-def test_a_training_goes_on_from_a_trained_model(category_file, tmp_path, command, capsys):
+def test_a_training_goes_on_from_a_trained_model(category_file, tmp_path, command):
     torch.manual_seed(1)
     start = pcf.PointCloudVAE(3, **SMALL)
     start.normalize(torch.randn(100, 3))
@@ -55,15 +55,18 @@ def test_a_training_goes_on_from_a_trained_model(category_file, tmp_path, comman
     for one, other in zip(start.parameters(), ended.parameters(), strict=True):
         assert torch.allclose(one, other, atol=1e-6)
     assert "encoder_points = [20, 60]\n" in (tmp_path / "run" / "config.toml").read_text("utf-8")
-    with pytest.raises(SystemExit):
-        command(
-            pretrain,
-            category_file,
-            "--start",
-            tmp_path / "start.pt",
-            "--model",
-            json.dumps(SMALL),
-            "--out",
-            tmp_path / "other",
-        )
-    assert "--start is a model with its options: leave --model out" in capsys.readouterr().err
+
+
+def test_options_of_a_trained_model_may_change(category_file, tmp_path, command):
+    """A correction that its weights do not have yet."""
+    mixture = {**SMALL, "decoder": {"base": "mixture", "num_components": 4, "num_couplings": 0}, "num_corrections": 0}
+    start = pcf.PointCloudVAE(3, **mixture)
+    start.normalize(torch.randn(100, 3))
+    pcf.save(start, tmp_path / "start.pt")
+    change = json.dumps({"num_corrections": 2})
+    options = ("--start", tmp_path / "start.pt", "--model", change, "--seconds", 0.1, "--lr", 1e-12)
+    command(pretrain, category_file, *options, "--out", tmp_path / "run")
+    ended = pcf.load(tmp_path / "run" / "model.pt")
+    assert ended.num_corrections == 2
+    for name, value in start.named_parameters():
+        assert torch.allclose(value, ended.get_parameter(name), atol=1e-6), name
