@@ -82,6 +82,8 @@ class FlatParameters:
     def hold(self, parameters: Collection[nn.Parameter]) -> None:
         """Set parameters to their averages: an optimizer moves the whole vector, by momentum if by nothing else."""
         held = set(parameters)
+        if not held:
+            return
         for parameter, average in zip(self.parameters.values(), self.named(self.averages).values(), strict=True):
             if parameter in held:
                 parameter.copy_(average)

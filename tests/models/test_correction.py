@@ -180,6 +180,28 @@ def normal_of(posterior):
     return MultivariateNormal(posterior.mean, torch.diag_embed(posterior.variance))
 
 
+def test_a_run_that_stops_in_the_second_phase_goes_on_to_the_last_bit(tmp_path):
+    class Stop(pcf.training.Callback):
+        def on_log(self, progress, line):
+            if progress.step == 14:
+                raise KeyboardInterrupt
+
+    clouds = 3 + 2 * torch.randn(12, 40, 3).double()
+    ended = []
+    for name, callbacks in (("whole", []), ("stopped", [Stop()])):
+        options = {"held_out": 0, "max_steps": 16, "lr": 0.01, "out": tmp_path / name, "resume": True}
+        options["logging"] = Logging(progress=False, log_every=1, checkpoint_every=7, pictures=False)
+        vae = corrected_vae()
+        if callbacks:
+            with pytest.raises(KeyboardInterrupt):
+                pcf.fit(vae, clouds, callbacks=callbacks, **options)
+            vae = corrected_vae()
+        pcf.fit(vae, clouds, **options)
+        ended.append({name: value.clone() for name, value in vae.named_parameters()})
+    for name, value in ended[0].items():
+        assert torch.equal(value, ended[1][name]), name
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [

@@ -166,7 +166,7 @@ def test_a_run_with_a_map_of_another_resumes_with_the_same_alone(tmp_path):
 
     run(0.5)
     assert run(0.5, resume=True).steps == 2
-    with pytest.raises(ValueError, match=r"module\.config was .*'class': 'Bend'"):
+    with pytest.raises(ValueError, match=r"module\.config\.transform\.config\.parts was .*'class': 'Bend'"):
         run(0.25, resume=True)
 
 
