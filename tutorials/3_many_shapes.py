@@ -177,8 +177,9 @@ assert smoke or own_bound > bounds[num_particles] + 100
 
 # %% [markdown]
 # The corrections find two thirds of it in one pass. What is left is small to see, the corrected encoder's in the second
-# row: the raised arm of the first body, and the hands of the second. `complete`, in the [next tutorial](4_half_a_chair.md), fits a posterior
-# in this way, and an [`AutoDecoder`](../reference/models.md) has no other one.
+# row: the raised arm of the first body, and the hands of the second. `complete`, in the
+# [next tutorial](4_half_a_chair.md), fits a posterior in this way, and an
+# [`AutoDecoder`](../reference/models.md) has no other one.
 
 # %%
 with torch.no_grad():
