@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from pyro_pcflow.ops.coupling import affine_map, merge, split, tanh_bound
 
 
-@given(st.lists(st.booleans(), min_size=2, max_size=7).filter(lambda mask: any(mask) and not all(mask)))
+@given(st.lists(st.booleans(), min_size=2, max_size=20).filter(lambda mask: any(mask) and not all(mask)))
 def test_split_and_merge_keep_the_order(mask):
     points = torch.randn(2, 5, len(mask))
     kept, moved = split(mask, points)
