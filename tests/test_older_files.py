@@ -104,13 +104,14 @@ def test_a_run_of_points_resumes(tmp_path, values):
 
 def test_a_run_of_clouds_resumes(tmp_path, values):
     encoder = {"point_dims": [8, 8], "hidden_dims": [8], "pooled_points": None}
-    vae = pcf.PointCloudVAE(3, 3, decoder=SMALL, encoder=encoder).double()
+    vae = pcf.PointCloudVAE(3, 3, decoder=SMALL, encoder=encoder, prior_options={"activation": "silu"}).double()
     options = {"batch_size": 5, "target_points": 16, "encoder_points": 32, "most_points": None, "augment": None}
     resumed(tmp_path, vae, values["clouds"], "run_of_clouds", values, **options)
 
 
 def test_a_run_of_clouds_says_what_it_had(tmp_path, values):
-    vae = pcf.PointCloudVAE(3, 3, decoder=SMALL, encoder={"point_dims": [8, 8], "hidden_dims": [8]}).double()
+    encoder = {"point_dims": [8, 8], "hidden_dims": [8]}
+    vae = pcf.PointCloudVAE(3, 3, decoder=SMALL, encoder=encoder, prior_options={"activation": "silu"}).double()
     options = {"batch_size": 5, "target_points": 16, "encoder_points": 32, "most_points": None, "augment": None}
     with pytest.raises(
         ValueError, match=r"weights: module\.config\.encoder\.pooled_points was None and is 512\. Repeat"

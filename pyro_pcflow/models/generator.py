@@ -22,12 +22,13 @@ __all__ = ["PRIORS", "Generator", "latent_flow"]
 PRIORS = ("flow", "normal")
 # Defaults of the decoder that differ from a flow's own, the best of a few trials on bodies.
 DECODER = {"masks": "alternate", "activation": "silu"}
-# Those of the prior. New noise is standard normal, and its samples carry gradients.
+# Those of the prior. New noise is standard normal, and its samples carry gradients. A network whose units are bounded
+# cannot send a draw far away, and overfits less.
 PRIOR: dict[str, Any] = {
     "base": "normal",
     "coupling": "affine",
     "masks": "halves",
-    "activation": "silu",
+    "activation": "tanh",
     "num_frequencies": 0,
 }
 # The decoder of who chooses neither a base nor a number of couplings, see `python -m benchmarks.family`.
@@ -53,7 +54,7 @@ def latent_flow(
         context_dim: size `C` of a context, 0 for none.
         num_couplings: number of couplings, which move the halves of a latent in turn.
         hidden_dims: widths of every conditioner's hidden layers.
-        **flow_options: any other option of `PointCloudFlow`.
+        **flow_options: any other option of `PointCloudFlow`; the activation is `"tanh"` by default.
 
     Raises:
         TypeError: if an option is unknown.
@@ -123,6 +124,8 @@ class Generator(nn.Module):
             decoder = {**DECODER, **(SHARP_DECODER if is_sharp else {}), **decoder}
         check_options(decoder, ["transform", *FLOW_OPTIONS] if num_flows == 1 else FLOW_OPTIONS, "decoder")
         check_options(prior_options, FLOW_OPTIONS, "prior_options")
+        if prior == "flow":
+            prior_options = {**PRIOR, **prior_options}
         self.config: dict[str, Any] = {
             "point_dim": point_dim,
             "latent_dim": latent_dim,

@@ -48,11 +48,12 @@ _DPF_DECODER = {
     "num_frequencies": 0,
     "act_norm": True,
 }
+_PRIOR = {"activation": "silu"}
 # The published encoders, except for their batch statistics.
 _POINT_NET = {"activation": "relu", "num_frequencies": 0, "pooled_points": None}
 _DPF = {
     "latent_dim": 128,
-    "prior_options": {"num_couplings": 14, "hidden_dims": (128,)},
+    "prior_options": {"num_couplings": 14, "hidden_dims": (128,), **_PRIOR},
     "encoder": {"point_dims": (64, 128, 256, 512), "hidden_dims": (512,), **_POINT_NET},
 }
 
@@ -70,6 +71,7 @@ PRESETS: dict[str, Preset] = {
                 "num_frequencies": 0,
                 "act_norm": True,
             },
+            "prior_options": _PRIOR,
         },
         source="Dinh, Krueger and Bengio, NICE: Non-linear independent components estimation, ICLR 2015 workshop",
         differs="width 256 for 1000 of an image; a learned diagonal scale after every coupling, not one; a context",
@@ -85,6 +87,7 @@ PRESETS: dict[str, Preset] = {
                 "num_frequencies": 0,
                 "act_norm": True,
             },
+            "prior_options": _PRIOR,
         },
         source="Dinh, Sohl-Dickstein and Bengio, Density estimation using Real NVP, ICLR 2017",
         differs="fully connected networks for convolutions; ActNorm for batch norm between couplings; a context",
@@ -106,7 +109,7 @@ PRESETS: dict[str, Preset] = {
                 "max_log_scale": 1.0,
                 "num_frequencies": 0,
             },
-            "prior_options": {"num_couplings": 10, "hidden_dims": (512,) * 7, "separate_networks": True},
+            "prior_options": {"num_couplings": 10, "hidden_dims": (512,) * 7, "separate_networks": True, **_PRIOR},
             "encoder": {"point_dims": (128, 128, 256, 512), "hidden_dims": (256, 128), **_POINT_NET},
         },
         source="Stypułkowski et al., Representing point clouds with generative conditional invertible flow networks, "
@@ -137,7 +140,7 @@ PRESETS: dict[str, Preset] = {
                 "num_frequencies": 0,
                 "act_norm": True,
             },
-            "prior_options": {"num_couplings": 12, "lu_linear": True, "act_norm": True},
+            "prior_options": {"num_couplings": 12, "lu_linear": True, "act_norm": True, **_PRIOR},
             "encoder": {"point_dims": (128, 128, 256, 512), "hidden_dims": (256, 128), **_POINT_NET},
         },
         source="Kim et al., SoftFlow: Probabilistic framework for normalizing flow on manifolds, NeurIPS 2020",

@@ -26,7 +26,7 @@ __all__ = ["has_config", "load", "save"]
 
 FORMAT = "pyro-pcflow"
 # 1: before options of transforms had the names of today; 2: before posteriors were corrected.
-VERSION = 3
+VERSION = 4
 KIND = "a file of pcf.save"
 # Where a configuration's numbers exceed every size among its weights, this is still built soon.
 LARGE_NUMBER = 2**20

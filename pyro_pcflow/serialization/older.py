@@ -11,8 +11,9 @@ RENAMED = {
     "mixing": "lu_linear",
     "total_log_scale": "max_total_log_scale",
 }
-# What a model and its decoder and encoder were where their options did not say so.
+# What a model and its decoder, prior and encoder were where their options did not say so.
 DECODER = {"base": "normal", "num_couplings": 12}
+PRIOR = {"base": "normal", "coupling": "affine", "masks": "halves", "activation": "silu", "num_frequencies": 0}
 ENCODER = {"pooled_points": None}
 WITH_ENCODER = {"num_corrections": 0}
 
@@ -35,9 +36,11 @@ def current_options(config: Any) -> Any:
         return config
     translated = {RENAMED.get(name, name): current_options(value) for name, value in config.items()}
     if "latent_dim" in translated:
-        decoder, encoder = translated.get("decoder"), translated.get("encoder")
+        decoder, encoder, prior = (translated.get(name) for name in ("decoder", "encoder", "prior_options"))
         if isinstance(decoder, dict) and not {"transform", *DECODER} & decoder.keys():
             translated["decoder"] = {**DECODER, **decoder}
+        if isinstance(prior, dict) and translated.get("prior") == "flow":
+            translated["prior_options"] = {**PRIOR, **prior}
         if isinstance(encoder, dict):
             for name, value in WITH_ENCODER.items():
                 translated.setdefault(name, value)

@@ -208,7 +208,7 @@ class TestFilesThatAreNotOurs:
         ("changes", "message"),
         [
             ({"format": "another"}, "not one of pcf.save"),
-            ({"version": 4}, r"format 4 by pyro-pcflow 9\.9.* upgrade"),
+            ({"version": 5}, r"format 5 by pyro-pcflow 9\.9.* upgrade"),
             ({"version": "1"}, "expected a format version"),
             (
                 {"class": "Linear"},

@@ -37,6 +37,16 @@ def test_a_decoder_that_says_nothing_was_affine():
     assert decoder == {"base": "normal", "num_couplings": 12, "coupling": "affine"}
 
 
+def test_a_prior_that_says_nothing_has_the_units_of_then():
+    def prior_of(**config):
+        return current_options({"latent_dim": 2, "decoder": {"base": "mixture"}, **config})["prior_options"]
+
+    told = pcf.PointCloudVAE(3, 2, prior_options={"activation": "relu"}).config["prior_options"]
+    assert prior_of(prior="flow", prior_options=told) == told
+    assert prior_of(prior="flow", prior_options={}) == {**told, "activation": "silu"}
+    assert prior_of(prior="normal", prior_options={}) == {}
+
+
 def test_files_of_today_have_no_old_names(path):
     pcf.save(make_flow(), path)
     content = torch.load(path)
