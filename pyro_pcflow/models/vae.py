@@ -33,7 +33,7 @@ ENCODER: dict[str, Any] = {
     "pooled_points": 512,
 }
 # Corrections of the posterior where the decoder is a mixture of Gaussians.
-NUM_CORRECTIONS = 1
+NUM_CORRECTIONS = 2
 ENCODER_OPTIONS = option_names(CloudEncoder, without=["point_dim", "output_dims", "context_dim"])
 
 
@@ -81,9 +81,9 @@ class PointCloudVAE(LatentCloudModel):
         prior_options: options of `latent_flow`, for the prior `"flow"`.
         encoder: options of `CloudEncoder`, by default widths of 64 and 128, then 512, `"silu"`, 3 frequencies, and
             512 pooled points, as many as it reads in a step of `fit`; or a module, see above.
-        num_corrections: how often the posterior is corrected, see `pyro_pcflow.models.correction`: once by default if
-            the decoder's base is `"mixture"`, for which it works, and never otherwise. `fit` trains the correction in
-            the last quarter of the training, and leaves all else as it is.
+        num_corrections: how often the posterior is corrected, see `pyro_pcflow.models.correction`: twice by default if
+            the decoder's base is `"mixture"`, for which it works, and never otherwise. In the last fifth of the
+            training `fit` trains the correction, and the prior with it, and leaves encoder and decoder as they are.
 
     Attributes:
         correction: the network that corrects posteriors, or None.
@@ -205,7 +205,7 @@ class PointCloudVAE(LatentCloudModel):
         """The guide by `encode`, corrections included; `guide` leaves them out. Arguments as for `model`.
 
         Encoder and decoder learn from `guide`: from corrections, which follow a decoder that moves, both learn much
-        less. `pcf.fit` trains the correction alone, in the last quarter of the training.
+        less. `pcf.fit` trains the correction in the last fifth of the training.
         """
         return self._sample_latents(
             self.encode,

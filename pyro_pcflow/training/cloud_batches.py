@@ -62,6 +62,16 @@ class CloudBatch:
         }
         return replace(self, **mine, parts=parts, points_of_all_parts=self.whole_points)
 
+    def as_read(self) -> CloudBatch:
+        """The same batch as if there were no points but those that the encoder reads, of which some are scored."""
+        count, mask = self.clouds.shape[1], self.encoder_mask
+        return replace(
+            self,
+            clouds=self.encoder_points[:, :count],
+            mask=None if mask is None else mask[:, :count],
+            num_points=_sizes(mask, self.encoder_points),
+        )
+
     def options(self, names: Collection[str]) -> dict[str, Any]:
         """Those of `CLOUD_OPTIONS` that a model names, and that there are."""
         options = {
@@ -203,7 +213,7 @@ def draw_batch(
     device = clouds.device
     chosen = chosen.to(device)
     mask = clouds.mask_of(chosen)
-    sizes = _sizes(clouds, mask, len(chosen))
+    sizes = chosen.new_full(chosen.shape, clouds.max_points) if mask is None else mask.sum(-1)
     encoder, target, first = split_sizes(sizes, target_points, encoder_points)
     wanted = int(torch.maximum(encoder, first + target).max())
     keys = torch.rand(len(chosen), clouds.max_points, generator=generator).to(device)
@@ -236,7 +246,7 @@ def whole_batch(clouds: Source, chosen: Tensor) -> CloudBatch:
         mask=mask,
         encoder_points=points,
         encoder_mask=mask,
-        num_points=_sizes(clouds, mask, len(chosen)),
+        num_points=_sizes(mask, points),
         labels=None if clouds.labels is None else clouds.labels[chosen],
         noise_level=torch.ones(len(chosen), dtype=points.dtype, device=clouds.device),
     )
@@ -254,8 +264,9 @@ def with_noise(batch: CloudBatch, noise: float) -> CloudBatch:
     )
 
 
-def _sizes(clouds: Source, mask: Tensor | None, count: int) -> Tensor:
-    return torch.full((count,), clouds.max_points, device=clouds.device) if mask is None else mask.sum(-1)
+def _sizes(mask: Tensor | None, clouds: Tensor) -> Tensor:
+    """Number of points of each cloud of `(B, N, D)`."""
+    return torch.full(clouds.shape[:1], clouds.shape[1], device=clouds.device) if mask is None else mask.sum(-1)
 
 
 def _part(sample: Tensor, first: Tensor, count: Tensor) -> tuple[Tensor, Tensor | None]:

@@ -57,8 +57,8 @@ class Objective(ABC):
         points_per_step: points that a step takes, for the speed that is logged.
         evaluates: whether `evaluate` has held-out data.
         progress: how much of the training is done, from 0 to 1, as `fit` says before each step.
-        second_phase: the share of the training after which a second phase begins, at a learning rate that begins anew
-            as well; 1 for none.
+        second_phase: the share of the training after which a second phase begins, with a learning rate that begins
+            anew as well, a quarter as high; 1 for none.
 
     Examples:
         >>> import pyro_pcflow as pcf

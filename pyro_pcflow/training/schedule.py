@@ -7,12 +7,15 @@ from dataclasses import dataclass
 
 __all__ = ["Schedule"]
 
+# The rate of a second phase as a share of the first's: what is left to learn then is small.
+SECOND_RATE = 0.25
+
 
 @dataclass(frozen=True)
 class Schedule:
     """Linear warm-up, then half a cosine down to zero, over a number of steps, of seconds, or the first to end.
 
-    With a second phase, the cosine comes down to zero where that begins, and all begins anew.
+    With a second phase, the cosine comes down to zero where that begins, and all begins anew at a quarter of the rate.
 
     A training that is extended follows the cosine of its new length; a line over `warmup_steps` leads there from the
     rate that it had come to.
@@ -61,7 +64,8 @@ class Schedule:
         progress = self.progress(step, seconds)
         first = progress < self.second_phase or self.second_phase == 1.0
         of_phase = progress / self.second_phase if first else (progress - self.second_phase) / (1.0 - self.second_phase)
-        decayed = self.lr * 0.5 * (1.0 + math.cos(math.pi * of_phase))
+        highest = self.lr if first else SECOND_RATE * self.lr
+        decayed = highest * 0.5 * (1.0 + math.cos(math.pi * of_phase))
         steps = step - self.start_step if first else self.steps_of_phase(step, seconds)
         share = min(1.0, (steps + 1) / self.warmup_steps) if self.warmup_steps else 1.0
         before = self.start_rate if first else 0.0

@@ -35,8 +35,9 @@ __all__ = ["EvidenceLowerBound"]
 
 CLOUDS_PER_STEP = 32
 # The share of the training after which a correction of the posterior learns. Beside a decoder that moves it learns
-# little, and a decoder that learns from what is corrected learns less as well.
-CORRECTED_FROM = 0.75
+# little, and a decoder that learns from what is corrected learns less as well. The prior goes on, or samples would be
+# those of what the encoder alone finds.
+CORRECTED_FROM = 0.8
 
 
 class EvidenceLowerBound(DataObjective):
@@ -89,16 +90,18 @@ class EvidenceLowerBound(DataObjective):
         super().__init__(module, batch_size=batch_size, noise=noise, held_out=held_out, seed=seed, sampling=sampling)
         self._model, self._guide = model_and_guide(module)
         self._best_guide = self._guide
-        self._correction: list[nn.Parameter] = []
-        self._all_but_correction: list[nn.Parameter] = []
+        self._held_first: list[nn.Parameter] = []
+        self._held_then: list[nn.Parameter] = []
         corrected = corrected_guide_of(module)
         if corrected is not None:
-            part, self._best_guide = corrected
-            self._correction = [parameter for parameter in part.parameters() if parameter.requires_grad]
-            self._all_but_correction = _trained_outside(module, part)
-            if self._correction:
+            correction, self._best_guide = corrected
+            self._held_first = _trained(correction)
+            # The prior follows what is corrected.
+            goes_on = {*self._held_first, *_trained(getattr(module, "prior", None))}
+            self._held_then = [parameter for parameter in _trained(module) if parameter not in goes_on]
+            if self._held_first:
                 # From the start, where all else is frozen.
-                self.second_phase = CORRECTED_FROM if self._all_but_correction else 0.0
+                self.second_phase = CORRECTED_FROM if self._held_then else 0.0
         self._options = cloud_options(module)
         self._splits = "encoder_points" in self._options
         dtype, cpu = dtype_of(module), torch.device("cpu")
@@ -151,8 +154,13 @@ class EvidenceLowerBound(DataObjective):
             self.held_out = evaluation_batches(self._evaluated, self.seed, self.noise, split=self._splits)
 
     def batch(self, step: int) -> CloudBatch:
-        """Two samples of the points of some clouds, or whole clouds."""
-        return self.batches.batch(step)
+        """Two samples of the points of some clouds, or whole clouds.
+
+        A correction learns the posterior given the points that the encoder reads, while a model learns from whole
+        clouds, of which the encoder reads some.
+        """
+        batch = self.batches.batch(step)
+        return batch if self.progress < self.second_phase else batch.as_read()
 
     def share(self, batch: CloudBatch, rank: int, size: int) -> CloudBatch:
         """The clouds of one process."""
@@ -162,7 +170,7 @@ class EvidenceLowerBound(DataObjective):
         """The negative bound over the number of points, in nats per point, the latents' terms weighted by the batch.
 
         Of a model that corrects its guide's posterior, all but the correction learns first, from the bound without
-        corrections; then, in a second phase, the correction alone from the bound with them.
+        corrections; then, in a second phase, the correction and the prior from the bound with them.
         """
         if self.progress < self.second_phase:
             return self._loss(batch, self._guide)
@@ -170,8 +178,8 @@ class EvidenceLowerBound(DataObjective):
             return self._loss(batch, self._best_guide)
 
     def held(self) -> Collection[nn.Parameter]:
-        """The correction in the first phase, and all else in the second."""
-        return self._correction if self.progress < self.second_phase else self._all_but_correction
+        """The correction in the first phase, and all but it and the prior in the second."""
+        return self._held_first if self.progress < self.second_phase else self._held_then
 
     def _loss(self, batch: CloudBatch, guide: Callable[..., Any]) -> Tensor:
         with pyro.get_param_store().scope(), unregistered():
@@ -257,10 +265,10 @@ class EvidenceLowerBound(DataObjective):
                 _check_labels(what, clouds, num_classes_of(self.module), "labels" in self._options)
 
 
-def _trained_outside(module: nn.Module, part: nn.Module) -> list[nn.Parameter]:
-    """Parameters of a module, but not of a part of it, that are trained."""
-    inside = set(part.parameters())
-    return [parameter for parameter in module.parameters() if parameter.requires_grad and parameter not in inside]
+def _trained(part: Any) -> list[nn.Parameter]:
+    """The parameters of a part of a module that are trained; none where there is no such part."""
+    parameters = part.parameters() if isinstance(part, nn.Module) else []
+    return [parameter for parameter in parameters if parameter.requires_grad]
 
 
 @contextmanager

@@ -373,7 +373,8 @@ VARIANTS = {
     "normal": {"prior": "normal"},
     "classes": {"num_classes": 3, "noise_input": True},
     "mixture": {"num_flows": 2, "decoder": {**DECODER, "base": "conditional"}},
-    "Gaussians": {"decoder": {"base": "mixture", "num_components": 5, "num_couplings": 0}},
+    # Once: random weights twice over lead far away.
+    "Gaussians": {"decoder": {"base": "mixture", "num_components": 5, "num_couplings": 0}, "num_corrections": 1},
     "masks": {"decoder": {**DECODER, "masks": ((True, False, False), (False, True, True)), "act_norm": True}},
     "plane": {"point_dim": 2},
 }

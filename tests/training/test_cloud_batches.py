@@ -130,6 +130,17 @@ class TestBatches:
                 assert points.shape == (6, 40, 3)
                 assert not points[~mask].any(), "padding is zero"
 
+    @pytest.mark.parametrize("sizes", [None, [100, 90, 1, 64, 63, 7]])
+    @pytest.mark.parametrize(("target_points", "encoder_points"), [(16, 30), (30, 16)])
+    def test_as_if_there_were_no_points_but_those_that_are_read(self, target_points, encoder_points, sizes):
+        batches = CloudBatches(numbered(6, 100, sizes), 6, target_points, encoder_points, seed=0)
+        batch = batches.batch(0)
+        read = batch.as_read()
+        seen, scored = places(batch.encoder_points, batch.encoder_mask), places(read.clouds, read.mask)
+        assert read.num_points.tolist() == [len(row) for row in seen]
+        assert scored == [row[:target_points] for row in seen]
+        assert torch.equal(read.encoder_points, batch.encoder_points)
+
     def test_ragged_clouds_that_fill_a_batch_need_no_mask(self):
         clouds = numbered(3, 100, [100, 90, 80])
         batch = CloudBatches(clouds, batch_size=3, target_points=40, encoder_points=40, seed=0).batch(0)

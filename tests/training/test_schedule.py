@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from pyro_pcflow.training.schedule import Schedule
+from pyro_pcflow.training.schedule import SECOND_RATE, Schedule
 
 
 def test_warm_up_is_a_line_and_decay_half_a_cosine():
@@ -29,7 +29,7 @@ def test_whichever_ends_first_decides():
 def test_a_second_phase_begins_anew():
     schedule = Schedule(lr=2.0, warmup_steps=4, max_steps=1000, second_phase=0.75)
     first = Schedule(lr=2.0, warmup_steps=4, max_steps=750)
-    second = Schedule(lr=2.0, warmup_steps=4, max_steps=250)
+    second = Schedule(lr=2.0 * SECOND_RATE, warmup_steps=4, max_steps=250)
     for step in (0, 3, 100, 749):
         assert schedule.rate(step, 0.0) == pytest.approx(first.rate(step, 0.0))
     for step in (0, 2, 100, 250):
