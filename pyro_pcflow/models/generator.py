@@ -22,8 +22,8 @@ __all__ = ["PRIORS", "Generator", "latent_flow"]
 PRIORS = ("flow", "normal")
 # Defaults of the decoder that differ from a flow's own, the best of a few trials on bodies.
 DECODER = {"masks": "alternate", "activation": "silu"}
-# Those of the prior. New noise is standard normal, and its samples carry gradients. A network whose units are bounded
-# cannot send a draw far away, and overfits less.
+# Those of the prior. New noise is standard normal, and its samples carry gradients. Bounded units send fewer draws far
+# away, and overfit less.
 PRIOR: dict[str, Any] = {
     "base": "normal",
     "coupling": "affine",
