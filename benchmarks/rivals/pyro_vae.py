@@ -86,6 +86,11 @@ class PyroDecoder(ForeignDecoder):
         return _Fresh(stack).to_event(1)
 
 
+def affine_vae() -> pcf.PointCloudVAE:
+    """What the rival is matched with: twelve affine couplings of ours, with the default's encoder and prior."""
+    return pcf.PointCloudVAE(3, decoder={"num_couplings": 12})
+
+
 def matched_in_size(model: pcf.PointCloudVAE) -> PyroCloudVAE:
     """The rival whose couplings are so wide that it has as many parameters as a model in three dimensions."""
 
