@@ -25,8 +25,8 @@ from pyro_pcflow.serialization.older import current_options
 __all__ = ["has_config", "load", "save"]
 
 FORMAT = "pyro-pcflow"
-# 1: before options of transforms had the names of today; 2: before posteriors were corrected; 3: before priors were told
-# to have bounded units.
+# 1: before options of transforms had the names of today; 2: before posteriors were corrected; 3: before priors had
+# bounded units.
 VERSION = 4
 KIND = "a file of pcf.save"
 # Where a configuration's numbers exceed every size among its weights, this is still built soon.
