@@ -33,6 +33,7 @@ from pyro_pcflow.data import MappedClouds, load_clouds
 from pyro_pcflow.metrics.report import Report
 from pyro_pcflow.ops.array_files import read_array
 from pyro_pcflow.ops.reading import printable
+from pyro_pcflow.serialization.files import VERSION
 from pyro_pcflow.training.run_folder import RunFolder
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="the alarm needs a child of its own")
@@ -472,7 +473,7 @@ def model_cases(root):
         deep = {"a": deep}
     heads = {
         "class": [["PointCloudFlow"], {"a": 1}, 3, "Linear", "__import__", "x" * 10**6, None, "\ud800"],
-        "version": [True, -1, 0, 4, 2**70, 1.0, float("nan"), "1", None, [1]],
+        "version": [True, -1, 0, VERSION + 1, 2**70, 1.0, float("nan"), "1", None, [1]],
         "format": ["another", None, 3, [1]],
         "config": [None, [], "x", 3, {}, deep, {3: 4}, {"": 1}, {"self": 1}],
         "state_dict": [None, [], "x", {}, {3: tensor}],

@@ -35,6 +35,7 @@ __all__ = [
     "num_clouds_of",
     "one_pass_methods",
     "point_dim_of",
+    "prior_of",
     "set_units",
     "share_of_rows",
 ]
@@ -207,6 +208,12 @@ def corrected_guide_of(module: nn.Module) -> tuple[nn.Module, Callable[..., Any]
     """A part of a model of clouds that improves its guide's posterior, and the guide with it; None without."""
     part, guide = getattr(module, "correction", None), getattr(module, "corrected_guide", None)
     return (part, guide) if isinstance(part, nn.Module) and callable(guide) else None
+
+
+def prior_of(module: nn.Module) -> nn.Module | None:
+    """The prior over latents, if a part of a model of clouds is called so."""
+    part = getattr(module, "prior", None)
+    return part if isinstance(part, nn.Module) else None
 
 
 def cloud_options(module: nn.Module) -> tuple[str, ...]:

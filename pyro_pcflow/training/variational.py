@@ -26,6 +26,7 @@ from pyro_pcflow.training.objective import (
     num_classes_of,
     num_clouds_of,
     point_dim_of,
+    prior_of,
     share_of_rows,
 )
 from pyro_pcflow.training.options import AUTO, HELD_OUT, CloudSampling
@@ -97,7 +98,7 @@ class EvidenceLowerBound(DataObjective):
             correction, self._best_guide = corrected
             self._held_first = _trained(correction)
             # The prior follows what is corrected.
-            goes_on = {*self._held_first, *_trained(getattr(module, "prior", None))}
+            goes_on = {*self._held_first, *_trained(prior_of(module))}
             self._held_then = [parameter for parameter in _trained(module) if parameter not in goes_on]
             if self._held_first:
                 # From the start, where all else is frozen.
@@ -265,10 +266,9 @@ class EvidenceLowerBound(DataObjective):
                 _check_labels(what, clouds, num_classes_of(self.module), "labels" in self._options)
 
 
-def _trained(part: Any) -> list[nn.Parameter]:
+def _trained(part: nn.Module | None) -> list[nn.Parameter]:
     """The parameters of a part of a module that are trained; none where there is no such part."""
-    parameters = part.parameters() if isinstance(part, nn.Module) else []
-    return [parameter for parameter in parameters if parameter.requires_grad]
+    return [] if part is None else [parameter for parameter in part.parameters() if parameter.requires_grad]
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from torch import nn
 
 import pyro_pcflow as pcf
 from helpers.flows import make_flow
+from pyro_pcflow.serialization.files import VERSION
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -208,7 +209,7 @@ class TestFilesThatAreNotOurs:
         ("changes", "message"),
         [
             ({"format": "another"}, "not one of pcf.save"),
-            ({"version": 5}, r"format 5 by pyro-pcflow 9\.9.* upgrade"),
+            ({"version": VERSION + 1}, rf"format {VERSION + 1} by pyro-pcflow 9\.9.* upgrade"),
             ({"version": "1"}, "expected a format version"),
             (
                 {"class": "Linear"},
