@@ -98,7 +98,7 @@ def matched_in_size(model: pcf.PointCloudVAE) -> PyroCloudVAE:
         return PyroCloudVAE(3, model.latent_dim, hidden_dims=(width, width))
 
     wanted = count_parameters(model)
-    return rival(min(range(16, 320, 4), key=lambda width: abs(count_parameters(rival(width)) - wanted)))
+    return rival(min(range(16, 160, 4), key=lambda width: abs(count_parameters(rival(width)) - wanted)))
 
 
 def _with_turns(couplings: Any, turn: Any) -> list[Any]:
