@@ -17,7 +17,7 @@ from pyro_pcflow.distributions.mixture import coupled_labels
 from pyro_pcflow.ops.options import check_options
 from pyro_pcflow.ops.tracing import is_traced
 
-__all__ = ["PRIORS", "Generator", "latent_flow"]
+__all__ = ["PRIORS", "PRIOR_DECAY", "Generator", "latent_flow"]
 
 PRIORS = ("flow", "normal")
 # Defaults of the decoder that differ from a flow's own, the best of a few trials on bodies.
@@ -31,6 +31,9 @@ PRIOR: dict[str, Any] = {
     "activation": "tanh",
     "num_frequencies": 0,
 }
+# Of the prior's weights while it is trained, times the learning rate: it learns from one latent a cloud, and the more it
+# fits them, the less its samples are spread as those of other clouds are.
+PRIOR_DECAY = 2.0
 # The decoder of who chooses neither a base nor a number of couplings, see `python -m benchmarks.family`.
 SHARP_DECODER = {"base": "mixture", "num_components": 128, "num_couplings": 4}
 

@@ -15,7 +15,7 @@ from pyro import poutine
 from torch import Tensor
 from torch.distributions import ComposeTransform, Distribution, TransformedDistribution
 
-from pyro_pcflow.models.generator import Generator
+from pyro_pcflow.models.generator import PRIOR_DECAY, Generator
 from pyro_pcflow.models.refinement import refined_posterior
 
 __all__ = ["LatentCloudModel", "unregistered"]
@@ -62,6 +62,11 @@ class LatentCloudModel(Generator):
 
     name = "clouds"
     learning_rate = 8e-3
+
+    @property
+    def weight_decay(self) -> dict[str, float]:
+        """What `pyro_pcflow.fit` takes if it is given none: that of the prior, if it is a flow."""
+        return {} if self.prior is None else {"prior": PRIOR_DECAY}
 
     def encode(self, clouds: Tensor, mask: Tensor | None = None, *, labels: Tensor | None = None) -> Distribution:
         """The approximate posterior over the latents of clouds.

@@ -6,7 +6,7 @@ import logging as logs
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +28,9 @@ from pyro_pcflow.training.objective import (
     is_cloud_model,
     learning_rate_of,
     set_units,
+    weight_decay_of,
 )
-from pyro_pcflow.training.optimizer import OptimizerFactory, build, options_of, rate_of
+from pyro_pcflow.training.optimizer import OptimizerFactory, build, options_of, rate_of, weight_decays
 from pyro_pcflow.training.options import AUTO, HELD_OUT, CloudSampling, Logging, Optimization, Settings, as_device
 from pyro_pcflow.training.pictures import Pictures
 from pyro_pcflow.training.run_config import versions
@@ -215,6 +216,12 @@ def fit(
             "betas and weight_decay are those of fit's own optimizer: give them to yours, and leave them out of "
             "Optimization"
         )
+    weight_decay = optimization.weight_decay
+    if weight_decay is None:
+        weight_decay = weight_decay_of(module) if optimizer is None else 0.0
+        # What was settled is what a run folder says, and a resumed run must repeat.
+        settings = replace(settings, optimization=replace(optimization, weight_decay=weight_decay))
+    decays = weight_decays(module, weight_decay)
     callbacks = _all_callbacks(callbacks, logging, out)
     processes = start_processes(device)
     chosen_device = as_device(device) if processes.device is None else processes.device
@@ -270,6 +277,7 @@ def fit(
                 settings,
                 folder,
                 optimizer=optimizer,
+                weight_decays=decays,
                 callbacks=callbacks,
                 config=config,
                 processes=processes,

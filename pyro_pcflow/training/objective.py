@@ -38,6 +38,7 @@ __all__ = [
     "prior_of",
     "set_units",
     "share_of_rows",
+    "weight_decay_of",
 ]
 
 # Options of a model and its guide: a module is given those that their signatures name.
@@ -265,6 +266,11 @@ def context_dim_of(module: nn.Module) -> int | None:
 def learning_rate_of(module: nn.Module) -> float:
     """The learning rate that suits a module, if it says so."""
     return getattr(module, "learning_rate", LEARNING_RATE)
+
+
+def weight_decay_of(module: nn.Module) -> float | Mapping[str, float]:
+    """The weight decay that suits a module, or parts of it by their names, if it says so."""
+    return getattr(module, "weight_decay", 0.0)
 
 
 def num_classes_of(module: nn.Module) -> int | None:

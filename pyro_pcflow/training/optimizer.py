@@ -2,21 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["OptimizerFactory", "adam", "build", "options_of", "rate_of"]
+__all__ = ["OptimizerFactory", "adam", "build", "options_of", "rate_of", "weight_decays"]
 
 OptimizerFactory = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
 
 
-def adam(lr: float, betas: tuple[float, float], weight_decay: float) -> OptimizerFactory:
-    """The factory of the optimizer that is used by default: Adam, with decoupled weight decay if there is any."""
-    return partial(torch.optim.AdamW, lr=lr, betas=betas, weight_decay=weight_decay, fused=True)
+def adam(lr: float, betas: tuple[float, float]) -> OptimizerFactory:
+    """The factory of the optimizer that is used by default; the decay of weights is not its business."""
+    return partial(torch.optim.Adam, lr=lr, betas=betas, fused=True)
+
+
+def weight_decays(module: nn.Module, weight_decay: float | Mapping[str, float]) -> dict[str, float]:
+    """The weight decay of each parameter that is trained and has one; of two parts that hold it, the inner one decides.
+
+    Args:
+        module: has the parameters.
+        weight_decay: of all, or of parts by their names.
+
+    Raises:
+        ValueError: if there is no such part.
+    """
+    parts = weight_decay if isinstance(weight_decay, Mapping) else {"": weight_decay}
+    names = {name: parameter.requires_grad for name, parameter in module.named_parameters()}
+    found: dict[str, float] = {}
+    # A part comes before those inside it, whose names go on from its own.
+    for part in sorted(parts):
+        inside = [name for name in names if not part or name == part or name.startswith(f"{part}.")]
+        if not inside:
+            raise ValueError(
+                f"weight_decay: {type(module).__name__} has no part {part!r} with parameters; it has "
+                f"{', '.join(dict.fromkeys(name.split('.')[0] for name in names))}"
+            )
+        found.update({name: parts[part] for name in inside if names[name]})
+    return {name: decay for name, decay in found.items() if decay}
 
 
 def build(factory: OptimizerFactory, values: nn.Parameter) -> torch.optim.Optimizer:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -43,7 +43,10 @@ class Optimization:
 
     Args:
         betas: of Adam: the shares of themselves that its averages of gradients and of their squares keep at a step.
-        weight_decay: the share that every weight loses at a step, times the learning rate (AdamW); 0 for none.
+        weight_decay: the share that a weight loses at a step, times the learning rate, beside what the gradient does
+            (Loshchilov and Hutter, Decoupled weight decay regularization, ICLR 2019): a number for all weights, or
+            names of parts of the module to numbers for theirs, such as `{"prior": 2.0}`. None for what the module asks
+            for by its attribute `weight_decay`: a `PointCloudVAE` for that of its prior, most others for none.
         warmup_steps: steps over which the learning rate rises.
         grad_clip: largest norm of the gradient; infinity for no clipping.
         ema_decay: share of itself that the average of the weights keeps at a step, in the long run; 0 for no averaging.
@@ -66,7 +69,7 @@ class Optimization:
     """
 
     betas: tuple[float, float] = (0.9, 0.99)
-    weight_decay: float = 0.0
+    weight_decay: float | Mapping[str, float] | None = None
     warmup_steps: int = 50
     grad_clip: float = 1.0
     ema_decay: float = 0.999
@@ -76,9 +79,8 @@ class Optimization:
 
     def __post_init__(self) -> None:
         _set(self, "betas", _pair_of_shares("betas", self.betas))
-        at_least_0 = "at least 0 and finite"
-        decay = real_number("weight_decay", self.weight_decay, lambda value: 0 <= value < math.inf, at_least_0)
-        _set(self, "weight_decay", decay)
+        if self.weight_decay is not None:
+            _set(self, "weight_decay", _decays(self.weight_decay))
         if self.patience is not None:
             _set(self, "patience", whole_number("patience", self.patience, 1))
         _set(self, "warmup_steps", whole_number("warmup_steps", self.warmup_steps, 0))
@@ -248,6 +250,18 @@ def real_number(name: str, value: Any, holds: Callable[[float], bool], expected:
     if not holds(number):
         raise ValueError(f"{name} must be {expected}, got {value!r}")
     return number
+
+
+def _decays(weight_decay: Any) -> float | dict[str, float]:
+    """A weight decay of all weights, or of parts of a module by their names."""
+
+    def decay(name: str, value: Any) -> float:
+        return real_number(name, value, lambda value: 0 <= value < math.inf, "at least 0 and finite")
+
+    if not isinstance(weight_decay, Mapping):
+        return decay("weight_decay", weight_decay)
+    # Nothing for no part is what 0 says.
+    return {str(part): decay(f"weight_decay of {part!r}", value) for part, value in weight_decay.items()} or 0.0
 
 
 def _pair_of_shares(name: str, values: Any) -> tuple[float, float]:

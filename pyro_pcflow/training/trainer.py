@@ -40,6 +40,7 @@ class Trainer:
         settings: see `fit`.
         folder: where metrics and checkpoints go, or None.
         optimizer: makes the optimizer of a vector; Adam by default.
+        weight_decays: names of parameters to their weight decay.
         callbacks: told what happens.
         config: what the run folder says of the run, for callbacks.
         processes: those that share the training; each takes its part of every batch, and the mean of their gradients
@@ -56,6 +57,7 @@ class Trainer:
         folder: RunFolder | None,
         *,
         optimizer: OptimizerFactory | None = None,
+        weight_decays: Mapping[str, float] | None = None,
         callbacks: Sequence[Callback] = (),
         config: Mapping[str, Any] | None = None,
         processes: Processes | None = None,
@@ -76,9 +78,8 @@ class Trainer:
         self.scores: dict[str, float] = {}
         self.history: list[dict[str, Any]] = []
         trainable = {name: weight for name, weight in module.named_parameters() if weight.requires_grad}
-        self.weights = FlatParameters(trainable, settings.optimization.ema_decay)
-        optimization = settings.optimization
-        own = adam(settings.lr, optimization.betas, optimization.weight_decay)
+        self.weights = FlatParameters(trainable, settings.optimization.ema_decay, weight_decays)
+        own = adam(settings.lr, settings.optimization.betas)
         self.optimizer = build(own if optimizer is None else optimizer, self.weights.values)
         self.state = ResumableState(folder, module, self.weights, self.optimizer)
         self._last_finite = self.weights.averages.clone()
@@ -284,6 +285,7 @@ class Trainer:
             is_between = self.objective.progress < second_phase <= progress < 1.0
             self._rate = 0.0 if is_between else self.schedule.rate(self.step, now)
             self.optimizer.param_groups[0]["lr"] = self._rate
+            self.weights.shrink(self._rate)
             self.optimizer.step()
             self.weights.hold(self.objective.held())
             self.weights.update_average(self.schedule.steps_of_phase(self.step, now))

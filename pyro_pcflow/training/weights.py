@@ -23,6 +23,7 @@ class FlatParameters:
     Args:
         parameters: names to parameters of one data type on one device; they become views until `release`.
         decay: the share that the average keeps in the long run, in [0, 1).
+        weight_decays: names of parameters to what `shrink` takes from them.
 
     Raises:
         ValueError: if there are no parameters, or they differ in data type.
@@ -40,7 +41,9 @@ class FlatParameters:
         tensor([1.9000])
     """
 
-    def __init__(self, parameters: Mapping[str, nn.Parameter], decay: float) -> None:
+    def __init__(
+        self, parameters: Mapping[str, nn.Parameter], decay: float, weight_decays: Mapping[str, float] | None = None
+    ) -> None:
         if not parameters:
             raise ValueError("there is nothing to train: no parameter requires a gradient")
         dtypes = sorted({str(parameter.dtype) for parameter in parameters.values()})
@@ -51,6 +54,11 @@ class FlatParameters:
         self.values = nn.Parameter(torch.cat([parameter.detach().reshape(-1) for parameter in parameters.values()]))
         self.values.grad = torch.zeros_like(self.values)
         self.averages = self.values.detach().clone()
+        self._weight_decays: Tensor | None = None
+        if weight_decays:
+            self._weight_decays = torch.zeros_like(self.averages)
+            for name, piece in self.named(self._weight_decays).items():
+                piece.fill_(weight_decays.get(name, 0.0))
         self._originals = [parameter.data for parameter in parameters.values()]
         self.show(self.values)
 
@@ -77,6 +85,12 @@ class FlatParameters:
         """Clear the gradients of all parameters."""
         for parameter in self.parameters.values():
             parameter.grad = None
+
+    @torch.no_grad()
+    def shrink(self, rate: float) -> None:
+        """Take from each weight the share that is a learning rate times its weight decay."""
+        if self._weight_decays is not None:
+            self.values.mul_(1.0 - rate * self._weight_decays)
 
     @torch.no_grad()
     def hold(self, parameters: Collection[nn.Parameter]) -> None:

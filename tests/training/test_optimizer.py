@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
+import pyro_pcflow as pcf
 from helpers.flat_fit import fit
 from helpers.resumable_run import losses_of, run, stop_at
 from helpers.stand_ins import DiagonalGaussian, same_state, small_stack, some_points
-from pyro_pcflow.training import ExactLikelihood, toml
+from pyro_pcflow.training import Objective, toml
 from pyro_pcflow.training.optimizer import adam, build
 
 FACTORIES = {
@@ -109,21 +110,114 @@ def test_the_rate_is_given_once():
 
 
 def test_adam_is_fused():
-    assert build(adam(0.1, (0.9, 0.999), 0.0), torch.nn.Parameter(torch.zeros(3))).param_groups[0]["fused"]
+    assert build(adam(0.1, (0.9, 0.999)), torch.nn.Parameter(torch.zeros(3))).param_groups[0]["fused"]
 
 
-def test_weight_decay_takes_a_share_of_every_weight():
-    """Along a loss that is flat, weights lose the rate times the share at each step, and nothing else happens."""
+class Flat(Objective):
+    """A loss without a slope: what moves then is moved by decay alone."""
 
-    class Flat(ExactLikelihood):
-        def loss(self, batch):
-            return 0.0 * (self.module.loc.sum() + self.module.log_scale.sum())
+    def __init__(self, module):
+        self.module = module
 
+    def batch(self, step):
+        return None
+
+    def loss(self, batch):
+        return 0.0 * sum(parameter.sum() for parameter in self.module.parameters())
+
+
+def decayed(asked=None, **options):
+    """What is left of weights of 2 after a step at a rate of 0.1: of an inner layer, the rest of its part, another."""
+    module = torch.nn.ModuleDict({"part": torch.nn.Sequential(torch.nn.Linear(1, 1), torch.nn.Linear(1, 1))})
+    module["part_of_another_name"] = torch.nn.Linear(1, 1)
+    for parameter in module.parameters():
+        parameter.data.fill_(2.0)
+    if asked is not None:
+        module.weight_decay = asked
+    fit(module, objective=Flat(module), max_steps=1, warmup_steps=0, ema_decay=0.0, device="cpu", **options)
+    layers = [*module["part"], module["part_of_another_name"]]
+    assert all(torch.equal(layer.weight.view(1), layer.bias) for layer in layers)
+    return [layer.bias.item() / 2 for layer in layers]
+
+
+@pytest.mark.parametrize(
+    ("weight_decay", "left"),
+    [
+        (0.5, [0.95, 0.95, 0.95]),
+        ({"part": 0.5}, [0.95, 0.95, 1]),
+        # The inner part decides, in whatever order they are named.
+        ({"part.0": 0.2, "part": 0.5}, [0.98, 0.95, 1]),
+        ({"part": 0.5, "part.0": 0.0}, [1, 0.95, 1]),
+        ({"part.1.bias": 0.2, "part.1.weight": 0.2}, [1, 0.98, 1]),
+        (0, [1, 1, 1]),
+        ({}, [1, 1, 1]),
+        (None, [1, 1, 1]),
+    ],
+)
+def test_weights_lose_the_rate_times_their_decay(weight_decay, left):
+    assert decayed(lr=0.1, weight_decay=weight_decay) == pytest.approx(left, abs=1e-6)
+
+
+def test_a_module_may_say_which_decay_suits_it():
+    """Unless one is given, or an optimizer, which has its own."""
+    assert decayed({"part": 0.5}, lr=0.1) == pytest.approx([0.95, 0.95, 1], abs=1e-6)
+    assert decayed(0.5, lr=0.1) == pytest.approx([0.95] * 3, abs=1e-6)
+    assert decayed({"part": 0.5}, lr=0.1, weight_decay=0) == [1, 1, 1]
+    assert decayed({"part": 0.5}, optimizer=FACTORIES["plain SGD"]) == [1, 1, 1]
+
+
+@pytest.mark.parametrize(("prior", "expected"), [("flow", {"prior": 2.0}), ("normal", 0.0)])
+def test_of_a_model_of_clouds_a_flow_prior_decays_alone(prior, expected, tmp_path):
+    """Along a loss without a slope, after a step at a rate of 0.1."""
+    vae = pcf.PointCloudVAE(3, 2, prior=prior, decoder={"num_couplings": 1, "hidden_dims": [4]})
+    before = {name: parameter.detach().clone() for name, parameter in vae.named_parameters()}
+    fit(vae, objective=Flat(vae), max_steps=1, lr=0.1, warmup_steps=0, ema_decay=0.0, device="cpu", out=tmp_path)
+    assert toml.read(tmp_path / "config.toml")["settings"]["weight_decay"] == expected
+    for name, parameter in vae.named_parameters():
+        share = 0.8 if name.startswith("prior.") else 1.0
+        torch.testing.assert_close(parameter.detach(), share * before[name], rtol=1e-5, atol=1e-7)
+
+
+def test_a_decay_of_no_part(tmp_path):
+    for part in ("par", "part.2"):
+        with pytest.raises(ValueError, match=f"ModuleDict has no part '{part}' with parameters; it has part, part_of"):
+            decayed(lr=0.1, weight_decay={part: 0.5}, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_frozen_part_does_not_decay():
     module = DiagonalGaussian()
     module.loc.data.fill_(2.0)
-    options = {"warmup_steps": 0, "ema_decay": 0.0, "lr": 0.1, "device": "cpu", "weight_decay": 0.5}
-    fit(module, objective=Flat(module, some_points(), held_out=0), max_steps=1, **options)
-    assert torch.allclose(module.loc.detach(), torch.full((3,), 2.0 * (1 - 0.1 * 0.5)))
+    module.log_scale.data.fill_(2.0)
+    module.loc.requires_grad_(False)
+    options = {"warmup_steps": 0, "ema_decay": 0.0, "lr": 0.1, "device": "cpu"}
+    fit(module, objective=Flat(module), max_steps=1, weight_decay={"loc": 0.5, "log_scale": 0.5}, **options)
+    assert module.loc.tolist() == [2] * 3
+    assert module.log_scale.tolist() == pytest.approx([1.9] * 3)
+
+
+def test_one_step_with_a_decay_is_that_of_adamw():
+    """Loshchilov and Hutter (2019), algorithm 2, as torch has it."""
+    ours, theirs = DiagonalGaussian(), DiagonalGaussian()
+    for module in (ours, theirs):
+        module.loc.data.fill_(2.0)
+    options = {"batch_size": 100, "max_steps": 5, "held_out": 0, "device": "cpu"}
+    fit(ours, some_points(), lr=0.01, weight_decay=0.1, betas=(0.9, 0.999), **options)
+    fit(theirs, some_points(), optimizer=FACTORIES["AdamW"], **options)
+    assert torch.allclose(ours.loc, theirs.loc, rtol=0, atol=1e-6)
+
+
+def test_a_resumed_run_has_the_same_decay(tmp_path):
+    """Whatever a module asks for by then."""
+    module = DiagonalGaussian()
+    module.weight_decay = {"loc": 0.5}
+    options = {"out": tmp_path, "resume": True, "device": "cpu"}
+    fit(module, some_points(), max_steps=2, **options)
+    assert toml.read(tmp_path / "config.toml")["settings"]["weight_decay"] == {"loc": 0.5}
+    module.weight_decay = {"loc": 0.2}
+    with pytest.raises(ValueError, match="settings.weight_decay was {'loc': 0.5} and is {'loc': 0.2}"):
+        fit(module, some_points(), max_steps=3, **options)
+    assert fit(module, some_points(), max_steps=3, weight_decay={"loc": 0.5}, **options).steps == 3
 
 
 @pytest.mark.parametrize("betas", [(0.9, 0.999), (0.5, 0.9)])

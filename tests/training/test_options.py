@@ -35,6 +35,8 @@ def test_they_are_frozen_and_by_name(options):
         (lambda: Optimization(betas=0.9), TypeError, r"betas must be two numbers, such as \(0.9, 0.999\), got 0.9"),
         (lambda: Optimization(betas=(0.9, 1.0)), ValueError, "betas must be two numbers, at least 0 and below 1"),
         (lambda: Optimization(weight_decay=-1), ValueError, "weight_decay must be at least 0 and finite, got -1"),
+        (lambda: Optimization(weight_decay={"prior": -1}), ValueError, "weight_decay of 'prior' must be at least 0"),
+        (lambda: Optimization(weight_decay=["prior"]), TypeError, r"weight_decay must be at least 0 .* got \['prior'\]"),
         (lambda: Optimization(patience=0), ValueError, "patience must be at least 1, got 0"),
         (lambda: CloudSampling(augment=3), TypeError, "augment: expected a function .* or None, got 3"),
         (lambda: CloudSampling(augment=[ScaleAxes]), TypeError, r"got <class .*ScaleAxes'>: ScaleAxes\(\) makes one"),
