@@ -65,7 +65,7 @@ def main() -> None:
     parser.add_argument("--start", type=Path, help="a trained model to go on with, whose options --model may change")
     parser.add_argument("--seconds", type=float, default=700.0, help="training time (%(default)s)")
     parser.add_argument("--lr", type=float, default=VAE_LEARNING_RATE, help="highest learning rate (%(default)s)")
-    parser.add_argument("--weight-decay", type=float, default=0.0, help="see Optimization (%(default)s)")
+    parser.add_argument("--weight-decay", type=float, help="of all weights, see Optimization (that of the prior alone)")
     parser.add_argument("--batch-size", type=int, help="clouds per step")
     parser.add_argument(
         "--target-points", type=int, default=256, help="points of a cloud scored per step (%(default)s)"

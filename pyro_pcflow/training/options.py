@@ -45,8 +45,9 @@ class Optimization:
         betas: of Adam: the shares of themselves that its averages of gradients and of their squares keep at a step.
         weight_decay: the share that a weight loses at a step, times the learning rate, beside what the gradient does
             (Loshchilov and Hutter, Decoupled weight decay regularization, ICLR 2019): a number for all weights, or
-            names of parts of the module to numbers for theirs, such as `{"prior": 2.0}`. None for what the module asks
-            for by its attribute `weight_decay`: a `PointCloudVAE` for that of its prior, most others for none.
+            names of parts of the module to numbers for theirs, such as `{"prior": 2.0}`; of parts within parts the
+            inner one decides, and `""` is the whole module. None for what the module asks for by its attribute
+            `weight_decay`: a `PointCloudVAE` for that of its prior, most others for none.
         warmup_steps: steps over which the learning rate rises.
         grad_clip: largest norm of the gradient; infinity for no clipping.
         ema_decay: share of itself that the average of the weights keeps at a step, in the long run; 0 for no averaging.

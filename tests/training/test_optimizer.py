@@ -148,6 +148,7 @@ def decayed(asked=None, **options):
         # The inner part decides, in whatever order they are named.
         ({"part.0": 0.2, "part": 0.5}, [0.98, 0.95, 1]),
         ({"part": 0.5, "part.0": 0.0}, [1, 0.95, 1]),
+        ({"part": 0.5, "": 0.2}, [0.95, 0.95, 0.98]),
         ({"part.1.bias": 0.2, "part.1.weight": 0.2}, [1, 0.98, 1]),
         (0, [1, 1, 1]),
         ({}, [1, 1, 1]),
