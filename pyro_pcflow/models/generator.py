@@ -31,8 +31,8 @@ PRIOR: dict[str, Any] = {
     "activation": "tanh",
     "num_frequencies": 0,
 }
-# Of the prior's weights while it is trained, times the learning rate: it learns from one latent a cloud, and the more it
-# fits them, the less its samples are spread as those of other clouds are.
+# Of the prior's weights, see `Optimization`. It learns from one latent a cloud, and the better it knows those of
+# training clouds, the less do its samples differ from each other.
 PRIOR_DECAY = 2.0
 # The decoder of who chooses neither a base nor a number of couplings, see `python -m benchmarks.family`.
 SHARP_DECODER = {"base": "mixture", "num_components": 128, "num_couplings": 4}

@@ -216,7 +216,7 @@ def test_a_resumed_run_has_the_same_decay(tmp_path):
     fit(module, some_points(), max_steps=2, **options)
     assert toml.read(tmp_path / "config.toml")["settings"]["weight_decay"] == {"loc": 0.5}
     module.weight_decay = {"loc": 0.2}
-    with pytest.raises(ValueError, match="settings.weight_decay was {'loc': 0.5} and is {'loc': 0.2}"):
+    with pytest.raises(ValueError, match=r"weight_decay was {'loc': 0.5} and is {'loc': 0.2}"):
         fit(module, some_points(), max_steps=3, **options)
     assert fit(module, some_points(), max_steps=3, weight_decay={"loc": 0.5}, **options).steps == 3
 

@@ -36,7 +36,7 @@ def test_they_are_frozen_and_by_name(options):
         (lambda: Optimization(betas=(0.9, 1.0)), ValueError, "betas must be two numbers, at least 0 and below 1"),
         (lambda: Optimization(weight_decay=-1), ValueError, "weight_decay must be at least 0 and finite, got -1"),
         (lambda: Optimization(weight_decay={"prior": -1}), ValueError, "weight_decay of 'prior' must be at least 0"),
-        (lambda: Optimization(weight_decay=["prior"]), TypeError, r"weight_decay must be at least 0 .* got \['prior'\]"),
+        (lambda: Optimization(weight_decay=["prior"]), TypeError, "weight_decay must be at least 0 .* got"),
         (lambda: Optimization(patience=0), ValueError, "patience must be at least 1, got 0"),
         (lambda: CloudSampling(augment=3), TypeError, "augment: expected a function .* or None, got 3"),
         (lambda: CloudSampling(augment=[ScaleAxes]), TypeError, r"got <class .*ScaleAxes'>: ScaleAxes\(\) makes one"),
