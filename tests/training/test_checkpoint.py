@@ -41,7 +41,7 @@ class TestResume:
         assert torch.load(tmp_path / "checkpoint.pt")["step"] == 7
 
     def test_an_interrupt_amid_an_update_keeps_the_checkpoint_before(self, tmp_path, monkeypatch):
-        class Interrupting(torch.optim.Adam):
+        class Interrupting(torch.optim.AdamW):
             calls = 0
 
             def step(self, closure=None):
@@ -51,7 +51,7 @@ class TestResume:
                     raise KeyboardInterrupt
 
         with monkeypatch.context() as patch:
-            patch.setattr(torch.optim, "Adam", Interrupting)
+            patch.setattr(torch.optim, "AdamW", Interrupting)
             with pytest.raises(KeyboardInterrupt):
                 run(tmp_path / "stopped", checkpoint_every=5, tracks=False)
         assert torch.load(tmp_path / "stopped" / "checkpoint.pt")["step"] == 5
