@@ -358,6 +358,7 @@ FLOW = {
     "base": ["conditional", "mixture", 5, float("nan"), ["normal"]],
     "num_components": [10**9, 10**18, 0, "3", 2.5],
     "min_width": [-1.0, float("nan"), "1"],
+    "max_width": [-1.0, float("nan"), "1"],
     "base_hidden_dims": [[10**9], [10**18], [8.5], "88"],
     "masks": [[], [[True]], [[[True] * 1000] * 1000] * 1000, "no", 7, [[]]],
     "activation": ["exec", 3, []],

@@ -25,6 +25,7 @@ RUN = {
     "device": "cpu",
     "warmup_steps": 5,
     "betas": (0.9, 0.999),
+    "weight_decay": 0.0,
     "ema_decay": 0.9,
     "noise": 0.05,
     "lr": 3e-3,

@@ -107,6 +107,8 @@ class MixtureOfGaussians(nn.Module):
     models with applications to longitudinal data, Biometrika 1999): the width of a coordinate given the ones before it,
     and the slopes of its mean in them. Any real parameters make a covariance. Each such width lies between `min_width`
     and `min_width + 100`, smoothly bounded, so that no density exceeds that of a round Gaussian of width `min_width`.
+    With steep slopes a coordinate is wider than that: a finite `max_width` bounds the width that each has given the
+    ones before it, and that which these give it, so that none is wider than `sqrt(2) * max_width`.
 
     With a context, a network of the context is added to the free parameters, evaluated once per cloud.
 
@@ -116,6 +118,7 @@ class MixtureOfGaussians(nn.Module):
         num_components: number of Gaussians `K`, at least 1.
         points_per_component: points for each Gaussian that `start` needs to put all to use, at least 1.
         min_width: floor of the widths, in units of the standard deviation of the data.
+        max_width: bound of the widths, in the same units; infinity for none of those that slopes make.
         hidden_dims: widths of the hidden layers of the network of the context.
 
     Raises:
@@ -130,6 +133,7 @@ class MixtureOfGaussians(nn.Module):
         num_components: int = 128,
         points_per_component: int = 1,
         min_width: float = 1e-3,
+        max_width: float = math.inf,
         hidden_dims: Sequence[int] = (256,),
     ) -> None:
         super().__init__()
@@ -139,10 +143,13 @@ class MixtureOfGaussians(nn.Module):
             raise ValueError(f"points_per_component must be at least 1, got {points_per_component}")
         if not 0 < min_width < MAX_WIDTH:
             raise ValueError(f"min_width must lie between 0 and {MAX_WIDTH:g}, got {min_width}")
+        if not max_width > min_width:
+            raise ValueError(f"max_width must exceed min_width, which is {min_width:g}, got {max_width}")
         self.point_dim = point_dim
         self.num_components = num_components
         self.points_per_component = points_per_component
         self.min_width = min_width
+        self.max_width = max_width
         sizes = [1, point_dim, point_dim, point_dim * (point_dim - 1) // 2]
         self.logits, self.loc, self.raw_width, self.slopes = (
             nn.Parameter(torch.zeros(num_components, size)) for size in sizes
@@ -158,6 +165,11 @@ class MixtureOfGaussians(nn.Module):
         self.register_buffer("places", places, persistent=False)
 
     places: Tensor
+
+    @property
+    def _most(self) -> float:
+        """How much wider than `min_width` a coordinate may be given the ones before it."""
+        return min(MAX_WIDTH, self.max_width - self.min_width)
 
     def distribution(self, context: Tensor | None) -> GaussianMixture:
         """Return the noise under a context.
@@ -185,10 +197,13 @@ class MixtureOfGaussians(nn.Module):
             parts = [part + change for part, change in zip(parts, changes, strict=True)]
         logits, loc, raw_width, slopes = parts
         slopes = -PACE * slopes
+        most = self._most
+        width = self.min_width + most * torch.sigmoid(PACE * raw_width - math.log(most))
+        if self.max_width < math.inf:
+            slopes = _bounded(slopes, width, self.max_width)
         # Written out of place, as vmap needs it.
         entries = torch.cat([slopes, torch.zeros_like(loc[..., :1]), torch.ones_like(loc[..., :1])], -1)
         regression = entries[..., self.places]
-        width = self.min_width + MAX_WIDTH * torch.sigmoid(PACE * raw_width - math.log(MAX_WIDTH))
         return Gaussians(PACE * logits.squeeze(-1), loc, regression / width.unsqueeze(-1))
 
     @torch.no_grad()
@@ -230,14 +245,33 @@ class MixtureOfGaussians(nn.Module):
         self.logits.fill_(LOG_UNUSED / PACE)
         self.logits[:count] = (sizes + 1).log().unsqueeze(-1).to(self.logits) / PACE
         self.loc[:count] = loc.to(self.loc)
-        self.raw_width[:count] = _raw_width(width, self.min_width).to(self.loc) / PACE
+        self.raw_width[:count] = _raw_width(width, self.min_width, self._most).to(self.loc) / PACE
         self.slopes[:count] = -inverse[:, i, j].to(self.loc) / PACE
 
 
-def _raw_width(width: Tensor, min_width: float) -> Tensor:
-    """The parameter of a width, or of one a little above the floor."""
-    share = ((width - min_width).clamp(min=0.1 * min_width) / MAX_WIDTH).clamp(max=0.99)
-    return share.logit() + math.log(MAX_WIDTH)
+def _bounded(slopes: Tensor, width: Tensor, max_width: float) -> Tensor:
+    """Slopes by which the coordinates before it give none a standard deviation of more than `max_width`.
+
+    Args:
+        slopes: shape `(*batch, D * (D - 1) / 2)`, row by row.
+        width: widths of the coordinates given those before, shape `(*batch, D)`.
+        max_width: the bound.
+    """
+    rows, total = [], width[..., :1].square()
+    for row in slopes.split(list(range(1, width.shape[-1])), -1):
+        # Cauchy and Schwarz: whatever the correlations of the coordinates before.
+        variance = row.shape[-1] * (row.square() * total).sum(-1, keepdim=True)
+        share = (1 + variance / max_width**2).reciprocal()
+        rows.append(row * share.sqrt())
+        added = width[..., row.shape[-1], None].square() + variance * share
+        total = torch.cat([total, added], -1)
+    return torch.cat(rows, -1)
+
+
+def _raw_width(width: Tensor, min_width: float, most: float) -> Tensor:
+    """The parameter of a width, or of one a little above the floor or below the bound."""
+    share = ((width - min_width).clamp(min=0.1 * min_width) / most).clamp(max=0.99)
+    return share.logit() + math.log(most)
 
 
 def _network(dims: Sequence[int]) -> nn.Sequential:

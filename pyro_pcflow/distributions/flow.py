@@ -38,6 +38,7 @@ MIXTURE_OPTIONS: dict[str, Any] = {
     "num_components": 128,
     "points_per_component": 1,
     "min_width": 1e-3,
+    "max_width": math.inf,
     "base_hidden_dims": [256],
 }
 # What a flow is made of, and where it is of one shape and nothing is said of its couplings, which is the sharpest in
@@ -45,6 +46,8 @@ MIXTURE_OPTIONS: dict[str, Any] = {
 STACK: dict[str, Any] = {"num_couplings": 12, "hidden_dims": [64, 64]}
 SHARP_STACK: dict[str, Any] = {"num_couplings": 4, "hidden_dims": [64, 64], "coupling": "cubic"}
 SHARP_MIXTURE: dict[str, Any] = {"num_components": 1024, "points_per_component": 190}
+# A context that is unlike those of the training must not write a cloud of any size.
+WRITTEN_MIXTURE: dict[str, Any] = {"max_width": 3.0}
 # Mean absolute coordinate, in the flow's own units, of points that a flow with the right units would not see.
 FAR = 100.0
 # What a flow takes beside the sizes of its points and its context, where it makes its own transform.
@@ -82,6 +85,9 @@ class PointCloudFlow(nn.Module):
         points_per_component: points for each Gaussian that `normalize` needs to put all to use, 1 by default, 190 where
             there are 1024; of fewer points, the others have weight 0, so that small scans are not learnt by heart.
         min_width: floor of their widths, in standard deviations of the data, 1e-3 by default.
+        max_width: bound of the width of a coordinate given the ones before it, and of that which these give it, in
+            standard deviations of the data: 3 by default with a context, so that one that training never saw makes no
+            cloud of any size; infinity, for no bound of the latter, without.
         base_hidden_dims: widths of the hidden layers of the network that writes them from a context, `[256]` by
             default.
         transform: a point transform from noise to data, such as a `CouplingStack` of your own parts, instead of the
@@ -122,6 +128,7 @@ class PointCloudFlow(nn.Module):
         num_components: int | None = None,
         points_per_component: int | None = None,
         min_width: float | None = None,
+        max_width: float | None = None,
         base_hidden_dims: Sequence[int] | None = None,
         transform: PointTransform | ConditionalPointTransform | None = None,
         **stack_options: Any,
@@ -146,6 +153,7 @@ class PointCloudFlow(nn.Module):
             "num_components": num_components,
             "points_per_component": points_per_component,
             "min_width": min_width,
+            "max_width": max_width,
             "base_hidden_dims": base_hidden_dims,
         }
         mixture = {name: value for name, value in mixture.items() if value is not None}
@@ -171,7 +179,8 @@ class PointCloudFlow(nn.Module):
         if base == "mixture":
             # Who counts the Gaussians gets as many.
             usual = SHARP_MIXTURE if is_sharp and num_components is None else {}
-            mixture = {**MIXTURE_OPTIONS, **usual, **mixture}
+            written = WRITTEN_MIXTURE if context_dim else {}
+            mixture = {**MIXTURE_OPTIONS, **usual, **written, **mixture}
             self.config |= mixture
             mixture["hidden_dims"] = mixture.pop("base_hidden_dims")
             self.base = MixtureOfGaussians(point_dim, context_dim, **mixture)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from pyro_pcflow.distributions import MixtureOfFlows, PointCloud, PointCloudFlow
-from pyro_pcflow.distributions.flow import FLOW_OPTIONS
+from pyro_pcflow.distributions.flow import FLOW_OPTIONS, WRITTEN_MIXTURE
 from pyro_pcflow.distributions.mixture import coupled_labels
 from pyro_pcflow.ops.options import check_options
 from pyro_pcflow.ops.tracing import is_traced
@@ -125,6 +125,8 @@ class Generator(nn.Module):
         if "transform" not in decoder:
             is_sharp = num_flows == 1 and not {"base", "num_couplings"} & decoder.keys()
             decoder = {**DECODER, **(SHARP_DECODER if is_sharp else {}), **decoder}
+        if decoder.get("base") == "mixture":
+            decoder = {**WRITTEN_MIXTURE, **decoder}
         check_options(decoder, ["transform", *FLOW_OPTIONS] if num_flows == 1 else FLOW_OPTIONS, "decoder")
         check_options(prior_options, FLOW_OPTIONS, "prior_options")
         if prior == "flow":

@@ -26,8 +26,8 @@ __all__ = ["has_config", "load", "save"]
 
 FORMAT = "pyro-pcflow"
 # 1: before options of transforms had the names of today; 2: before posteriors were corrected; 3: before priors had
-# bounded units.
-VERSION = 4
+# bounded units; 4: before Gaussians that a context writes had bounded widths.
+VERSION = 5
 KIND = "a file of pcf.save"
 # Where a configuration's numbers exceed every size among its weights, this is still built soon.
 LARGE_NUMBER = 2**20

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 __all__ = ["current_options"]
@@ -16,6 +17,7 @@ DECODER = {"base": "normal", "num_couplings": 12}
 PRIOR = {"base": "normal", "coupling": "affine", "masks": "halves", "activation": "silu", "num_frequencies": 0}
 ENCODER = {"pooled_points": None}
 WITH_ENCODER = {"num_corrections": 0}
+MIXTURE = {"max_width": math.inf}
 
 
 def current_options(config: Any) -> Any:
@@ -46,6 +48,8 @@ def current_options(config: Any) -> Any:
                 translated.setdefault(name, value)
             if "class" not in encoder:
                 translated["encoder"] = {**ENCODER, **encoder}
+    if translated.get("base") == "mixture":
+        translated = {**MIXTURE, **translated}
     if "affine" in translated:
         translated["coupling"] = "affine" if translated.pop("affine") else "additive"
     return translated

@@ -97,6 +97,43 @@ def test_widths_are_bounded_and_smooth(size):
     assert all(parameter.grad.isfinite().all() for parameter in base.parameters())
 
 
+@pytest.mark.parametrize("size", [-1e4, -30.0, 0.1, 30.0, 1e4])
+@pytest.mark.parametrize("which", ["raw_width", "slopes"])
+def test_the_widths_that_slopes_make_are_bounded(size, which):
+    """None of a coordinate exceeds `sqrt(2) * max_width`, and the one before it is as it would be without a bound."""
+    base = make_mixture(min_width=0.01, max_width=3.0)
+    with torch.no_grad():
+        getattr(base, which).mul_(size)
+    factor = base.gaussians(None).inverse_scale_tril
+    widths = torch.linalg.inv(factor).square().sum(-1).sqrt()
+    assert (widths <= math.sqrt(2) * 3.0 * (1 + 1e-9)).all()
+    assert (1 / factor.diagonal(dim1=-2, dim2=-1) >= 0.01 * (1 - 1e-9)).all()
+    base.distribution(None).log_prob(torch.randn(9, 3).double()).sum().backward()
+    assert all(parameter.grad.isfinite().all() for parameter in base.parameters())
+
+
+def test_what_is_far_below_the_bound_is_as_without_it():
+    free, bounded = make_mixture(), make_mixture(max_width=1e4)
+    for one, other in zip(free.gaussians(None), bounded.gaussians(None), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+
+
+def test_a_context_that_training_never_saw_writes_no_cloud_of_any_size():
+    """A network goes on as a straight line; the centres alone follow it."""
+    flow = pcf.PointCloudFlow(3, 4, base="mixture", num_components=16, num_couplings=0)
+    pcf.testing.randomize_parameters(flow, 0.3)
+    offsets = []
+    for max_width in (flow.base.max_width, math.inf):
+        flow.base.max_width = max_width
+        _, points, labels = flow.base.distribution(30 * CONTEXTS.float()).sample_with_noise((500,))
+        loc = flow.base.gaussians(30 * CONTEXTS.float()).loc
+        centres = (
+            loc.expand(500, *loc.shape).gather(-2, labels[..., None, None].expand(*labels.shape, 1, 3)).squeeze(-2)
+        )
+        offsets.append((points - centres).abs().max())
+    assert offsets[0] < 6 * math.sqrt(2) * 3 < offsets[1] / 10
+
+
 def test_a_density_that_falls_onto_a_point_is_bounded():
     """Points at one place, or in a plane, have no density; the floor of the widths keeps that of the model finite."""
     base = make_mixture(min_width=0.1)

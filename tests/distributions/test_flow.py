@@ -253,6 +253,7 @@ def test_repr_shows_masks_widths_and_parameters():
         (lambda: pcf.PointCloudFlow(base="conditional"), ValueError, "context_dim"),
         (lambda: pcf.PointCloudFlow(base="mixture", num_components=0), ValueError, "num_components must be at least 1"),
         (lambda: pcf.PointCloudFlow(base="mixture", min_width=0.0), ValueError, "min_width must lie between 0 and 100"),
+        (lambda: pcf.PointCloudFlow(base="mixture", max_width=1e-4), ValueError, "max_width must exceed min_width"),
         (lambda: pcf.PointCloudFlow(3, 2, num_components=3), TypeError, "num_components: options of base='mixture'"),
         (lambda: pcf.PointCloudFlow(points_per_component=0), ValueError, "points_per_component must be at least 1"),
         (lambda: pcf.PointCloudFlow(base="mixture", num_couplings=-1), ValueError, "num_couplings"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -27,7 +29,7 @@ def test_old_names_become_those_of_today_at_any_depth():
     assert current_options(None) is None
 
 
-@pytest.mark.parametrize("options", [{"transform": 1}, {"base": "mixture"}, {"num_couplings": 3}])
+@pytest.mark.parametrize("options", [{"transform": 1}, {"base": "normal"}, {"num_couplings": 3}])
 def test_a_decoder_that_says_what_it_is_stays(options):
     assert current_options({"latent_dim": 2, "decoder": options}) == {"latent_dim": 2, "decoder": options}
 
@@ -45,6 +47,20 @@ def test_a_prior_that_says_nothing_has_the_units_of_then():
     assert prior_of(prior="flow", prior_options=told) == told
     assert prior_of(prior="flow", prior_options={}) == {**told, "activation": "silu"}
     assert prior_of(prior="normal", prior_options={}) == {}
+
+
+@pytest.mark.parametrize("num_flows", [1, 2])
+def test_gaussians_that_a_context_writes_were_of_any_width(num_flows):
+    decoder = {"base": "mixture", "num_components": 4, "num_couplings": 0}
+    told = pcf.PointCloudVAE(3, 2, num_flows=num_flows, decoder=decoder).config
+    assert told["decoder"]["max_width"] == 3
+    assert current_options(told)["decoder"] == told["decoder"]
+    before = current_options({"latent_dim": 2, "decoder": decoder})["decoder"]
+    assert before == {**decoder, "max_width": math.inf}
+    flow = pcf.PointCloudFlow(3, 2, **decoder).config
+    assert flow["max_width"] == 3
+    del flow["max_width"]
+    assert current_options(flow)["max_width"] == math.inf
 
 
 def test_files_of_today_have_no_old_names(path):
