@@ -17,7 +17,6 @@ DECODER = {"base": "normal", "num_couplings": 12}
 PRIOR = {"base": "normal", "coupling": "affine", "masks": "halves", "activation": "silu", "num_frequencies": 0}
 ENCODER = {"pooled_points": None}
 WITH_ENCODER = {"num_corrections": 0}
-MIXTURE = {"max_width": math.inf}
 
 
 def current_options(config: Any) -> Any:
@@ -49,7 +48,7 @@ def current_options(config: Any) -> Any:
             if "class" not in encoder:
                 translated["encoder"] = {**ENCODER, **encoder}
     if translated.get("base") == "mixture":
-        translated = {**MIXTURE, **translated}
+        translated.setdefault("max_width", math.inf)
     if "affine" in translated:
         translated["coupling"] = "affine" if translated.pop("affine") else "additive"
     return translated
