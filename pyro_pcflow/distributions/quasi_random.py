@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 
 import torch
@@ -68,6 +69,10 @@ def quasi_monte_carlo(distribution: Distribution, num_samples: int) -> tuple[Ten
 
 @lru_cache(maxsize=16)
 def _sobol_normal(num_samples: int, dim: int) -> Tensor:
-    uniform = SobolEngine(dim, scramble=True, seed=0).draw(num_samples, dtype=torch.float64)
+    # In a thread of its own: around this one may be `torch.func.vmap`, under which nothing is drawn.
+    with ThreadPoolExecutor(1) as thread:
+        uniform = thread.submit(
+            lambda: SobolEngine(dim, scramble=True, seed=0).draw(num_samples, dtype=torch.float64)
+        ).result()
     # A coordinate may be 0 or 1 to the last bit, whose quantile is infinite.
     return torch.special.ndtri(uniform.clamp(1e-10, 1 - 1e-10))
