@@ -19,7 +19,7 @@ from pyro_pcflow.transforms import ConditionalPointTransform
 
 __all__ = ["ConditionalNormal", "MixtureOfGaussians", "StandardNormal"]
 
-# Upper bound of a Gaussian's widths, in the flow's units.
+# Upper bound of a Gaussian's widths, in the flow's units, where `max_width` sets no lower one.
 MAX_WIDTH = 100.0
 # How much faster than its mean the weight, the widths and the slopes of a Gaussian learn: at a rate at which means move
 # by a part of a width per step, these would hardly change.
@@ -106,9 +106,9 @@ class MixtureOfGaussians(nn.Module):
     The covariance of each Gaussian is given by its modified Cholesky decomposition (Pourahmadi, Joint mean-covariance
     models with applications to longitudinal data, Biometrika 1999): the width of a coordinate given the ones before it,
     and the slopes of its mean in them. Any real parameters make a covariance. Each such width lies between `min_width`
-    and `min_width + 100`, smoothly bounded, so that no density exceeds that of a round Gaussian of width `min_width`.
-    With steep slopes a coordinate is wider than that: a finite `max_width` bounds the width that each has given the
-    ones before it, and that which these give it, so that none is wider than `sqrt(2) * max_width`.
+    and the lower of `max_width` and `min_width + 100`, smoothly bounded, so that no density exceeds that of a round
+    Gaussian of width `min_width`. With steep slopes a coordinate is wider than that: a finite `max_width` also bounds
+    what the ones before it give it, so that none is wider than `sqrt(2) * max_width`.
 
     With a context, a network of the context is added to the free parameters, evaluated once per cloud.
 
@@ -118,7 +118,8 @@ class MixtureOfGaussians(nn.Module):
         num_components: number of Gaussians `K`, at least 1.
         points_per_component: points for each Gaussian that `start` needs to put all to use, at least 1.
         min_width: floor of the widths, in units of the standard deviation of the data.
-        max_width: bound of the widths, in the same units; infinity for none of those that slopes make.
+        max_width: bound of the widths, and of those that slopes make, in the same units; infinity leaves the slopes
+            free.
         hidden_dims: widths of the hidden layers of the network of the context.
 
     Raises:

@@ -100,7 +100,7 @@ def test_widths_are_bounded_and_smooth(size):
 @pytest.mark.parametrize("size", [-1e4, -30.0, 0.1, 30.0, 1e4])
 @pytest.mark.parametrize("which", ["raw_width", "slopes"])
 def test_the_widths_that_slopes_make_are_bounded(size, which):
-    """None of a coordinate exceeds `sqrt(2) * max_width`, and the one before it is as it would be without a bound."""
+    """That of no coordinate exceeds `sqrt(2) * max_width`, and the floor of the others stays."""
     base = make_mixture(min_width=0.01, max_width=3.0)
     with torch.no_grad():
         getattr(base, which).mul_(size)
