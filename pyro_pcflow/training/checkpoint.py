@@ -164,6 +164,8 @@ class ResumableState:
             raise ValueError("window: expected two sums and how many they are of")
         if "lr" in state:
             _number(state, "lr", float, int)
+        if state.get("hastened_at") is not None:
+            _number(state, "hastened_at", float)
         if type(state.get("pending", False)) is not bool or (state.get("pending") and step == 0):
             raise ValueError(f"pending: expected whether a line waits for the step, got {shortened(state['pending'])}")
         _check_random(_entries(state, "random"))

@@ -54,7 +54,8 @@ class Optimization:
         patience: early stopping: training ends after so many evaluations in a row without a better held-out score than
             before, and the module is left with the best averaged weights that were evaluated, also if training comes
             to its planned end. None trains to the end, and leaves the last. `Logging(eval_every=...)` decides how
-            far apart evaluations are.
+            far apart evaluations are. Of a training in two phases it ends the phase: the second begins at once, from
+            the best weights, and takes the time that was planned for it.
         precision: `"full"`, or `"bfloat16"` for the hidden layers of networks, which a GPU evaluates faster; shifts and
             log-scales, and with them the log-determinant, keep the precision of the parameters. Scores are always full.
         recompute: whether a backward pass evaluates couplings once more instead of keeping their hidden layers

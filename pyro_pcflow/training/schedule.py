@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 __all__ = ["Schedule"]
 
@@ -28,6 +28,8 @@ class Schedule:
         start_step: the step that the line begins at.
         start_rate: the rate that it begins at.
         second_phase: the share of the training after which a second phase begins; 1 for none.
+        hastened_at: the share after which it has begun instead, for it did not have to wait; it takes as long as it
+            would have, and so training ends before its limits. None if it begins where it was planned.
 
     Examples:
         >>> schedule = Schedule(lr=1.0, warmup_steps=0, max_steps=100)
@@ -45,19 +47,35 @@ class Schedule:
     start_step: int = 0
     start_rate: float = 0.0
     second_phase: float = 1.0
+    hastened_at: float | None = None
 
     def progress(self, step: int, seconds: float) -> float:
         """The share of the training that is over after `step` steps and `seconds`, in [0, 1]."""
-        by_steps = 0.0 if self.max_steps is None else step / self.max_steps
-        by_seconds = 0.0 if self.max_seconds is None else seconds / self.max_seconds
-        return min(max(by_steps, by_seconds), 1.0)
+        share = self._share_of_limits(step, seconds)
+        if self.hastened_at is not None and share >= self.hastened_at:
+            share = self.second_phase + (share - self.hastened_at)
+        return min(share, 1.0)
+
+    def hastened(self, step: int, seconds: float) -> Schedule:
+        """The schedule with a second phase that begins here."""
+        return replace(self, hastened_at=self._share_of_limits(step, seconds))
+
+    def is_in_first_of_two(self, step: int, seconds: float) -> bool:
+        """Whether a second phase is to come."""
+        return self.progress(step, seconds) < self.second_phase < 1.0
 
     def steps_of_phase(self, step: int, seconds: float) -> float:
         """How many of `step` steps belong to the present phase, if all took equally long."""
-        progress = self.progress(step, seconds)
-        if progress < self.second_phase or self.second_phase in (0.0, 1.0):
+        share = self._share_of_limits(step, seconds)
+        begun = self.second_phase if self.hastened_at is None else self.hastened_at
+        if share < begun or self.second_phase in (0.0, 1.0):
             return step
-        return step * (1.0 - self.second_phase / progress)
+        return step * (1.0 - begun / share)
+
+    def _share_of_limits(self, step: int, seconds: float) -> float:
+        by_steps = 0.0 if self.max_steps is None else step / self.max_steps
+        by_seconds = 0.0 if self.max_seconds is None else seconds / self.max_seconds
+        return max(by_steps, by_seconds)
 
     def rate(self, step: int, seconds: float) -> float:
         """The learning rate of the step that follows `step` steps and `seconds`."""

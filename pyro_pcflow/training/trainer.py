@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, NoReturn
 
@@ -206,6 +207,18 @@ class Trainer:
         patience = self.settings.optimization.patience
         return patience is not None and waited >= patience
 
+    def _hasten(self, now: float) -> None:
+        """Begin a second phase at once, from the best weights, where patience has come to its end in the first."""
+        first = self.schedule.is_in_first_of_two(self.step, now)
+        if self._best is None or not first or not self._is_out_of_patience(self._best.waited):
+            return
+        # Until the next moment is noted, what is kept belongs to other weights.
+        self.state.forget()
+        for weights in (self.weights.values.data, self.weights.averages):
+            weights.copy_(self._best.averages)
+        self._best = replace(self._best, waited=0)
+        self.schedule = self.schedule.hastened(self.step, now)
+
     def _take_best(self) -> None:
         """Have the averages, and the scores, of the best evaluation, if it was looked for."""
         if self._best is not None:
@@ -227,6 +240,7 @@ class Trainer:
             points_per_second = steps * self.objective.points_per_step / seconds if steps else None
             if evaluate:
                 self._evaluate()
+                self._hasten(now)
                 done = self._is_over(now)
                 checkpoint = checkpoint or (done and self.folder is not None)
             self._log(points_per_second, evaluate, bar)
@@ -246,6 +260,7 @@ class Trainer:
     def _note(self, pending: bool) -> None:
         """Note a moment from which training can be resumed."""
         numbers = {"step": self.step, "scores": self.scores, "window": self._window, "lr": self._rate}
+        numbers["hastened_at"] = self.schedule.hastened_at
         self.state.note(self._best, **numbers, pending=pending)
 
     def _take_step(self) -> None:
@@ -372,6 +387,8 @@ class Trainer:
         step, seconds = (0, 0.0) if state is None else (state["step"], state["seconds"])
         config = folder.config
         schedule = self._schedule(config.extensions, config.limits_before or {})
+        if state is not None:
+            schedule = replace(schedule, hastened_at=state.get("hastened_at"))
         stopped = state is not None and "best" in state and self._is_out_of_patience(state["best"]["waited"])
         ended = stopped or schedule.progress(step, seconds) >= 1.0
         if self.processes.is_first:
@@ -381,7 +398,8 @@ class Trainer:
             config.extend(step, seconds, schedule.rate(step, seconds) if step else 0.0, ended)
             if self.processes.is_first:
                 config.write()
-        self.schedule = self._schedule(config.extensions, {})
+            schedule = self._schedule(config.extensions, {})
+        self.schedule = schedule
 
     def _schedule(self, extensions: list[dict[str, Any]], limits: dict[str, Any]) -> Schedule:
         settings = self.settings

@@ -84,6 +84,62 @@ def test_a_run_that_has_stopped_early_stays_so(tmp_path):
         assert same_state(again.state_dict(), first.state_dict())
 
 
+class TwoPhases(ExactLikelihood):
+    """First the place alone, then the width alone."""
+
+    second_phase = 0.75
+
+    def held(self):
+        return [self.module.log_scale if self.progress < self.second_phase else self.module.loc]
+
+
+def train_in_two_phases(callback, out=None, **options):
+    module = DiagonalGaussian()
+    objective = TwoPhases(module, TRAINED, held_out=SCORED, batch_size=64)
+    often = {"log_every": 1, "eval_every": 2, "checkpoint_every": 1000, "warmup_steps": 0, "ema_decay": 0.5}
+    options = {"max_steps": STEPS, "patience": PATIENCE, "lr": 0.2, "device": "cpu", **often, **options}
+    result = fit(module, objective=objective, callbacks=[callback], out=out, resume=out is not None, **options)
+    return module, result
+
+
+def test_where_patience_ends_the_first_phase_the_second_begins_with_the_best_weights():
+    callback = Weights()
+    module, result = train_in_two_phases(callback, patience=PATIENCE)
+    scores, states = zip(*callback.seen, strict=True)
+    places = [state["loc"] for state in states]
+    first = [score for score, state in callback.seen if not state["log_scale"].any()]
+    best = first.index(max(first))
+    assert best > 0
+    assert len(first) == best + 1 + PATIENCE < STEPS // 2 * TwoPhases.second_phase
+    assert all(torch.equal(place, places[best]) for place in places[len(first) :])
+    # Points at 5 seem wide from about 1, and those at 1 are narrow: each evaluation is worse than the best.
+    assert len(scores) == len(first) + PATIENCE
+    assert result.nats_per_point == scores[best]
+    assert same_state(module.state_dict(), states[best])
+
+
+def test_a_second_phase_that_is_hastened_ends_before_the_limits():
+    callback = Weights()
+    _, result = train_in_two_phases(callback, lr=1.0, max_steps=400, patience=9)
+    first = [score for score, state in callback.seen if not state["log_scale"].any()]
+    assert len(first) < 400 // 2 * TwoPhases.second_phase
+    assert result.steps <= 2 * len(first) + 400 * (1 - TwoPhases.second_phase)
+
+
+# In the first phase, as it ends, and in the second.
+@pytest.mark.parametrize("stop", [3, 4, 9, 10, 11, 12, 13, 14, 16])
+def test_a_run_in_two_phases_that_was_stopped_ends_with_the_same_bits(stop, tmp_path):
+    whole, result = train_in_two_phases(Weights(), tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        train_in_two_phases(Weights(stop), tmp_path / "stopped")
+    resumed, again = train_in_two_phases(Weights(), tmp_path / "stopped")
+    assert stop <= result.steps < STEPS
+    assert (again.steps, again.scores) == (result.steps, result.scores)
+    assert same_state(resumed.state_dict(), whole.state_dict())
+    assert same_state(torch.load(tmp_path / "stopped" / "model.pt"), torch.load(tmp_path / "whole" / "model.pt"))
+    assert losses_of(tmp_path / "stopped") == losses_of(tmp_path / "whole")
+
+
 def test_it_needs_held_out_data(tmp_path):
     with pytest.raises(ValueError, match="patience compares scores of held-out data, and there is none"):
         fit(DiagonalGaussian(), some_points(), held_out=0, patience=2, max_steps=1, out=tmp_path / "run")

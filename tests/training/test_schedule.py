@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pyro_pcflow.training.schedule import SECOND_RATE, Schedule
 
@@ -38,3 +40,31 @@ def test_a_second_phase_begins_anew():
     assert schedule.steps_of_phase(749, 0.0) == 749
     assert Schedule(1.0, 0, max_steps=10).steps_of_phase(10, 0.0) == 10
     assert Schedule(1.0, 0, max_steps=10, second_phase=0.0).steps_of_phase(0, 0.0) == 0
+
+
+def test_a_second_phase_that_is_hastened_takes_as_long_as_it_would_have():
+    planned = Schedule(lr=2.0, warmup_steps=4, max_steps=1000, second_phase=0.75)
+    hastened = planned.hastened(300, 0.0)
+    for step in range(300):
+        assert hastened.rate(step, 0.0) == planned.rate(step, 0.0)
+        assert hastened.progress(step, 0.0) == planned.progress(step, 0.0)
+    assert planned.is_in_first_of_two(300, 0.0)
+    assert not hastened.is_in_first_of_two(300, 0.0)
+    for step in range(251):
+        assert hastened.progress(300 + step, 0.0) == pytest.approx(planned.progress(750 + step, 0.0))
+        assert hastened.rate(300 + step, 0.0) == pytest.approx(planned.rate(750 + step, 0.0))
+        assert hastened.steps_of_phase(300 + step, 0.0) == pytest.approx(step)
+    assert hastened.progress(300, 0.0) == 0.75
+    assert hastened.progress(550, 0.0) == 1.0
+
+
+@given(st.integers(1, 10_000), st.floats(0.01, 0.99), st.floats(0.0, 1.0))
+def test_a_hastened_phase_begins_at_once(max_steps, second_phase, share):
+    step = int(share * max_steps)
+    schedule = Schedule(1.0, 0, max_steps=max_steps, second_phase=second_phase).hastened(step, 0.0)
+    assert schedule.progress(step, 0.0) == second_phase
+    assert not schedule.is_in_first_of_two(step, 0.0)
+
+
+def test_there_is_no_phase_to_hasten_where_there_is_one_alone():
+    assert not Schedule(1.0, 0, max_steps=10).is_in_first_of_two(3, 0.0)
