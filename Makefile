@@ -72,7 +72,6 @@ bench: $(STAMP)
 	$(BIN)/python -m benchmarks.density $(MESHES)
 	$(BIN)/python -m benchmarks.calibration
 	$(BIN)/python -m benchmarks.robust $(MESHES)
-	$(BIN)/python -m benchmarks.vae $(CLOUDS)
 	$(BIN)/python -m benchmarks.pairwise $(CLOUDS)
 	$(BIN)/python -m benchmarks.separation $(CLOUDS) $(OTHERS) --turn x,z,-y
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.families $(CLOUDS) $(OTHERS) --seconds 40 --draws 2 --scored-points 512 \

@@ -92,9 +92,10 @@ def _pyro(size: Size) -> nn.Module:
     return matched_in_size(affine_vae())
 
 
-# The best for the default model and for Pyro's in benchmarks.vae. Of 3e-3, 8e-3 and 1.6e-2 it was the best, or within
-# 0.01 nats of it, for every other preset but cif, which was not tried, and for the Gaussians of 3e-3 and 8e-3: by the
-# bound of headwear's val split after 40 s on one core, under the first seed.
+# The best of 2e-3, 4e-3 and 8e-3 for Pyro's couplings and twelve affine ones of ours, after 90 s of bodies and of
+# headwear, and the best of five for the default, see `python -m benchmarks.family body.npz --sweep`. Of 3e-3, 8e-3 and
+# 1.6e-2 it was the best, or within 0.01 nats of it, for every other preset but cif, which was not tried, and for the
+# Gaussians of 3e-3 and 8e-3: by the bound of headwear's val split after 40 s on one core, under the first seed.
 RATE = VAE_LEARNING_RATE
 
 FAMILIES: dict[str, Family] = {
@@ -131,6 +132,27 @@ FAMILIES: dict[str, Family] = {
         2e-3,
         play,
         has_density=False,
+    ),
+    "affine": Family(
+        "ablations",
+        "the default with twelve affine couplings over normal noise as decoder, and without corrections",
+        lambda size: affine_vae(),
+        RATE,
+        fit_density,
+    ),
+    "gaussians": Family(
+        "ablations",
+        "the default with 128 full Gaussians as decoder, without couplings",
+        _variant(decoder={"base": "mixture", "num_components": 128, "num_couplings": 0}),
+        RATE,
+        fit_density,
+    ),
+    "uncorrected": Family(
+        "ablations",
+        "the default without corrections of what its encoder finds",
+        _variant(num_corrections=0),
+        RATE,
+        fit_density,
     ),
     **{
         f"conditioning-{name.replace('_', '-')}": Family(

@@ -16,7 +16,8 @@ def test_everybody_who_is_asked_takes_part():
     assert chosen_families(["presets", "rivals"]) == asked
     assert chosen_families(["gan", "default", "gan"]) == ["default", "gan"]
     ablations = " ".join(chosen_families(["ablations"]))
-    for what in ("conditioning", "base", "noise-input", "mixture", "prior", "auto-decoder"):
+    decoders = ("affine", "gaussians", "conditioning", "base", "mixture")
+    for what in (*decoders, "uncorrected", "noise-input", "prior", "auto-decoder"):
         assert what in ablations
     with pytest.raises(ValueError, match="unknown model 'diffusion': expected default, nice"):
         chosen_families(["diffusion"])
