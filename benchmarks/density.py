@@ -1,19 +1,18 @@
 """Held-out nats per point on single meshes, at equal seconds of training: ours, Pyro's own couplings, other densities.
 
-    python -m benchmarks.density MESH_FOLDER                       # the table of docs/benchmarks.md
+    python -m benchmarks.density MESH_FOLDER                       # all contenders on meshes: some hours
+    python -m benchmarks.density MESH_FOLDER --contenders "ours, by default" EM zuko
+    python -m benchmarks.density MESH_FOLDER --scan 3000 --raw     # on scans: few points, and none thickened
     python -m benchmarks.density MESH_FOLDER --seconds 2 --seeds 1 # a smoke run
     python -m benchmarks.density MESH_FOLDER --exact               # what the true density would score
-    python -m benchmarks.density MESH_FOLDER --rivals              # everybody, a line each
-    python -m benchmarks.density MESH_FOLDER --rivals "ours, by default" EM zuko
-    python -m benchmarks.density MESH_FOLDER --scan 3000 --raw     # everybody on scans: few points, and none thickened
 
 Points are sampled by area and thickened by Gaussian noise of 0.01 of the half extent of the bounding box, so that the
-density is well-posed; log-densities are in units of that half extent. "pyro" and "ours" have 12 couplings with two
-hidden layers of 64, and the same loop, batch and schedule. Each contender takes the best of several settings, such as
-three learning rates, by a validation set of the first seed, and each setting has all the seconds. Runs take turns, so
-that the load of the machine is the same for all; all are scored on the same points. A run that diverges is scored by
-the last averaged weights that were finite, and marked. The true density, which nothing can beat, is the mean of
-Gaussians around points of the surface, of which millions are drawn.
+density is well-posed; log-densities are in units of that half extent. "pyro" and "ours, affine by default" have 12
+couplings with two hidden layers of 64, and the same loop, batch and schedule. Each contender takes the best of several
+settings, such as three learning rates, by a validation set of the first seed, and each setting has all the seconds.
+Runs take turns, so that the load of the machine is the same for all; all are scored on the same points. A run that
+diverges is scored by the last averaged weights that were finite, and marked. The true density, which nothing can beat,
+is the mean of Gaussians around points of the surface, of which millions are drawn.
 
 On a mesh, 200,000 points are there to learn from. A scan has as many as `--scan` says. Under `--raw` the points that
 are chosen by and scored are those of the surface itself, to which no true density has an upper bound: contenders choose
@@ -27,7 +26,6 @@ from __future__ import annotations
 import argparse
 import math
 import statistics
-import sys
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -40,8 +38,7 @@ from benchmarks.common.meshes import Shape, load_shape, mesh_paths
 from benchmarks.common.racing import race, reporter
 from benchmarks.common.scores import nats_per_point
 from benchmarks.common.true_density import true_scores
-from benchmarks.rivals.contenders import BAR, CONTENDERS, PAIR, Setting
-from benchmarks.rivals.gaussian import Gaussian
+from benchmarks.rivals.contenders import BAR, CONTENDERS, Setting
 
 SCORED = 10_000
 MEASURES = ("seconds", "steps", "diverged", "numbers stored", f"ms for {SCORED:,} points")
@@ -97,29 +94,12 @@ def describe(run: Run) -> str:
     )
 
 
-def pair_row(shape: Shape, runs: list[Run]) -> str:
-    """One line of the table of Pyro's own couplings and ours."""
-    gaussian = nats_per_point(Gaussian(shape.train, shape.noise), shape.test)
-    of = {name: [run for run in runs if run.contender == name] for name in PAIR}
-    scores = {name: [run.test for run in of[name]] for name in PAIR}
-    gains = [ours - pyro for ours, pyro in zip(scores["ours"], scores["pyro"], strict=True)]
-    cells = [
-        shape.name,
-        f"{gaussian:.2f}",
-        *(f"{statistics.mean(s):.3f} ({min(s):.3f} to {max(s):.3f})" for s in scores.values()),
-        f"{statistics.mean(gains):+.3f} (least {min(gains):+.3f})",
-        ", ".join(f"{of[name][0].setting['lr']:g}" for name in PAIR),
-        ", ".join(f"{statistics.mean(run.steps for run in of[name]):.0f}" for name in PAIR),
-    ]
-    return _line(cells)
-
-
-def rival_rows(runs: list[Run], references: Mapping[str, float | None]) -> list[str]:
+def contender_rows(runs: list[Run], references: Mapping[str, float | None]) -> list[str]:
     """A line per contender, the best one first.
 
     Args:
         runs: of all meshes.
-        references: from a mesh to the score that rivals are compared with.
+        references: from a mesh to the score that contenders are compared with.
     """
     lines = []
     for name in {run.contender: None for run in runs}:
@@ -139,6 +119,19 @@ def rival_rows(runs: list[Run], references: Mapping[str, float | None]) -> list[
     return [line for _, line in sorted(lines, reverse=True)]
 
 
+def mesh_rows(runs: list[Run], references: Mapping[str, float | None]) -> list[str]:
+    """A line per mesh: the score that contenders are compared with, and that of each, as a mean with its range."""
+    rows = []
+    for mesh, score in references.items():
+        of: dict[str, list[float]] = {}
+        for run in runs:
+            if run.mesh == mesh:
+                of.setdefault(run.contender, []).append(run.test)
+        cells = [f"{statistics.mean(own):.3f} ({min(own):.3f} to {max(own):.3f})" for own in of.values()]
+        rows.append(_line([mesh, "" if score is None else f"{score:.3f}", *cells]))
+    return rows
+
+
 def _line(cells: Iterable[str]) -> str:
     """A line of a Markdown table."""
     return f"| {' | '.join(cells)} |"
@@ -156,35 +149,28 @@ def exact_row(path: Path, shape: Shape) -> str:
 
 
 def reference(path: Path, shape: Shape, runs: list[Run]) -> float | None:
-    """The score that rivals are compared with: the true density's, or the best kernel density's if there is none."""
+    """The score to compare with: that of the true density, or that of the best kernel density if there is none."""
     if shape.noise:
         return float(true_scores(path, shape).mean())
-    return next((run.test for run in runs if run.contender == BAR), None)
+    return next((run.test for run in runs if (run.mesh, run.contender) == (shape.name, BAR)), None)
 
 
 def main() -> None:
-    """Run the comparison and print its table."""
+    """Run the comparison and print its tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("meshes", type=Path, help="a folder of meshes, or one mesh")
     parser.add_argument("--seconds", type=float, default=20.0, help="training time of each run")
     parser.add_argument("--seeds", type=int, default=3, help="runs of each contender that enter the table")
     parser.add_argument("--exact", action="store_true", help="print what the true density scores, and train nothing")
     parser.add_argument(
-        "--rivals", nargs="*", choices=CONTENDERS, metavar="NAME", help=f"all, or some of: {'; '.join(CONTENDERS)}"
+        "--contenders", nargs="+", choices=CONTENDERS, metavar="NAME", help=f"some of: {'; '.join(CONTENDERS)}"
     )
-    parser.add_argument("--scan", type=int, metavar="N", help="points to learn from; all rivals, if none is named")
-    parser.add_argument("--raw", action="store_true", help="score points without noise; all rivals, if none is named")
+    parser.add_argument("--scan", type=int, metavar="N", help="points to learn from")
+    parser.add_argument("--raw", action="store_true", help="score points without noise")
     parser.add_argument("--log", type=Path, help="append every run to this file, a JSON object per line")
     arguments = parser.parse_args()
-    of_pair = arguments.rivals is None and arguments.scan is None and not arguments.raw
-    names = PAIR if of_pair else [name for name in CONTENDERS if name in (arguments.rivals or CONTENDERS)]
     if arguments.exact and arguments.raw:
         parser.error("--exact is of points with noise, for those of the surface itself have no bound: leave --raw out")
-    for name in names:
-        if find_spec(CONTENDERS[name].needs) is None:
-            parser.error(
-                f"{name!r} needs the package {CONTENDERS[name].needs}: pip install 'pyro-pcflow[bench]', or name others"
-            )
     noise = 0.0 if arguments.raw else NOISE_PER_HALF_EXTENT
     load = partial(load_shape, num_points=arguments.scan or 200_000, noise=noise)
     paths = mesh_paths(arguments.meshes, parser)
@@ -194,27 +180,26 @@ def main() -> None:
             print(exact_row(path, load(path)), flush=True)
         return
 
+    names = [name for name in CONTENDERS if name in (arguments.contenders or CONTENDERS)]
+    for name in names:
+        if find_spec(CONTENDERS[name].needs) is None:
+            parser.error(
+                f"{name!r} needs the package {CONTENDERS[name].needs}: pip install 'pyro-pcflow[bench]', or name others"
+            )
     report = reporter(describe, arguments.log)
     runs: list[Run] = []
-    rows: list[str] = []
     references: dict[str, float | None] = {}
     for path in paths:
         shape = load(path)
         settings = {name: CONTENDERS[name].settings_for(shape) for name in names}
-        own = race(partial(train, shape, seconds=arguments.seconds), settings, arguments.seeds, report)
-        if of_pair:
-            rows.append(pair_row(shape, own))
-            print(rows[-1], file=sys.stderr, flush=True)
-        else:
-            runs += own
-            references[shape.name] = reference(path, shape, own)
-    if of_pair:
-        print(_header("mesh", "Gaussian", "Pyro's own", "ours", "ours ahead", "learning rates", "steps"))
-    else:
-        of_reference = "above the true density" if noise else f"above {BAR}"
-        rows = rival_rows(runs, references)
-        print(_header("density", "nats per point", of_reference, *MEASURES))
-    print(*rows, sep="\n")
+        runs += race(partial(train, shape, seconds=arguments.seconds), settings, arguments.seeds, report)
+        references[shape.name] = reference(path, shape, runs)
+    compared = "the true density" if noise else BAR
+    others = [name for name in names if name != compared]
+    print(_header("density", "nats per point", f"above {compared}", *MEASURES))
+    print(*contender_rows(runs, references), sep="\n")
+    print("\n" + _header("mesh", compared, *others))
+    print(*mesh_rows([run for run in runs if run.contender in others], references), sep="\n")
 
 
 if __name__ == "__main__":
