@@ -68,6 +68,7 @@ dist: $(STAMP)
 bench: $(STAMP)
 	@test -n "$(MESHES)" && test -n "$(CLOUDS)" && test -n "$(OTHERS)" || \
 		{ echo "say which: make bench MESHES=folder CLOUDS=body.npz OTHERS=chair.npz"; exit 2; }
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	$(BIN)/python -m benchmarks.conditioning $(CLOUDS)
 	$(BIN)/python -m benchmarks.density $(MESHES)
 	$(BIN)/python -m benchmarks.calibration
