@@ -72,7 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         metavar=("NAME", "OPTION=VALUE"),
         help="what a coupling does to a coordinate: affine, additive, spline, cubic, or a class of --custom with its "
-        "options. One shape is by default a mixture under 4 cubic couplings, with --base normal or an option of the "
+        "options. One shape is by default a mixture under 8 cubic couplings, with --base normal or an option of the "
         "couplings normal noise under 12 affine ones",
     )
     add_custom(parser)

@@ -44,7 +44,7 @@ MIXTURE_OPTIONS: dict[str, Any] = {
 # What a flow is made of, and where it is of one shape and nothing is said of its couplings, which is the sharpest in
 # the same seconds by `benchmarks.family`, on meshes and on scans of few points.
 STACK: dict[str, Any] = {"num_couplings": 12, "hidden_dims": [64, 64]}
-SHARP_STACK: dict[str, Any] = {"num_couplings": 4, "hidden_dims": [64, 64], "coupling": "cubic"}
+SHARP_STACK: dict[str, Any] = {"num_couplings": 8, "hidden_dims": [64, 64], "coupling": "cubic"}
 SHARP_MIXTURE: dict[str, Any] = {"num_components": 1024, "points_per_component": 190}
 # A context that is unlike those of the training must not write a cloud of any size.
 WRITTEN_MIXTURE: dict[str, Any] = {"max_width": 3.0}
@@ -58,7 +58,7 @@ class PointCloudFlow(nn.Module):
     """Normalizing flow over points, with or without a context: noise that a stack of couplings carries to data.
 
     `PointCloudFlow(3)`, without a context and without a word about noise or couplings, is what describes one shape best
-    in the same seconds: a mixture of Gaussians under four cubic-rational couplings. Its samples carry no gradients.
+    in the same seconds: a mixture of Gaussians under eight cubic-rational couplings. Its samples carry no gradients.
     With `base="normal"`, a context or any option of the couplings, it is standard normal noise under affine couplings
     (RealNVP), of which every option may be chosen.
 
@@ -73,7 +73,7 @@ class PointCloudFlow(nn.Module):
     Args:
         point_dim: number of coordinates `D` of a point, at least 2.
         context_dim: size `C` of a context, 0 for none.
-        num_couplings: number of couplings `L`, 12 by default; 4 under the mixture of one shape.
+        num_couplings: number of couplings `L`, 12 by default; 8 under the mixture of one shape.
         hidden_dims: widths of the hidden layers of every conditioner, `(64, 64)` by default.
         base: `"normal"`, standard normal noise; `"conditional"`, normal noise whose mean and scale come from the
             context; `"mixture"`, a mixture of Gaussians with full covariances, which come from the context if there is

@@ -17,8 +17,8 @@ from pyro_pcflow.ops.random import seeded_generator
 __all__ = ["automatic_noise", "lies_on_a_surface", "spacing", "warn_of_a_surface"]
 
 # Widths that are tried, as shares of the median distance to the nearest point. Below the first, a flow on a surface
-# gains little and begins to memorise points; beyond the last, two neighbours are one.
-SHARES = 0.15 * np.sqrt(2.0) ** np.arange(11)
+# begins to memorise points; beyond the last, two neighbours are one.
+SHARES = 0.15 * np.sqrt(2.0) ** np.arange(-3, 11)
 # Enough for a median within some percent.
 POINTS_FOR_SPACING, QUERIES = 2**20, 2000
 # Of the held-out likelihood: points that are scored, and kernels near each of them, as none further away counts.
