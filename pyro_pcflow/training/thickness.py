@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -21,8 +22,9 @@ __all__ = ["automatic_noise", "lies_on_a_surface", "spacing", "warn_of_a_surface
 SHARES = 0.15 * np.sqrt(2.0) ** np.arange(-3, 11)
 # Enough for a median within some percent.
 POINTS_FOR_SPACING, QUERIES = 2**20, 2000
-# Of the held-out likelihood: points that are scored, and kernels near each of them, as none further away counts.
-SCORED, KERNELS = 1000, 32
+# Of the held-out likelihood: points that are scored, at most a tenth of a cloud at a time, and kernels near each of
+# them, as none further away counts. Scores of 300 points would choose now one width and now its double.
+SCORED, PARTS, KERNELS = 3000, 10, 32
 # Of a neighbourhood in a volume, the variance along its thinnest axis is rarely this small a share of the mean over
 # axes (once in a thousand, in two and three dimensions), and on surfaces and scans it often is.
 FLAT = 0.005
@@ -60,21 +62,33 @@ def automatic_noise(clouds: Sequence[Tensor]) -> float:
 
 
 def _held_out_log_likelihood(cloud: Tensor, widths: Any, count: int) -> Any:
-    """Of some points of a cloud, under manifold Parzen windows at the others, summed, for each width; 0 without any."""
+    """Of some points of a cloud, under manifold Parzen windows at the others, summed, for each width; 0 without any.
+
+    Points are held out in turns, until `count` have been.
+    """
     points = np.unique(_some(cloud, POINTS_FOR_SPACING, "points for the spacing"), axis=0)
-    scored = np.zeros(len(points), dtype=bool)
-    scored[:: max(10, len(points) // count)] = True
-    rest, dim = points[~scored], points.shape[1]
-    if len(rest) < dim + 2:
+    parts = max(PARTS, len(points) // count)
+    totals = np.zeros(len(widths))
+    # `unique` has sorted them.
+    for part in range(min(parts, math.ceil(count * parts / max(1, len(points))))):
+        held_out = np.arange(len(points)) % parts == part
+        totals += _log_likelihood(points[held_out], points[~held_out], widths)
+    return totals
+
+
+def _log_likelihood(scored: Any, points: Any, widths: Any) -> Any:
+    """Of points under manifold Parzen windows at others, for each width, summed over the points that are scored."""
+    dim = points.shape[1]
+    if len(points) < dim + 2:
         return np.zeros(len(widths))
-    tree = cKDTree(rest, balanced_tree=False, compact_nodes=False)
-    _, kernels = tree.query(points[scored], k=min(KERNELS, len(rest)))
+    tree = cKDTree(points, balanced_tree=False, compact_nodes=False)
+    _, kernels = tree.query(scored, k=min(KERNELS, len(points)))
     used, place = np.unique(kernels, return_inverse=True)
-    _, neighbours = tree.query(rest[used], k=dim + 2)
-    offsets = rest[neighbours[:, 1:]] - rest[used][:, None]
+    _, neighbours = tree.query(points[used], k=dim + 2)
+    offsets = points[neighbours[:, 1:]] - points[used][:, None]
     variances, axes = np.linalg.eigh(offsets.transpose(0, 2, 1) @ offsets / (dim + 1))
     place = place.reshape(kernels.shape)
-    squares = np.einsum("qkd,qkde->qke", points[scored][:, None] - rest[kernels], axes[place]) ** 2
+    squares = np.einsum("qkd,qkde->qke", scored[:, None] - points[kernels], axes[place]) ** 2
     totals = []
     for width in widths:
         widened = variances[place] + width**2
