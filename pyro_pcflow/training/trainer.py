@@ -259,9 +259,15 @@ class Trainer:
 
     def _note(self, pending: bool) -> None:
         """Note a moment from which training can be resumed."""
-        numbers = {"step": self.step, "scores": self.scores, "window": self._window, "lr": self._rate}
-        numbers["hastened_at"] = self.schedule.hastened_at
-        self.state.note(self._best, **numbers, pending=pending)
+        self.state.note(
+            self._best,
+            step=self.step,
+            scores=self.scores,
+            window=self._window,
+            lr=self._rate,
+            pending=pending,
+            hastened_at=self.schedule.hastened_at,
+        )
 
     def _take_step(self) -> None:
         self.objective.progress = self.schedule.progress(self.step, self.seconds)
@@ -387,7 +393,8 @@ class Trainer:
         step, seconds = (0, 0.0) if state is None else (state["step"], state["seconds"])
         config = folder.config
         schedule = self._schedule(config.extensions, config.limits_before or {})
-        if state is not None:
+        # A checkpoint from before the extension has a share of the limits of before.
+        if state is not None and step > schedule.start_step:
             schedule = replace(schedule, hastened_at=state.get("hastened_at"))
         stopped = state is not None and "best" in state and self._is_out_of_patience(state["best"]["waited"])
         ended = stopped or schedule.progress(step, seconds) >= 1.0

@@ -133,6 +133,23 @@ def test_a_second_phase_that_is_hastened_ends_before_the_limits():
     assert result.steps == 2 * len(first) + 15
 
 
+def test_a_hastened_run_that_is_extended_and_killed_at_once_goes_on_alike(tmp_path):
+    class Killed(Callback):
+        def on_start(self, progress):
+            raise RuntimeError("killed")
+
+    for name in ("whole", "killed"):
+        # The second phase ends before patience does.
+        train_in_two_phases(Weights(), tmp_path / name, max_steps=60, patience=9)
+    with pytest.raises(RuntimeError, match="killed"):
+        train_in_two_phases(Killed(), tmp_path / "killed", max_steps=80, patience=9)
+    whole, result = train_in_two_phases(Weights(), tmp_path / "whole", max_steps=80, patience=9)
+    again, repeated = train_in_two_phases(Weights(), tmp_path / "killed", max_steps=80, patience=9)
+    assert (repeated.steps, repeated.scores) == (result.steps, result.scores)
+    assert same_state(again.state_dict(), whole.state_dict())
+    assert losses_of(tmp_path / "killed") == losses_of(tmp_path / "whole")
+
+
 def test_it_needs_held_out_data(tmp_path):
     with pytest.raises(ValueError, match="patience compares scores of held-out data, and there is none"):
         fit(DiagonalGaussian(), some_points(), held_out=0, patience=2, max_steps=1, out=tmp_path / "run")
