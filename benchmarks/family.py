@@ -50,7 +50,7 @@ MEMBERS = (
     "mixture 1024",
     "mixture 128 + affine 4x64",
     "mixture 128 + cubic 4x64",
-    "mixture 1024 + cubic 4x64",
+    "mixture 1024 + cubic 8x64",
 )
 DEFAULT = "default"
 RATES = (4e-3, 8e-3, 1.6e-2)
