@@ -124,6 +124,28 @@ def test_the_width_follows_from_what_held_out_points_like(points, least, most):
     assert 0.99 * least <= automatic_noise([points]) / spacing([points]) <= 1.01 * most
 
 
+def by_brute_force(points, width):
+    """Of each point under Gaussians at nine tenths of the others, along their nearest ones: manifold Parzen windows."""
+    points = points[np.lexsort(points.T.flip(0).numpy())].double()
+    total = 0.0
+    for part in range(10):
+        held_out = torch.arange(len(points)) % 10 == part
+        rest = points[~held_out]
+        nearest = torch.cdist(rest, rest).argsort(-1)[:, 1 : points.shape[1] + 2]
+        offsets = rest[nearest] - rest.unsqueeze(1)
+        covariance = offsets.mT @ offsets / nearest.shape[1] + width**2 * torch.eye(points.shape[1]).double()
+        windows = torch.distributions.MultivariateNormal(rest, covariance)
+        total += windows.log_prob(points[held_out].unsqueeze(1)).logsumexp(-1).sum().item()
+    return total
+
+
+@pytest.mark.parametrize("points", [thickened(cow(300), 0.7), thickened(sphere(150), 0.7), ball(200), normal(34, 2)])
+def test_every_point_of_a_small_cloud_is_held_out_once(points):
+    scores = [by_brute_force(points, share * spacing([points])) for share in SHARES]
+    expected = SHARES[int(np.argmax(scores))] * spacing([points])
+    assert automatic_noise([points]) == pytest.approx(expected, rel=0.01)
+
+
 def test_a_surface_with_noise_of_its_own_gets_less_than_that():
     points = cow(3000)
     own = 0.5 * spacing([points])
