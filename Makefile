@@ -76,7 +76,7 @@ bench: $(STAMP)
 	$(BIN)/python -m benchmarks.pairwise $(CLOUDS)
 	$(BIN)/python -m benchmarks.separation $(CLOUDS) $(OTHERS) --turn x,z,-y
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.families $(CLOUDS) $(OTHERS) --seconds 40 --draws 2 --scored-points 512 \
-		--models default nice realnvp dpf softflow mixture rivals
+		--models default realnvp rivals
 
 clean:
 	rm -rf build dist site .pytest_cache .mypy_cache .ruff_cache
