@@ -125,7 +125,7 @@ def test_the_width_follows_from_what_held_out_points_like(points, least, most):
 
 
 def by_brute_force(points, width):
-    """Of each point under Gaussians at nine tenths of the others, along their nearest ones: manifold Parzen windows."""
+    """Of each tenth of the points, under a Gaussian at each other one along its neighbours: manifold Parzen windows."""
     points = points[np.lexsort(points.T.flip(0).numpy())].double()
     total = 0.0
     for part in range(10):
