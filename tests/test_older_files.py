@@ -26,6 +26,7 @@ RUN = {
     "warmup_steps": 5,
     "betas": (0.9, 0.999),
     "weight_decay": 0.0,
+    "patience": None,
     "ema_decay": 0.9,
     "noise": 0.05,
     "lr": 3e-3,

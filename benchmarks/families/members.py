@@ -21,6 +21,7 @@ from benchmarks.rivals.decoder_vae import DecoderVAE
 from benchmarks.rivals.gan import CloudGAN, play
 from benchmarks.rivals.gaussian_vae import GaussianVAE
 from benchmarks.rivals.pyro_vae import affine_vae, matched_in_size
+from pyro_pcflow.training.options import HELD_OUT
 
 __all__ = ["FAMILIES", "GROUPS", "Family", "Size", "chosen_families"]
 
@@ -66,7 +67,8 @@ QUIET = pcf.training.Logging(progress=False, pictures=False)
 
 def fit_density(model: nn.Module, clouds: Tensor, **options: Any) -> int:
     """Train a model that has a density on thickened clouds."""
-    return pcf.fit(model, clouds, held_out=0, noise=NOISE_PER_DEVIATION, logging=QUIET, **options).steps
+    options = {"held_out": 0, "noise": NOISE_PER_DEVIATION, "logging": QUIET, **options}
+    return pcf.fit(model, clouds, **options).steps
 
 
 def fit_decoder(model: DecoderVAE, clouds: Tensor, **options: Any) -> int:
@@ -153,6 +155,13 @@ FAMILIES: dict[str, Family] = {
         _variant(num_corrections=0),
         RATE,
         fit_density,
+    ),
+    "stopped-early": Family(
+        "ablations",
+        "the default as `fit` has it: a tenth of the clouds is held out, and says when to stop where clouds are few",
+        _variant(),
+        RATE,
+        partial(fit_density, held_out=HELD_OUT),
     ),
     **{
         f"conditioning-{name.replace('_', '-')}": Family(

@@ -6,7 +6,7 @@ import logging as logs
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +114,9 @@ def fit(
 
     The learning rate rises linearly, then falls to zero along half a cosine by the end of training, which is
     `max_steps` or `max_seconds`, whichever comes first. A running average of the weights is what is evaluated, and what
-    the module holds when `fit` ends, however it ends; buffers keep their last values.
+    the module holds when `fit` ends, however it ends; buffers keep their last values. Of few data, which would be learnt
+    by heart, the average of the best evaluation stays, and training ends when evaluations are no better any more: see
+    `patience` of `Optimization`.
 
     A module with `normalize(points)` that was not normalised before is given the training points first. Log-densities
     are in the data's units. The caller's random numbers, the module's device, its modes and its gradients are left
@@ -219,8 +221,6 @@ def fit(
     weight_decay = optimization.weight_decay
     if weight_decay is None:
         weight_decay = weight_decay_of(module) if optimizer is None else 0.0
-        # What was settled is what a run folder says, and a resumed run must repeat.
-        settings = replace(settings, optimization=replace(optimization, weight_decay=weight_decay))
     decays = weight_decays(module, weight_decay)
     callbacks = _all_callbacks(callbacks, logging, out)
     processes = start_processes(device)
@@ -235,7 +235,9 @@ def fit(
             logger.warning('augment="auto": few clouds, changed afresh in each step by %s', changes)
     else:
         _check_objective(module, objective, data, batch_size, noise, held_out, sampling)
-    if optimization.patience is not None and not objective.evaluates:
+    # What was settled is what a run folder says, and a resumed run must repeat.
+    settings = settings.settled(weight_decay=weight_decay, patience=objective.patience, eval_every=objective.eval_every)
+    if settings.optimization.patience is not None and not objective.evaluates:
         raise ValueError(
             "patience compares scores of held-out data, and there is none: leave held_out above 0, give held-out data, "
             "or leave patience out"

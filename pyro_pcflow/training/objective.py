@@ -58,6 +58,7 @@ class Objective(ABC):
     Attributes:
         points_per_step: points that a step takes, for the speed that is logged.
         evaluates: whether `evaluate` has held-out data.
+        eval_every, patience: those of `Logging` and `Optimization` where they are left to "auto".
         progress: how much of the training is done, from 0 to 1, as `fit` says before each step.
         second_phase: the share of the training after which a second phase begins, with a learning rate that begins
             anew as well, a quarter as high; 1 for none.
@@ -82,6 +83,8 @@ class Objective(ABC):
 
     points_per_step: int = 0
     evaluates: bool = False
+    eval_every: int = 500
+    patience: int | None = None
     progress: float = 0.0
     second_phase: float = 1.0
 

@@ -35,7 +35,7 @@ MOVED = {
     "held_out": "held_out",
 }
 # What runs had before an option was one, where its default may be another today.
-BEFORE = {"betas": [0.9, 0.999], "weight_decay": 0.0, "most_points": None, "augment": None}
+BEFORE = {"betas": [0.9, 0.999], "weight_decay": 0.0, "patience": None, "most_points": None, "augment": None}
 # Of a setting in an error; a file may hold anything in its place.
 MOST_CHARACTERS = 200
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging as logs
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -20,7 +21,7 @@ from pyro_pcflow.training.callbacks import Callback, Progress
 from pyro_pcflow.training.checkpoint import ResumableState
 from pyro_pcflow.training.distributed import Processes
 from pyro_pcflow.training.divergence import TrainingDivergedError, find_first_nonfinite
-from pyro_pcflow.training.early_stopping import BestEvaluation
+from pyro_pcflow.training.early_stopping import SCORE, BestEvaluation
 from pyro_pcflow.training.objective import Objective
 from pyro_pcflow.training.optimizer import OptimizerFactory, adam, build
 from pyro_pcflow.training.options import PRECISIONS, Settings
@@ -31,6 +32,8 @@ from pyro_pcflow.training.weights import FlatParameters
 
 __all__ = ["Trainer"]
 
+logger = logs.getLogger(__name__)
+
 
 class Trainer:
     """One training, from its first step or from a checkpoint; a context that leaves averaged weights behind.
@@ -38,7 +41,7 @@ class Trainer:
     Args:
         module: on its device, already normalised.
         objective: has the data, and evaluates the module on it.
-        settings: see `fit`.
+        settings: see `fit`; nothing of them is left to "auto".
         folder: where metrics and checkpoints go, or None.
         optimizer: makes the optimizer of a vector; Adam by default.
         weight_decays: names of parameters to their weight decay.
@@ -74,6 +77,10 @@ class Trainer:
         self.config = config or {}
         self.interrupts = Interrupts() if interrupts is None else interrupts
         self.warm_up = warm_up
+        patience, eval_every = settings.optimization.patience, settings.logging.eval_every
+        assert not isinstance(patience, str)
+        assert not isinstance(eval_every, str)
+        self._patience, self._eval_every = patience, eval_every
         self.schedule = self._schedule([], {})
         self.step = 0
         self.scores: dict[str, float] = {}
@@ -158,6 +165,14 @@ class Trainer:
                 with self.interrupts.held():
                     self._save_if_whole()
                 raise
+        if self._best is not None and self._is_out_of_patience(self._best.waited) and self.processes.is_first:
+            logger.warning(
+                "stopped early, after %d steps: %d evaluations in a row came to no more than %.3f nats per held-out "
+                "point, and the weights of that score stay",
+                self.step,
+                self._best.waited,
+                self._best.scores[SCORE],
+            )
         self._take_best()
         if self.folder is not None and self.processes.is_first:
             with self.weights.averaged():
@@ -204,8 +219,7 @@ class Trainer:
         return self._is_out_of_patience(waited) or self.schedule.progress(self.step, now) >= 1.0
 
     def _is_out_of_patience(self, waited: int) -> bool:
-        patience = self.settings.optimization.patience
-        return patience is not None and waited >= patience
+        return self._patience is not None and waited >= self._patience
 
     def _hasten(self, now: float) -> None:
         """Begin a second phase at once, from the best weights, where patience has come to its end in the first."""
@@ -229,7 +243,7 @@ class Trainer:
         """Evaluate, log and save what is due after a step, and say whether it was the last one."""
         now, logging = self.seconds, self.settings.logging
         done = self._is_over(now)
-        evaluate = self.objective.evaluates and (done or self.step % logging.eval_every == 0)
+        evaluate = self.objective.evaluates and (done or self.step % self._eval_every == 0)
         log = done or evaluate or self.step % logging.log_every == 0
         checkpoint = self.folder is not None and (done or self._checkpoint_is_due(now))
         if evaluate or checkpoint or done:
@@ -321,7 +335,7 @@ class Trainer:
         with self.weights.averaged(), self._seeded(), autocast(self.module, None, False):
             self.scores = self.objective.evaluate()
             self._tell(lambda callback, progress: callback.on_evaluation(progress, self.scores))
-        if self.settings.optimization.patience is not None:
+        if self._patience is not None:
             # Processes that disagreed in the last bit could disagree on when to end.
             self.scores = self.processes.from_first(self.scores)
             self._best = BestEvaluation.after(self._best, self.weights.averages, self.scores)

@@ -105,7 +105,7 @@ class TestResume:
     def test_after_an_interrupt_the_module_holds_averaged_weights(self, tmp_path):
         module = small_stack(before_step=stop_at(20))
         with pytest.raises(KeyboardInterrupt):
-            fit(module, some_points(), max_steps=STEPS, out=tmp_path, **OPTIONS)
+            fit(module, some_points(), max_steps=STEPS, out=tmp_path, patience=None, **OPTIONS)
         averages = torch.load(tmp_path / "checkpoint.pt")["averages"]
         assert same_state(averages, {name: weight.data for name, weight in module.named_parameters()})
 

@@ -7,10 +7,11 @@ import math
 import pytest
 import torch
 
+import pyro_pcflow as pcf
 from helpers.flat_fit import fit
 from helpers.resumable_run import losses_of
 from helpers.stand_ins import DiagonalGaussian, same_state, some_points
-from pyro_pcflow.training import Callback, ExactLikelihood
+from pyro_pcflow.training import Callback, EvidenceLowerBound, ExactLikelihood
 from pyro_pcflow.training.early_stopping import BestEvaluation
 
 # Points at 5 are trained on and points at 1 are scored: on its way from 0 the score rises, and then falls.
@@ -202,3 +203,60 @@ def test_a_damaged_checkpoint_is_refused(change, words, tmp_path):
     torch.save(state, tmp_path / "checkpoint.pt")
     with pytest.raises(ValueError, match=words):
         train(Weights(), tmp_path, max_steps=4)
+
+
+def few(count, **options):
+    return ExactLikelihood(DiagonalGaussian(), some_points(count=count), **options)
+
+
+class TestLeftToFit:
+    """Few points would be learnt by heart: unless it is told otherwise, `fit` stops early."""
+
+    @pytest.mark.parametrize(
+        ("options", "expected"),
+        [
+            ({"count": 50}, (50, 5)),
+            ({"count": 20_000, "held_out": some_points(count=10)}, (50, 5)),
+            ({"count": 20_001, "held_out": some_points(count=10)}, (500, None)),
+            ({"count": 50, "held_out": 0}, (500, None)),
+        ],
+    )
+    def test_it_depends_on_the_points_and_on_what_is_held_out(self, options, expected):
+        objective = few(**options)
+        assert (objective.eval_every, objective.patience) == expected
+
+    @pytest.mark.parametrize(
+        ("count", "held_out", "expected"), [(20, 0.1, (100, 10)), (20, 0, (500, None)), (450, 0.1, (500, None))]
+    )
+    def test_it_depends_on_the_clouds(self, count, held_out, expected):
+        vae = pcf.PointCloudVAE(2, 2, decoder={"num_couplings": 2, "hidden_dims": [4]})
+        objective = EvidenceLowerBound(vae, torch.randn(count, 8, 2), held_out=held_out)
+        assert (objective.eval_every, objective.patience) == expected
+
+    def train(self, **options):
+        module = DiagonalGaussian()
+        options = {"max_steps": 2000, "lr": 0.005, "device": "cpu", **options}
+        return module, fit(module, TRAINED, held_out=SCORED, **options)
+
+    def test_a_training_on_few_points_ends_with_the_best_weights_and_says_so(self, caplog, tmp_path):
+        callback = Weights()
+        module, result = self.train(callbacks=[callback], out=tmp_path, pictures=False)
+        scores, states = zip(*callback.seen, strict=True)
+        best = scores.index(max(scores))
+        assert best > 0
+        assert result.steps == 50 * (best + 6) == 50 * len(scores) < 2000
+        assert same_state(module.state_dict(), states[best])
+        said = (
+            f"stopped early, after {result.steps} steps: 5 evaluations in a row came to no more than {max(scores):.3f}"
+        )
+        assert said in caplog.text
+        assert "patience = 5\n" in (tmp_path / "config.toml").read_text()
+
+    def test_what_is_given_counts(self, caplog):
+        _, result = self.train(patience=None, max_steps=400)
+        assert result.steps == 400
+        assert [line["step"] for line in result.history if "nats_per_point" in line] == [*range(50, 401, 50)]
+        _, result = self.train(patience=2, eval_every=10)
+        waited = [line["step"] for line in result.history if "nats_per_point" in line]
+        assert waited == [*range(10, result.steps + 1, 10)]
+        assert caplog.text.count("stopped early") == 1

@@ -112,7 +112,7 @@ class TestVAE:
 
     def test_the_scores_and_their_arithmetic(self):
         vae = small_vae()
-        result = fit(vae, some_clouds(), max_steps=12, eval_every=6, **OPTIONS)
+        result = fit(vae, some_clouds(), max_steps=12, eval_every=6, patience=None, **OPTIONS)
         assert set(result.scores) == {"nats_per_point", "nats_per_cloud", "log_likelihood", "kl"}
         scores = result.scores
         assert scores["nats_per_cloud"] == pytest.approx(scores["log_likelihood"] - scores["kl"])
@@ -297,7 +297,8 @@ class TestRepeating:
         states = []
         for every in (1, 7):
             vae = small_vae(noise_input=True)
-            fit(vae, some_clouds(), max_steps=15, noise=0.1, log_every=every, eval_every=every, **OPTIONS)
+            options = {**OPTIONS, "log_every": every, "eval_every": every, "patience": None}
+            fit(vae, some_clouds(), max_steps=15, noise=0.1, **options)
             states.append(vae.state_dict())
         assert same_state(*states)
 

@@ -17,7 +17,7 @@ def test_everybody_who_is_asked_takes_part():
     assert chosen_families(["gan", "default", "gan"]) == ["default", "gan"]
     ablations = " ".join(chosen_families(["ablations"]))
     decoders = ("affine", "gaussians", "conditioning", "base", "mixture")
-    for what in (*decoders, "uncorrected", "noise-input", "prior", "auto-decoder"):
+    for what in (*decoders, "uncorrected", "stopped-early", "noise-input", "prior", "auto-decoder"):
         assert what in ablations
     with pytest.raises(ValueError, match="unknown model 'diffusion': expected default, nice"):
         chosen_families(["diffusion"])
