@@ -114,9 +114,9 @@ def fit(
 
     The learning rate rises linearly, then falls to zero along half a cosine by the end of training, which is
     `max_steps` or `max_seconds`, whichever comes first. A running average of the weights is what is evaluated, and what
-    the module holds when `fit` ends, however it ends; buffers keep their last values. Of few data, which would be learnt
-    by heart, the average of the best evaluation stays, and training ends when evaluations are no better any more: see
-    `patience` of `Optimization`.
+    the module holds when `fit` ends, however it ends; buffers keep their last values. Few data would be learnt by
+    heart: there the average of the best evaluation stays, and training ends when evaluations are no better any more,
+    see `patience` of `Optimization`.
 
     A module with `normalize(points)` that was not normalised before is given the training points first. Log-densities
     are in the data's units. The caller's random numbers, the module's device, its modes and its gradients are left
