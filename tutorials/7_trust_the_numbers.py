@@ -165,15 +165,13 @@ plt.show()
 
 # %% [markdown]
 # Dotted lines are the training set. MMD only measures similarity, and prefers a low temperature, at which samples crowd
-# in the middle of the data: it falls below that of real bodies. Coverage prefers a high temperature, at which varied
-# clouds are near to more references. 1-NNA detects both in its halves: at a low temperature, references have samples
-# around them (a low half) and samples have samples (a high one), and the mean lies between. The band is where 95% of
-# the values lie if both sets are of one kind, by permutation of the labels.
+# in the middle of the data: it falls below that of real bodies. Coverage prefers a higher one, at which varied clouds
+# are near to more references, until they are near to none. 1-NNA detects both in its halves: at a low temperature,
+# references have samples around them (a low half) and samples have samples (a high one), and the mean lies between. The
+# band is where 95% of the values lie if both sets are of one kind, by permutation of the labels.
 
 # %%
-cool, normal, hot, real = (
-    table[name] for name in ("temperature 0.8", "temperature 1.0", "temperature 1.5", "training set")
-)
+cool, warm, real = (table[name] for name in ("temperature 0.8", "temperature 1.2", "training set"))
 for key, value in zip(list(keys)[:3], cool, strict=False):
     band = reports[0.8].null[key]
     print(f"{keys[key]:>14} at 0.8: {value.mean():.2f}, of one kind if in {band.low:.2f} to {band.high:.2f}")
@@ -184,11 +182,12 @@ if not smoke:
     assert accuracy < band["1-nna-cd"].high
     assert sample_half > band["1-nna-cd-smp"].high
     assert cool[4].mean() < real[4].mean() - real[4].std()  # MMD
-    assert hot[3].mean() > normal[3].mean() + normal[3].std()  # coverage
+    assert warm[3].mean() > cool[3].mean() + cool[3].std()  # coverage
 
 # %% [markdown]
-# At 1.2 all columns are near the training set's. This is not a result: the temperature was chosen on the held-out
-# clouds, which are therefore no longer held out. It must be confirmed on clouds that were not used for any choice.
+# At 1.0, which nobody chose, all columns are near the training set's. Had another temperature been the best, that would
+# be no result: the clouds that it was chosen on are no longer held out, and it must be confirmed on clouds that were
+# not used for any choice.
 #
 # Draws differ too. One draw is a matter of chance, and the best of several is biased:
 
@@ -222,7 +221,7 @@ nearest = {
     for name, clouds in {"held out": held_out, "samples": samples, "copies": copies}.items()
 }
 print("to the nearest training cloud: " + ", ".join(f"{name} {value:.4f}" for name, value in nearest.items()))
-assert all(report.null[key].low <= report[key] <= report.null[key].high for key in list(keys)[:3])
+assert all(report[key] <= report.null[key].high for key in list(keys)[:3])
 assert nearest["copies"] < 0.5 * nearest["held out"] < nearest["samples"]
 
 # %% [markdown]
