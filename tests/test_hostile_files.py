@@ -579,6 +579,7 @@ def checkpoint_cases(root, run):
         ("pending",): ["x", 1, None, [True]],
         ("lr",): [float("nan"), "x", -1.0],
         ("hastened_at",): [float("nan"), "x", -1.0, 1],
+        ("in_first_phase",): [1, "x", 0.5],
         ("window",): [[], [1.0], ["a", 1.0, 1], [float("nan"), 0.0, 0], [0.0, 0.0, -1], None, 3, [0.0, 0.0, 1.0]],
         ("random",): [{}, None, {"cpu": "x"}, {"gpu": generator}],
         ("random", "cpu"): [generator[:-1].clone(), torch.full_like(generator, 255), generator.float(), generator[:0]],
@@ -607,7 +608,8 @@ def checkpoint_cases(root, run):
     for path, values in numbers.items():
         for index, value in enumerate(values):
             add(f"{', '.join(map(str, path))}, {index}", saved(changed(state, *path, to=value)))
-    for key in state.keys() - {"lr", "pending", "hastened_at"}:  # which those of an older format have not
+    # Those of an older format have not all.
+    for key in state.keys() - {"lr", "pending", "hastened_at", "in_first_phase"}:
         add(f"no {key}", saved(changed(state, key, drop=True)))
     for key in ("exp_avg", "exp_avg_sq", "step"):
         add(f"no moments {key}", saved(changed(state, "optimizer", "state", 0, key, drop=True)))

@@ -166,6 +166,8 @@ class ResumableState:
             _number(state, "lr", float, int)
         if state.get("hastened_at") is not None:
             _number(state, "hastened_at", float)
+        if type(state.get("in_first_phase", False)) is not bool:
+            raise ValueError(f"in_first_phase: expected True or False, got {shortened(state['in_first_phase'])}")
         if type(state.get("pending", False)) is not bool or (state.get("pending") and step == 0):
             raise ValueError(f"pending: expected whether a line waits for the step, got {shortened(state['pending'])}")
         _check_random(_entries(state, "random"))

@@ -56,8 +56,8 @@ class Optimization:
             to its planned end. None trains to the end, and leaves the last. "auto" ends a training that would learn
             its data by heart: with held-out data it is 5 for a density of at most 20,000 points and 10 for a model of
             fewer than 400 clouds, and None for all else. `Logging(eval_every=...)` decides how far apart evaluations
-            are. Of a training in two phases it ends the phase: the second begins at once, from the best weights, and
-            takes the time that was planned for it.
+            are. Of a training in two phases it ends the phase, and the second begins from the best weights of the
+            first: when it is due, or at once, for as long as was planned.
         precision: `"full"`, or `"bfloat16"` for the hidden layers of networks, which a GPU evaluates faster; shifts and
             log-scales, and with them the log-determinant, keep the precision of the parameters. Scores are always full.
         recompute: whether a backward pass evaluates couplings once more instead of keeping their hidden layers

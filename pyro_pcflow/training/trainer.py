@@ -91,8 +91,9 @@ class Trainer:
         self.optimizer = build(own if optimizer is None else optimizer, self.weights.values)
         self.state = ResumableState(folder, module, self.weights, self.optimizer)
         self._last_finite = self.weights.averages.clone()
-        # With `patience` alone.
+        # With `patience` alone: the best evaluation, and whether a second phase is to begin from its weights.
         self._best: BestEvaluation | None = None
+        self._in_first_phase = self.schedule.is_in_first_of_two(0, 0.0)
         # Sums of loss and gradient norm since the last line of the metrics, and how many they are.
         self._window = [0.0, 0.0, 0]
         # The rate of the last step, and whether that step may still wait for its evaluation and its line.
@@ -221,17 +222,24 @@ class Trainer:
     def _is_out_of_patience(self, waited: int) -> bool:
         return self._patience is not None and waited >= self._patience
 
-    def _hasten(self, now: float) -> None:
-        """Begin a second phase at once, from the best weights, where patience has come to its end in the first."""
-        first = self.schedule.is_in_first_of_two(self.step, now)
-        if self._best is None or not first or not self._is_out_of_patience(self._best.waited):
+    def _is_between_phases(self, now: float) -> bool:
+        """Whether the first of two phases is over, and the second has not begun from the best weights yet."""
+        return self._in_first_phase and not self.schedule.is_in_first_of_two(self.step, now)
+
+    def _begin_second_phase(self, now: float) -> None:
+        """Begin a second phase from the best weights, where it is due, or patience has come to its end in the first."""
+        if self._best is None or not self._in_first_phase:
             return
+        if not self._is_between_phases(now):
+            if not self._is_out_of_patience(self._best.waited):
+                return
+            self.schedule = self.schedule.hastened(self.step, now)
         # Until the next moment is noted, what is kept belongs to other weights.
         self.state.forget()
         for weights in (self.weights.values.data, self.weights.averages):
             weights.copy_(self._best.averages)
         self._best = replace(self._best, waited=0)
-        self.schedule = self.schedule.hastened(self.step, now)
+        self._in_first_phase = False
 
     def _take_best(self) -> None:
         """Have the averages, and the scores, of the best evaluation, if it was looked for."""
@@ -243,7 +251,8 @@ class Trainer:
         """Evaluate, log and save what is due after a step, and say whether it was the last one."""
         now, logging = self.seconds, self.settings.logging
         done = self._is_over(now)
-        evaluate = self.objective.evaluates and (done or self.step % self._eval_every == 0)
+        is_due = self.step % self._eval_every == 0 or (self._patience is not None and self._is_between_phases(now))
+        evaluate = self.objective.evaluates and (done or is_due)
         log = done or evaluate or self.step % logging.log_every == 0
         checkpoint = self.folder is not None and (done or self._checkpoint_is_due(now))
         if evaluate or checkpoint or done:
@@ -254,7 +263,7 @@ class Trainer:
             points_per_second = steps * self.objective.points_per_step / seconds if steps else None
             if evaluate:
                 self._evaluate()
-                self._hasten(now)
+                self._begin_second_phase(now)
                 done = self._is_over(now)
                 checkpoint = checkpoint or (done and self.folder is not None)
             self._log(points_per_second, evaluate, bar)
@@ -281,6 +290,7 @@ class Trainer:
             lr=self._rate,
             pending=pending,
             hastened_at=self.schedule.hastened_at,
+            in_first_phase=self._in_first_phase,
         )
 
     def _take_step(self) -> None:
@@ -398,6 +408,9 @@ class Trainer:
         self._rate = state.get("lr", 0.0)
         self._pending = state.get("pending", False)
         self._seconds_before = state["seconds"]
+        # A run that was extended is in its first phase again.
+        is_in_first = self.schedule.is_in_first_of_two(self.step, state["seconds"])
+        self._in_first_phase = is_in_first or (state.get("in_first_phase", False) and self.schedule.second_phase < 1.0)
         if not self.processes.is_first:
             # Every process draws its own numbers; only the first one's are kept.
             torch.manual_seed(hash((self.settings.seed, self.processes.rank, self.step)))

@@ -31,12 +31,14 @@ OPTIONS = {
 
 
 class Weights(Callback):
-    """What was evaluated, and the scores; stops before the line of a step."""
+    """What was evaluated, and the scores; stops before the line of a step, or amid its evaluation."""
 
-    def __init__(self, stop=None):
-        self.seen, self.stop = [], stop
+    def __init__(self, stop=None, *, amid=None):
+        self.seen, self.stop, self.amid = [], stop, amid
 
     def on_evaluation(self, progress, scores):
+        if progress.step == self.amid:
+            raise KeyboardInterrupt
         self.seen.append((scores["nats_per_point"], {k: v.clone() for k, v in progress.module.state_dict().items()}))
 
     def on_log(self, progress, line):
@@ -69,6 +71,11 @@ def train_in_two_phases(callback, out=None, **options):
     return module, result
 
 
+def train_in_due_phases(callback, out=None, **options):
+    """The second phase begins when it is due, at a step without an evaluation of its own."""
+    return train_in_two_phases(callback, out, **{"patience": 1000, "eval_every": 4, **options})
+
+
 @pytest.mark.parametrize("patience", [1, 3, 1000])
 def test_the_best_evaluated_weights_stay(patience):
     callback = Weights()
@@ -87,17 +94,31 @@ def test_the_best_evaluated_weights_stay(patience):
 @pytest.mark.parametrize(
     ("train", "stop"),
     [(train, stop) for stop in (1, 3, 4, 9, 10, 12)]
-    + [(train_in_two_phases, stop) for stop in (3, 4, 9, 10, 11, 12, 13, 14, 16)],
+    + [(train_in_two_phases, stop) for stop in (3, 4, 9, 10, 11, 12, 13, 14, 16)]
+    + [(train_in_due_phases, stop) for stop in (29, 30, 31, 32, 33)],
 )
 def test_a_stopped_run_ends_with_the_same_bits(train, stop, tmp_path):
     whole, result = train(Weights(), tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
         train(Weights(stop), tmp_path / "stopped")
     resumed, again = train(Weights(), tmp_path / "stopped")
-    assert stop <= result.steps < STEPS
+    assert stop <= result.steps <= STEPS
+    assert (result.steps < STEPS) == (train is not train_in_due_phases)
     assert (again.steps, again.scores) == (result.steps, result.scores)
     assert same_state(resumed.state_dict(), whole.state_dict())
     assert same_state(torch.load(tmp_path / "stopped" / "model.pt"), torch.load(tmp_path / "whole" / "model.pt"))
+    assert losses_of(tmp_path / "stopped") == losses_of(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("step", [28, 30, 32])
+def test_a_run_that_stops_amid_an_evaluation_ends_with_the_same_bits(step, tmp_path):
+    whole, result = train_in_due_phases(Weights(), tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        train_in_due_phases(Weights(amid=step), tmp_path / "stopped")
+    assert torch.load(tmp_path / "stopped" / "checkpoint.pt")["step"] == step
+    resumed, again = train_in_due_phases(Weights(), tmp_path / "stopped")
+    assert again.scores == result.scores
+    assert same_state(resumed.state_dict(), whole.state_dict())
     assert losses_of(tmp_path / "stopped") == losses_of(tmp_path / "whole")
 
 
@@ -123,6 +144,23 @@ def test_where_patience_ends_the_first_phase_the_second_begins_with_the_best_wei
     assert len(scores) == len(first) + PATIENCE
     assert result.nats_per_point == scores[best]
     assert same_state(module.state_dict(), states[best])
+
+
+# The first phase ends after 30 of 40 steps. Its best evaluation is an early one, and patience would end in the second.
+@pytest.mark.parametrize("patience", [1000, 8])
+def test_a_second_phase_that_is_due_begins_with_the_best_weights(patience):
+    callback = Weights()
+    module, result = train_in_due_phases(callback, patience=patience)
+    scores, states = zip(*callback.seen, strict=True)
+    first = [score for score, state in callback.seen if not state["log_scale"].any()]
+    best = first.index(max(first))
+    # After each fourth step, and where the phase ends.
+    assert len(first) == 30 // 4 + 1
+    assert 0 < best < len(first) - 1
+    assert all(torch.equal(state["loc"], states[best]["loc"]) for state in states[len(first) :])
+    assert result.steps == STEPS
+    assert len(scores) == len(first) + 3
+    assert same_state(module.state_dict(), states[scores.index(max(scores))])
 
 
 def test_a_second_phase_that_is_hastened_ends_before_the_limits():
