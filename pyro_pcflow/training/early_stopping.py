@@ -43,7 +43,10 @@ class BestEvaluation:
             ValueError: if the scores lack the one that decides.
         """
         if SCORE not in scores:
-            raise ValueError(f"patience compares the score {SCORE!r}, which the objective's evaluate does not return")
+            raise ValueError(
+                f"patience compares the score {SCORE!r}, which the objective's evaluate does not return: have it "
+                "return that, or give Optimization(patience=None)"
+            )
         if best is not None and not _comparable(scores[SCORE]) > _comparable(best.scores[SCORE]):
             return replace(best, waited=best.waited + 1)
         return BestEvaluation(averages.clone(), dict(scores))
