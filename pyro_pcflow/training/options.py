@@ -181,9 +181,10 @@ class Logging:
     pictures: bool | Callback = True
 
     def __post_init__(self) -> None:
-        for name in ("log_every", "eval_every", "checkpoint_every"):
-            if (value := getattr(self, name)) != AUTO or name != "eval_every":
-                _set(self, name, whole_number(name, value, 1))
+        for name in ("log_every", "checkpoint_every"):
+            _set(self, name, whole_number(name, getattr(self, name), 1))
+        if self.eval_every != AUTO:
+            _set(self, "eval_every", whole_number("eval_every", self.eval_every, 1))
         positive = "positive (infinity for none by time)"
         seconds = real_number("checkpoint_seconds", self.checkpoint_seconds, lambda value: value > 0, positive)
         _set(self, "checkpoint_seconds", seconds)

@@ -81,3 +81,12 @@ def test_an_option_that_an_older_run_did_not_know_had_its_default(tmp_path):
     RunConfig(tmp_path / "config.toml", config_of(Optimization())).compare()
     with pytest.raises(ValueError, match=r"settings.grad_clip was 1.0 and is 5.0\. Repeat"):
         RunConfig(tmp_path / "config.toml", config_of(Optimization(grad_clip=5))).compare()
+
+
+def test_an_older_run_that_knew_no_patience_did_not_stop_early(tmp_path):
+    older = config_of(Optimization())
+    del older["settings"]["patience"]
+    RunConfig(tmp_path / "config.toml", older).write()
+    RunConfig(tmp_path / "config.toml", config_of(Optimization(patience=None))).compare()
+    with pytest.raises(ValueError, match=r"settings.patience was None and is 5\. Repeat"):
+        RunConfig(tmp_path / "config.toml", config_of(Optimization(patience=5))).compare()
