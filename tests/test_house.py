@@ -23,7 +23,7 @@ BELOW = {
     "transforms": {"ops", "nn", "kernels"},
     "distributions": {"ops", "nn", "transforms", "plotting", "serialization"},
     "models": {"ops", "nn", "transforms", "distributions", "serialization"},
-    "infer": {"ops", "nn", "transforms", "distributions"},
+    "infer": {"ops", "nn", "transforms", "distributions", "models"},
     "training": {
         *STAND_ALONE,
         "data",

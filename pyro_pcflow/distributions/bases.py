@@ -68,6 +68,11 @@ class ConditionalNormal(ConditionalPointTransform):
         context_dim: size `C` of a context.
     """
 
+    @property
+    def is_affine(self) -> bool:
+        """True: it carries a Gaussian to a Gaussian, under any context."""
+        return True
+
     def __init__(self, point_dim: int, context_dim: int) -> None:
         super().__init__(point_dim, context_dim)
         self.standard = StandardNormal(point_dim)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 from torch.distributions import Distribution, constraints
 
 from pyro_pcflow.distributions.base import PointDistribution, check_point_distribution, describe
+from pyro_pcflow.distributions.gaussian_mixture import as_gaussians, with_gaussians
 from pyro_pcflow.distributions.mixture import PointMixture
 from pyro_pcflow.distributions.quasi_random import quasi_monte_carlo
 
@@ -22,6 +23,14 @@ __all__ = ["SoftHalfSpace", "ThinnedPoint", "one_sided"]
 
 # Where a sample is rejected this often, no density could be normalised either.
 MAX_ROUNDS = 10_000
+
+
+@runtime_checkable
+class HasNormalMean(Protocol):
+    """A retention probability whose mean under a normal distribution is known."""
+
+    def log_mean_under_normals(self, loc: Tensor, root: Tensor) -> Tensor:
+        """The log-probability that a point is recorded: see `SoftHalfSpace.log_mean_under_normals`."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -64,6 +73,23 @@ class SoftHalfSpace:
         height = torch.linalg.vecdot(points, self.direction) - self.offset
         return torch.special.log_ndtr(height / self.softness)
 
+    def log_mean_under_normals(self, loc: Tensor, root: Tensor) -> Tensor:
+        """The log-probability that a normally distributed point is recorded.
+
+        With mean `m` and covariance `S` it is `log Phi((m . d - o) / sqrt(s^2 + d . S d))` (Rasmussen and Williams,
+        Gaussian Processes for Machine Learning, 2006, section 3.9).
+
+        Args:
+            loc: means, shape `(*batch, D)`.
+            root: roots `R` of the covariances `R R^T`, shape `(*batch, D, D)`.
+
+        Returns:
+            Shape `(*batch,)`.
+        """
+        width = (root.mT @ self.direction.unsqueeze(-1)).squeeze(-1)
+        height = torch.linalg.vecdot(loc, self.direction) - self.offset
+        return torch.special.log_ndtr(height / (self.softness**2 + width.square().sum(-1)).sqrt())
+
     def __repr__(self) -> str:
         parts = (f"{field.name}={describe(getattr(self, field.name))}" for field in fields(self))
         return f"{type(self).__name__}({', '.join(parts)})"
@@ -77,11 +103,15 @@ class ThinnedPoint(PointDistribution):
 
         p(x | recorded) = p_0(x) r(x) / Z,        Z = E[r(y)] with y from p_0
 
-    Samples are exact, by rejection. `Z` is approximate: the mean over `num_samples` quasi-Monte Carlo samples, the same
-    each time, so that the density is a smooth function of all parameters. An error of `log Z` shifts the log-density of
-    every point by the same amount, and that of a cloud by `N` times as much: raise `num_samples` for clouds of
-    thousands of points. For flows and the default of 4096 samples the error of `log Z` is about 4e-3 nats (root mean
-    square). The components of a `PointMixture` are integrated one by one.
+    Samples are exact, by rejection. So is `Z` for Gaussians and mixtures of them, such as a flow whose base is a
+    mixture without couplings, posed or not, if the sensor knows its mean under a normal distribution: a `SoftHalfSpace`
+    does, and so does a `log_retention` of yours with a method `log_mean_under_normals(loc, root)`.
+
+    Otherwise `Z` is approximate: the mean over `num_samples` quasi-Monte Carlo samples, the same each time, so that the
+    density is a smooth function of all parameters. An error of `log Z` shifts the log-density of every point by the
+    same amount, and that of a cloud by `N` times as much: raise `num_samples` for clouds of thousands of points. For
+    flows and the default of 4096 samples the error of `log Z` is about 4e-3 nats (root mean square). The components of
+    a `PointMixture` are integrated one by one.
 
     Args:
         point_distribution: a distribution with `event_shape (D,)`.
@@ -141,7 +171,8 @@ class ThinnedPoint(PointDistribution):
 
     def complement(self) -> ThinnedPoint:
         """The distribution of the points that the sensor did not record."""
-        return ThinnedPoint(self.point_distribution, _Complement(self.log_retention), self.num_samples)
+        complement = _NormalComplement if isinstance(self.log_retention, HasNormalMean) else _Complement
+        return ThinnedPoint(self.point_distribution, complement(self.log_retention), self.num_samples)
 
     def log_normalizer(self) -> Tensor:
         """The log-probability `log Z` that a point is recorded, broadcasts with `batch_shape`."""
@@ -173,7 +204,10 @@ class ThinnedPoint(PointDistribution):
         return torch.rand_like(log_retention).log() >= log_retention
 
     def _log_prob(self, value: Tensor) -> Tensor:
-        return self.point_distribution.log_prob(value) + self.log_retention(value) - self.log_normalizer()
+        # The density and its normalizer have the Gaussians in common.
+        points = with_gaussians(self.point_distribution)
+        log_normalizer = _log_normalizer(points, self.log_retention, self.num_samples)
+        return points.log_prob(value) + self.log_retention(value) - log_normalizer
 
 
 def one_sided(
@@ -215,19 +249,35 @@ class _Complement:
         return getattr(self.log_retention, "batch_shape", torch.Size())
 
     def __call__(self, points: Tensor) -> Tensor:
-        # log(1 - exp(x)), accurate at both ends (Maechler, Accurately computing log(1 - exp(-|a|)), 2012).
-        retained = self.log_retention(points).clamp(max=-torch.finfo(points.dtype).tiny)
-        small = retained < -math.log(2)
-        return torch.where(
-            small,
-            torch.log1p(-torch.where(small, retained, -1.0).exp()),
-            torch.log(-torch.expm1(torch.where(small, -1.0, retained))),
-        )
+        return _log_complement(self.log_retention(points))
+
+
+class _NormalComplement(_Complement):
+    """The complement of a sensor that is a `HasNormalMean`."""
+
+    def log_mean_under_normals(self, loc: Tensor, root: Tensor) -> Tensor:
+        assert isinstance(self.log_retention, HasNormalMean)
+        return _log_complement(self.log_retention.log_mean_under_normals(loc, root))
+
+
+def _log_complement(log_probability: Tensor) -> Tensor:
+    """`log(1 - exp(x))`, accurate at both ends (Maechler, Accurately computing log(1 - exp(-|a|)), 2012)."""
+    log_probability = log_probability.clamp(max=-torch.finfo(log_probability.dtype).tiny)
+    small = log_probability < -math.log(2)
+    return torch.where(
+        small,
+        torch.log1p(-torch.where(small, log_probability, -1.0).exp()),
+        torch.log(-torch.expm1(torch.where(small, -1.0, log_probability))),
+    )
 
 
 def _log_normalizer(points: Distribution, log_retention: Callable[[Tensor], Tensor], num_samples: int) -> Tensor:
     if isinstance(points, PointMixture):
         parts = [_log_normalizer(component, log_retention, num_samples) for component in points.components]
         return (points.logits + torch.stack(parts, -1)).logsumexp(-1)
+    if isinstance(log_retention, HasNormalMean) and (gaussians := as_gaussians(points)) is not None:
+        log_weights, loc, root = gaussians
+        log_means = log_retention.log_mean_under_normals(loc.movedim(-2, 0), root.movedim(-3, 0))
+        return (log_weights.movedim(-1, 0) + log_means).logsumexp(0)
     samples, log_weights = quasi_monte_carlo(points, num_samples)
     return (log_retention(samples) + log_weights).logsumexp(0)

@@ -1,16 +1,34 @@
-"""Inference with flows inside Pyro models: pose, completion, clouds of random size, Bayesian weights."""
+"""Inference with flows inside Pyro models: completion, pose, calibration, clouds of random size, Bayesian weights."""
 
+from pyro_pcflow.infer.annealing import Evidence, evidence
 from pyro_pcflow.infer.bayesian_weights import BayesianWeights, fan_in_normal, functional_copy
+from pyro_pcflow.infer.calibration import Calibration, simulation_based_calibration
+from pyro_pcflow.infer.completer import Completer
 from pyro_pcflow.infer.completion import Completion, complete
+from pyro_pcflow.infer.noise_space import non_centred
 from pyro_pcflow.infer.point_process import sample_point_process
 from pyro_pcflow.infer.pose import sample_pose
+from pyro_pcflow.infer.views import Crop, DepthCamera, Hole, OneOf, OneSide, Outliers, Whole
 
 __all__ = [
     "BayesianWeights",
+    "Calibration",
+    "Completer",
     "Completion",
+    "Crop",
+    "DepthCamera",
+    "Evidence",
+    "Hole",
+    "OneOf",
+    "OneSide",
+    "Outliers",
+    "Whole",
     "complete",
+    "evidence",
     "fan_in_normal",
     "functional_copy",
+    "non_centred",
     "sample_point_process",
     "sample_pose",
+    "simulation_based_calibration",
 ]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial as partial_call
 from typing import Any, Protocol, runtime_checkable
@@ -13,14 +15,40 @@ import torch
 from pyro import poutine
 from pyro.infer import MCMC, NUTS, Trace_ELBO
 from pyro.infer.autoguide import AutoMultivariateNormal, init_to_median
+from pyro.ops.stats import effective_sample_size, split_gelman_rubin
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from pyro_pcflow.distributions import MixtureOfFlows, PointCloud, PointCloudFlow
+from pyro_pcflow.infer.completer import Completer
+from pyro_pcflow.infer.hmc import Tempered, sample_hmc
+from pyro_pcflow.infer.noise_space import BASE_SUFFIX, NoiseSpace, non_centred
 
 __all__ = ["Completion", "complete"]
 
-METHODS = ("svi", "nuts")
+METHODS = ("auto", "completer", "hmc", "svi", "nuts")
+CHAINS = ("hmc", "nuts")
+# What options are for, beside those that are for all.
+TAKES = {
+    "lr": ("svi",),
+    "guide": ("svi",),
+    "init": ("svi", "nuts"),
+    "num_chains": ("hmc", "nuts"),
+    "warmup_steps": ("hmc", "nuts"),
+}
+LEARNING_RATE = 0.02
+# Steps that are kept, and those before them that adapt a method.
+NUM_STEPS = {"hmc": 8, "svi": 500, "nuts": 500}
+WARMUP_STEPS = {"hmc": 8, "nuts": 200}
+# Fewest draws of a chain that tell whether it mixed.
+FEWEST_STEPS = 4
+# Draws per chain of the proposal, or of the prior, of which some are where chains start: by importance weights, which
+# are flattened until so many effective candidates per chain are left.
+CANDIDATES_PER_CHAIN, HAVE_A_SAY = 32, 1.5
+# Added to the variances of candidates, whose covariance is the scale of the steps.
+LEAST_VARIANCE = 0.02
+# Mean number of leapfrogs of a trajectory.
+NUM_LEAPFROGS = 7
 Wrapper = Callable[[Distribution], Distribution]
 
 
@@ -40,14 +68,17 @@ class Completion:
         clouds: shape `(num_samples, *batch, num_points, D)`; the observed points, to the last bit and in their
             places, and drawn ones elsewhere.
         observed: True at observed points, shape `(*batch, num_points)`.
-        latents: posterior samples of every latent, shape `(num_samples, *shape)` each.
-        diagnostics: for `"nuts"` what `MCMC.diagnostics` says (`r_hat`, `n_eff`, divergences); for `"svi"` the
-            `losses`, negative evidence lower bounds in nats, one per step.
+        latents: posterior samples of every latent, shape `(num_samples, *shape)` each: of a latent `z` whose prior is a
+            flow, and of `z_base`, the noise that the flow carries to it.
+        method: how they were found.
+        diagnostics: for `"hmc"` see `complete`; for `"nuts"` what `MCMC.diagnostics` says (`r_hat`, `n_eff`,
+            divergences); for `"svi"` the `losses`, negative evidence lower bounds in nats, one per step.
     """
 
     clouds: Tensor
     observed: Tensor
     latents: dict[str, Tensor]
+    method: str
     diagnostics: dict[str, Any]
 
 
@@ -59,18 +90,36 @@ def complete(
     mask: Tensor | None = None,
     observe: Wrapper | None = None,
     fill: Wrapper | None = None,
-    method: str = "svi",
+    method: str = "auto",
+    proposal: Completer | None = None,
+    temper: float | str = "auto",
     num_samples: int = 16,
-    num_steps: int = 500,
-    lr: float = 0.02,
-    warmup_steps: int = 200,
-    guide: Callable[[Callable], nn.Module] = AutoMultivariateNormal,
-    init: Callable = init_to_median,
+    num_chains: int | None = None,
+    num_steps: int | None = None,
+    warmup_steps: int | None = None,
+    lr: float | None = None,
+    guide: Callable[[Callable], nn.Module] | None = None,
+    init: Callable | None = None,
 ) -> Completion:
     """Complete a partial cloud: infer the latents of its shape, and draw the missing points given them.
 
     The observed points are modelled as independent draws from the shape as the sensor sees it. If a sensor misses a
     part of the object, say so with `observe`, or the missing part counts as evidence that nothing is there.
+
+    All methods work in the noise under a flow prior, see `pyro_pcflow.infer.noise_space.non_centred`:
+
+    | method | what |
+    | --- | --- |
+    | `"hmc"` | many short chains of each cloud at once, from draws of the proposal, or from the best of the prior |
+    | `"completer"` | draws of the proposal as they are, whatever the sensor |
+    | `"svi"` | a guide that is fitted to each cloud |
+    | `"nuts"` | one chain after the other, of any length: exact in the limit |
+    | `"auto"` | `"completer"` if there is a proposal and no `observe`, `"hmc"` otherwise |
+
+    A model is never quite right, and where its error is multiplied by the number of points a posterior is sure and
+    wrong. `temper` is the exponent of the likelihood that `"hmc"` samples by: 1 for Bayes' rule, less where held-out
+    clouds of the real data show that it is too sure (Grünwald and van Ommen, Inconsistency of Bayesian inference for
+    misspecified linear models, and a proposal for repairing it, Bayesian Analysis 2017).
 
     Weights of flows are not trained, and neither Pyro's parameter store nor your gradients change. Random numbers
     come from torch's global generator: `pyro.set_rng_seed` makes a run repeat.
@@ -78,22 +127,35 @@ def complete(
     Args:
         model: a model with a `point_model`, such as `PointCloudVAE`; a function that samples latents and returns a
             point distribution, such as a posed flow, or `functools.partial(vae.point_model, labels=labels)`; or a
-            conditional flow, whose context then has a standard normal prior.
+            conditional flow, whose context then has a standard normal prior. Where each of some clouds has latents of
+            its own, sample them in a plate of Pyro.
         partial: observed points, shape `(*batch, N, D)`, in the data's units.
         num_points: points of a completed cloud, at least `N`.
         mask: True at observed points, shape `(*batch, N)`, if clouds have different sizes; padding is filled too.
         observe: from the point distribution of the object to that of observed points, for example
-            `lambda point: one_sided(point, direction)`; by default the identity.
+            `lambda point: one_sided(point, direction)`; by default the identity. It may sample latents of its own.
         fill: from the point distribution of the object to that of the drawn points, for example
             `lambda point: one_sided(point, direction).complement()`; by default the identity.
-        method: `"svi"`, fast, a fitted guide; `"nuts"`, exact in the limit of many samples.
+        method: see above.
+        proposal: an amortised posterior of the same model, such as that of `load_pretrained("body").completer`.
+        temper: for `"hmc"`, the exponent of the likelihood; "auto" takes what `proposal` says of as many points, and 1
+            without one.
         num_samples: number of completed clouds.
-        num_steps: steps of the optimizer for `"svi"`; samples of the chain for `"nuts"`, of which `num_samples` are
-            kept at even distances.
-        lr: step size of Adam for `"svi"`, which decays to a hundredth of it.
-        warmup_steps: steps of `"nuts"` that adapt it and are dropped.
-        guide: one of Pyro's automatic guides; `AutoNormal` is cheaper for many clouds at once.
-        init: where inference starts, one of Pyro's `init_to_...`.
+        num_chains: chains per cloud, 16 by default; for `"nuts"` one after the other, 1 by default.
+        num_steps: steps of the optimizer for `"svi"`, 500 by default; samples of a chain otherwise, of which
+            `num_samples` are kept at even distances, by default 8 of `"hmc"` and 500 of `"nuts"`, or as many as
+            `num_samples` needs.
+        warmup_steps: steps of a chain that adapt it and are dropped, 8 of `"hmc"` and 200 of `"nuts"` by default.
+        lr: step size of Adam for `"svi"`, which decays to a hundredth of it; 0.02 by default.
+        guide: for `"svi"`, one of Pyro's automatic guides, `AutoMultivariateNormal` by default; `AutoNormal` is cheaper
+            for many clouds at once.
+        init: where `"svi"` and `"nuts"` start, one of Pyro's `init_to_...`, `init_to_median` by default. A latent `z`
+            with a flow prior is the site `z_base` there.
+
+    Returns:
+        The completion. Its diagnostics for `"hmc"`, each of the batch shape of the clouds: `r_hat`, split, of the
+        latents' noise (with a last dimension), `r_hat_log_prior` and `r_hat_log_likelihood`; `n_eff`, effective numbers
+        of draws, alike; `acceptance`, `step_size` and `temper`.
 
     Raises:
         ValueError: if shapes do not fit, the observed points are not finite, or an option is unknown.
@@ -101,37 +163,99 @@ def complete(
 
     Examples:
         >>> flow = PointCloudFlow(point_dim=3, context_dim=2, num_couplings=2, hidden_dims=[8])
-        >>> result = complete(flow, torch.randn(20, 3), num_points=50, num_samples=4, num_steps=10)
+        >>> result = complete(flow, torch.randn(20, 3), num_points=50, num_samples=4)
         >>> result.clouds.shape, result.latents["context"].shape
         (torch.Size([4, 50, 3]), torch.Size([4, 2]))
     """
-    if method not in METHODS:
-        raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
-    if num_samples < 1 or num_steps < 1 or (method == "nuts" and num_steps < num_samples):
-        raise ValueError(
-            f"expected num_samples and num_steps of at least 1, and a chain of at least num_samples, got "
-            f"num_samples={num_samples}, num_steps={num_steps}"
-        )
+    method = _check_method(method, proposal, observe)
+    _check_words(method, lr=lr, guide=guide, init=init, num_chains=num_chains, warmup_steps=warmup_steps)
+    num_chains = (1 if method == "nuts" else 16) if num_chains is None else num_chains
+    if num_steps is None:
+        num_steps = NUM_STEPS.get(method, 1)
+        if method in CHAINS:
+            num_steps = max(num_steps, math.ceil(num_samples / num_chains))
+    warmup_steps = WARMUP_STEPS.get(method, 0) if warmup_steps is None else warmup_steps
+    _check_sizes(method, num_samples, num_chains, num_steps, warmup_steps)
     mask = _check_partial(partial, num_points, mask)
     point_model = _point_model(model, partial)
+    batch_shape = partial.shape[:-2]
 
     def observed_model() -> None:
         point = point_model()
-        cloud = PointCloud(point if observe is None else observe(point), mask=mask).expand(partial.shape[:-2])
-        pyro.sample("partial", cloud.to_event(len(cloud.batch_shape)), obs=partial)
+        cloud = PointCloud(point if observe is None else observe(point), mask=mask)
+        with ExitStack() as plates:
+            for dim, size in enumerate(batch_shape, -len(batch_shape)):
+                plates.enter_context(pyro.plate(f"partial{dim}", size, dim=dim))
+            pyro.sample("partial", cloud, obs=partial)
 
     # What inference registers is forgotten afterwards.
     with pyro.get_param_store().scope():
-        infer = _by_nuts if method == "nuts" else _by_svi
-        options = (warmup_steps,) if method == "nuts" else (lr, guide)
-        latents, diagnostics = infer(observed_model, num_samples, num_steps, init, *options)
+        space = NoiseSpace(observed_model, batch_shape)
+        if method == "svi":
+            noise, diagnostics = _by_svi(
+                space,
+                observed_model,
+                num_samples,
+                num_steps,
+                init or init_to_median,
+                LEARNING_RATE if lr is None else lr,
+                guide or AutoMultivariateNormal,
+            )
+        elif method == "nuts":
+            noise, diagnostics = _by_nuts(
+                space, observed_model, num_samples, num_chains, num_steps, warmup_steps, init or init_to_median
+            )
+        elif method == "completer":
+            assert proposal is not None  # as was checked
+            noise, diagnostics = _proposed(space, proposal, partial, mask, num_samples)[0], {}
+        else:
+            noise, diagnostics = _by_hmc(
+                space, partial, mask, proposal, temper, num_samples, num_chains, num_steps, warmup_steps
+            )
+        latents = space.latents(noise)
         missing = nn.functional.pad(~mask, (0, num_points - partial.shape[-2]), value=True)
         padded = nn.functional.pad(partial, (0, 0, 0, num_points - partial.shape[-2]))
         clouds = [
             _fill(poutine.condition(point_model, data=_row(latents, index))(), padded, missing, fill)
             for index in range(num_samples)
         ]
-    return Completion(torch.stack(clouds), ~missing, latents, diagnostics)
+    return Completion(torch.stack(clouds), ~missing, latents, method, diagnostics)
+
+
+def _check_method(method: str, proposal: Completer | None, observe: Wrapper | None) -> str:
+    if method not in METHODS:
+        raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
+    if proposal is not None and not isinstance(proposal, Completer):
+        raise TypeError(f"expected a Completer as proposal, got {type(proposal).__name__}")
+    if method == "completer" and proposal is None:
+        raise ValueError("method='completer' draws from a completer: give proposal")
+    if method == "auto":
+        return "completer" if proposal is not None and observe is None else "hmc"
+    return method
+
+
+def _check_words(method: str, **given: Any) -> None:
+    """Refuse what a method would ignore."""
+    unused = [name for name, value in given.items() if value is not None and method not in TAKES[name]]
+    if unused:
+        methods = ", ".join(repr(name) for name in TAKES[unused[0]])
+        raise ValueError(f"{unused[0]} is for method={methods}, and this is {method!r}: leave it out, or give method")
+
+
+def _check_sizes(method: str, num_samples: int, num_chains: int, num_steps: int, warmup_steps: int) -> None:
+    if min(num_samples, num_chains, num_steps) < 1 or warmup_steps < 0:
+        raise ValueError(
+            "expected num_samples, num_chains and num_steps of at least 1 and warmup_steps of at least 0, got "
+            f"num_samples={num_samples}, num_chains={num_chains}, num_steps={num_steps}, warmup_steps={warmup_steps}"
+        )
+    if method in CHAINS:
+        if num_steps < FEWEST_STEPS:
+            raise ValueError(f"a chain of num_steps={num_steps} tells nothing: give at least {FEWEST_STEPS}")
+        if num_steps * num_chains < num_samples:
+            raise ValueError(
+                f"{num_chains} chains of num_steps={num_steps} have fewer than num_samples={num_samples} draws: raise "
+                "num_steps or num_chains, or lower num_samples"
+            )
 
 
 def _check_partial(partial: Tensor, num_points: int, mask: Tensor | None) -> Tensor:
@@ -163,9 +287,11 @@ def _point_model(model: Any, partial: Tensor) -> Callable[[], Distribution]:
             raise TypeError("the flow has no context (context_dim=0), so there is nothing to infer about its shape")
 
         def sample_context() -> Distribution:
-            loc = partial.new_zeros(*batch_shape, model.context_dim)
-            prior = dist.Normal(loc, 1.0).to_event(loc.dim())
-            return model.condition(pyro.sample("context", prior))
+            loc = partial.new_zeros(model.context_dim)
+            with ExitStack() as plates:
+                for dim, size in enumerate(batch_shape, -len(batch_shape)):
+                    plates.enter_context(pyro.plate(f"clouds{dim}", size, dim=dim))
+                return model.condition(pyro.sample("context", dist.Normal(loc, 1.0).to_event(1)))
 
         return sample_context
     if isinstance(model, HasPointModel):
@@ -181,8 +307,15 @@ def _point_model(model: Any, partial: Tensor) -> Callable[[], Distribution]:
 
 
 def _by_svi(
-    model: Callable[[], None], num_samples: int, num_steps: int, init: Callable, lr: float, guide: Callable
-) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    space: NoiseSpace,
+    model: Callable[[], None],
+    num_samples: int,
+    num_steps: int,
+    init: Callable,
+    lr: float,
+    guide: Callable,
+) -> tuple[Tensor, dict[str, Any]]:
+    model = non_centred(model)
     autoguide = guide(model, init_loc_fn=init)
     elbo = Trace_ELBO()
     elbo.differentiable_loss(model, autoguide)  # a new guide has no parameters before its first run
@@ -200,18 +333,149 @@ def _by_svi(
         losses.append(loss.item())
     with torch.no_grad():
         draws = [autoguide() for _ in range(num_samples)]
-    return {name: torch.stack([draw[name] for draw in draws]) for name in draws[0]}, {"losses": losses}
+    return space.join({name: torch.stack([draw[name] for draw in draws]) for name in space.names}), {"losses": losses}
 
 
 def _by_nuts(
-    model: Callable[[], None], num_samples: int, num_steps: int, init: Callable, warmup_steps: int
-) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    chain = MCMC(
-        NUTS(model, init_strategy=init), num_samples=num_steps, warmup_steps=warmup_steps, disable_progbar=True
+    space: NoiseSpace,
+    model: Callable[[], None],
+    num_samples: int,
+    num_chains: int,
+    num_steps: int,
+    warmup_steps: int,
+    init: Callable,
+) -> tuple[Tensor, dict[str, Any]]:
+    chains = []
+    for _ in range(num_chains):
+        kernel = NUTS(non_centred(model), init_strategy=init)
+        chain = MCMC(kernel, num_samples=num_steps, warmup_steps=warmup_steps, disable_progbar=True)
+        chain.run()
+        chains.append(chain)
+    noise = torch.stack([space.join(chain.get_samples()) for chain in chains], 1)
+    diagnostics = chains[0].diagnostics()
+    if num_chains > 1:
+        diagnostics |= _mixing(noise, {})
+    return _thinned(noise, num_samples), diagnostics
+
+
+def _by_hmc(
+    space: NoiseSpace,
+    partial: Tensor,
+    mask: Tensor,
+    proposal: Completer | None,
+    temper: float | str,
+    num_samples: int,
+    num_chains: int,
+    num_steps: int,
+    warmup_steps: int,
+) -> tuple[Tensor, dict[str, Any]]:
+    exponent = _exponent(temper, proposal, mask)
+    exponent = exponent if exponent.shape == space.batch_shape else exponent.mean()
+    target = Tempered(space.log_densities, exponent)
+    scale_tril = None
+    count = CANDIDATES_PER_CHAIN * num_chains
+    if proposal is None:
+        with torch.no_grad():
+            candidates = space.from_prior(count)
+        log_ratio = candidates.new_zeros(())
+    else:
+        candidates, log_ratio = _proposed(space, proposal, partial, mask, count)
+        scale_tril = _scale_tril(candidates)
+    start = _resampled(candidates, log_ratio, target, num_chains)
+    result = sample_hmc(
+        target,
+        start,
+        num_steps=num_steps,
+        warmup_steps=warmup_steps,
+        num_leapfrogs=NUM_LEAPFROGS,
+        scale_tril=scale_tril,
     )
-    chain.run()
-    kept = torch.linspace(0, num_steps - 1, num_samples).round().long()
-    return {name: draws[kept] for name, draws in chain.get_samples().items()}, chain.diagnostics()
+    with torch.no_grad():
+        log_prior = torch.stack([space.log_densities(noise)[0] for noise in result.noise])
+    diagnostics = {
+        **_mixing(result.noise, {"log_prior": log_prior, "log_likelihood": result.log_likelihood}),
+        "acceptance": result.acceptance,
+        "step_size": result.step_size,
+        "temper": exponent.expand(space.batch_shape),
+        "log_likelihood": result.log_likelihood,
+    }
+    return _thinned(result.noise, num_samples), diagnostics
+
+
+def _exponent(temper: float | str, proposal: Completer | None, mask: Tensor) -> Tensor:
+    """The exponent of the likelihood of each cloud, shape `(*batch,)`."""
+    if isinstance(temper, str):
+        if temper != "auto":
+            raise ValueError(f"temper must be a positive number or 'auto', got {temper!r}")
+        counts = mask.sum(-1)
+        return torch.ones(counts.shape, device=mask.device) if proposal is None else proposal.exponent(counts)
+    if not temper > 0:
+        raise ValueError(f"temper must be a positive number or 'auto', got {temper}")
+    return torch.full(mask.shape[:-1], float(temper), device=mask.device)
+
+
+def _proposed(
+    space: NoiseSpace, proposal: Completer, partial: Tensor, mask: Tensor, count: int
+) -> tuple[Tensor, Tensor]:
+    """Draws of the proposal, and of the prior of what it does not know, with log-ratios of the prior to it."""
+    name = "z" + BASE_SUFFIX if proposal.model.prior is not None else "z"
+    if name not in space.names or not space.batch_shape == partial.shape[:-2]:
+        raise ValueError(
+            "the proposal is for latents of its model, one for each cloud, and this model has "
+            f"{', '.join(space.names)}: give the model that the completer was made of, or leave the proposal out"
+        )
+    with torch.no_grad():
+        posterior = proposal.condition_noise(partial, mask)
+        drawn = posterior.sample(torch.Size((count,)))
+        log_ratio = proposal.noise_prior().log_prob(drawn) - posterior.log_prob(drawn)
+        place = space.slice_of(name)
+        if place.stop - place.start == space.size:
+            return drawn, log_ratio
+        noise = space.from_prior(count)
+        noise[..., place] = drawn
+        return noise, log_ratio
+
+
+def _resampled(candidates: Tensor, log_ratio: Tensor, target: Tempered, num_chains: int) -> Tensor:
+    """Candidates drawn by their importance weights, flattened until more have a say than there are chains."""
+    with torch.no_grad():
+        log_likelihood = torch.cat([target(noise)[1] for noise in candidates.split(num_chains)])
+        height = (log_ratio + target.exponent * log_likelihood).nan_to_num(nan=-torch.inf)
+        low, high = torch.zeros_like(height[0]), torch.ones_like(height[0])
+        for _ in range(30):
+            middle = 0.5 * (low + high)
+            weights = (middle * height).softmax(0)
+            enough = weights.square().sum(0).reciprocal() > HAVE_A_SAY * num_chains
+            low, high = torch.where(enough, middle, low), torch.where(enough, high, middle)
+        weights = (low * height).softmax(0).movedim(0, -1)
+        chosen = torch.multinomial(weights.reshape(-1, len(candidates)), num_chains)
+        chosen = chosen.reshape(*weights.shape[:-1], num_chains).movedim(-1, 0).unsqueeze(-1)
+        return candidates.gather(0, chosen.expand(*chosen.shape[:-1], candidates.shape[-1]))
+
+
+def _scale_tril(draws: Tensor) -> Tensor:
+    """Root of the covariance of draws `(K, *batch, L)`, shape `(*batch, L, L)`."""
+    centred = (draws - draws.mean(0)).movedim(0, -2)
+    covariance = centred.mT @ centred / len(draws)
+    return torch.linalg.cholesky(covariance + LEAST_VARIANCE * torch.eye(draws.shape[-1]).to(draws))
+
+
+def _mixing(noise: Tensor, others: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Split `r_hat` and effective numbers of draws, of arrays of shape `(steps, chains, *batch, ...)`."""
+    found = {}
+    for name, values in {"": noise, **others}.items():
+        suffix = f"_{name}" if name else ""
+        found[f"r_hat{suffix}"] = split_gelman_rubin(values, chain_dim=1, sample_dim=0)
+        found[f"n_eff{suffix}"] = effective_sample_size(values, chain_dim=1, sample_dim=0)
+    return found
+
+
+def _thinned(noise: Tensor, num_samples: int) -> Tensor:
+    """Draws at even distances of chains `(steps, chains, *batch, L)`: shape `(num_samples, *batch, L)`."""
+    steps, chains = noise.shape[:2]
+    kept = math.ceil(num_samples / chains)
+    rows = torch.linspace(steps - 1, 0, kept + 1)[:kept].round().long() if kept > 1 else torch.tensor([steps - 1])
+    return noise[rows].flatten(0, 1)[:num_samples]
 
 
 def _row(latents: dict[str, Tensor], index: int) -> dict[str, Tensor]:

@@ -136,7 +136,7 @@ class AutoDecoder(LatentCloudModel):
         Returns:
             A distribution with `batch_shape (*batch,)` and `event_shape (latent_dim,)`, without gradients.
         """
-        clouds, mask = self._check_clouds(clouds, mask)
+        clouds, mask = self.check_clouds(clouds, mask)
         # Gradients are needed in any mode of the caller's.
         with torch.inference_mode(False), torch.enable_grad():
             clouds = clouds.detach().clone()

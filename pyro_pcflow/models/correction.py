@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from pyro_pcflow.distributions import PointCloudFlow
 from pyro_pcflow.distributions.gaussian_mixture import GaussianMixture
 
-__all__ = ["PosteriorCorrection"]
+__all__ = ["PosteriorCorrection", "mixture_scores"]
 
 # Bound of a feature.
 MOST = 10.0
@@ -77,14 +77,14 @@ class PosteriorCorrection(nn.Module):
             The new mean, and what is added to the parameter of the scale, of the same shape.
         """
         with torch.no_grad():
-            hidden = torch.cat([_features(clouds, mask, decoder, context), loc, scale.log()], -1)
+            hidden = torch.cat([mixture_scores(clouds, mask, decoder, context), loc, scale.log()], -1)
         for layer in self.hidden:
             hidden = F.silu(layer(hidden))
         move, change = self.output(hidden).chunk(2, -1)
         return loc + scale * move, change
 
 
-def _features(clouds: Tensor, mask: Tensor | None, decoder: PointCloudFlow, context: Tensor) -> Tensor:
+def mixture_scores(clouds: Tensor, mask: Tensor | None, decoder: PointCloudFlow, context: Tensor) -> Tensor:
     """For every Gaussian the logarithm of how many points it explains, against how many it expects, and their offset.
 
     Both are shrunk by one expected point: a Gaussian that expects none says nothing.

@@ -177,7 +177,7 @@ class Generator(nn.Module):
         Args:
             labels: class numbers, shape `(*batch,)`; None without classes.
         """
-        onehot = self._one_hot(labels)
+        onehot = self.one_hot(labels)
         if self.prior is None:
             loc = self._zero.expand(self.latent_dim)
             prior = dist.Normal(loc, torch.ones_like(loc), validate_args=False).to_event(1)
@@ -226,7 +226,7 @@ class Generator(nn.Module):
             got = f"shape {tuple(z.shape)}" if isinstance(z, Tensor) else type(z).__name__
             raise ValueError(f"expected latents as a tensor of shape (*batch, {self.latent_dim}), got {got}")
         parts = [z]
-        onehot = self._one_hot(labels)
+        onehot = self.one_hot(labels)
         if onehot is not None:
             parts.append(onehot.to(z))
         if self.noise_input:
@@ -294,7 +294,7 @@ class Generator(nn.Module):
             raise ValueError(f"a walk needs at least its two ends, got steps={steps}")
         with torch.no_grad():
             if self.prior is not None:
-                (transform,) = self.prior.condition(self._one_hot(labels)).transforms
+                (transform,) = self.prior.condition(self.one_hot(labels)).transforms
                 start, end = transform.inv(start), transform.inv(end)
             weights = torch.linspace(0, 1, steps, dtype=start.dtype, device=start.device)
             walk = torch.stack([torch.lerp(start, end, weight) for weight in weights])
@@ -308,7 +308,7 @@ class Generator(nn.Module):
                     clouds.append(self.decode(z, num_points, labels=labels).sample())
             return torch.stack(clouds)
 
-    def _one_hot(self, labels: Tensor | None) -> Tensor | None:
+    def one_hot(self, labels: Tensor | None) -> Tensor | None:
         if self.num_classes == 0:
             if labels is not None:
                 raise ValueError("the model was built without classes (num_classes=0), but was given labels")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from functools import partial
 from typing import Any
@@ -188,7 +188,7 @@ class LatentCloudModel(Generator):
             pyro.module(self.name, self)
 
     def point_model(self, num_clouds: int | None = None, *, labels: Tensor | None = None) -> Distribution:
-        """Sample latents as the site `z` and return the density of a point: a Pyro model for `complete`.
+        """Sample latents as the site `z`, in a plate `clouds`, and return the density of a point: for `complete`.
 
         Args:
             num_clouds: number of clouds `B`; one cloud, without a batch shape, by default.
@@ -197,10 +197,10 @@ class LatentCloudModel(Generator):
         Returns:
             A distribution with `batch_shape (B,)`, or `()`, and `event_shape (D,)`.
         """
-        prior = self.latent_prior(labels)
-        if num_clouds is not None:
-            prior = prior.expand(torch.Size((num_clouds,))).to_event(1)
-        return self.decoder.condition(self.decoder_context(pyro.sample("z", prior), labels))
+        clouds = nullcontext() if num_clouds is None else pyro.plate("clouds", num_clouds)
+        with clouds:
+            z = pyro.sample("z", self.latent_prior(labels))
+        return self.decoder.condition(self.decoder_context(z, labels))
 
     def reconstruct(
         self,
@@ -304,7 +304,7 @@ class LatentCloudModel(Generator):
         """
         if num_steps < 1:
             raise ValueError(f"expected at least one step, got num_steps={num_steps}")
-        clouds, mask = self._check_clouds(clouds, mask)
+        clouds, mask = self.check_clouds(clouds, mask)
         if posterior is None:
             with torch.no_grad():
                 posterior = self.encode(clouds, mask, labels=labels)
@@ -343,7 +343,7 @@ class LatentCloudModel(Generator):
             raise ValueError(f"expected at least one particle, got num_particles={num_particles}")
         if refine_steps < 0:
             raise ValueError(f"refine_steps must not be negative, got {refine_steps}")
-        clouds, mask = self._check_clouds(clouds, mask)
+        clouds, mask = self.check_clouds(clouds, mask)
         prior = self.latent_prior(labels)
         if posterior is None:
             posterior = self.encode(clouds, mask, labels=labels)
@@ -359,7 +359,7 @@ class LatentCloudModel(Generator):
         return torch.cat(log_weights).logsumexp(0) - math.log(num_particles)
 
     def _check_batch(self, clouds: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        clouds, mask = self._check_clouds(clouds, mask)
+        clouds, mask = self.check_clouds(clouds, mask)
         if clouds.dim() != 3:
             raise ValueError(
                 f"expected a batch of clouds of shape (B, N, {self.point_dim}), got {tuple(clouds.shape)}: one cloud "
@@ -367,7 +367,7 @@ class LatentCloudModel(Generator):
             )
         return clouds, mask
 
-    def _check_clouds(self, clouds: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    def check_clouds(self, clouds: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
         if not isinstance(clouds, Tensor) or clouds.dim() < 2 or clouds.shape[-1] != self.point_dim:
             got = f"shape {tuple(clouds.shape)}" if isinstance(clouds, Tensor) else type(clouds).__name__
             raise ValueError(f"expected clouds as a tensor of shape (*batch, N, {self.point_dim}), got {got}")

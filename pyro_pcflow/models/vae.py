@@ -179,7 +179,7 @@ class PointCloudVAE(LatentCloudModel):
             ValueError: if a shape or a label does not fit, or a module given as encoder returns something else than
                 `PointCloudVAE` says.
         """
-        clouds, mask = self._check_clouds(clouds, mask)
+        clouds, mask = self.check_clouds(clouds, mask)
         loc, raw_scale = self._guess(clouds, mask, labels)
         if self.correction is not None:
             for _ in range(self.num_corrections):
@@ -223,14 +223,14 @@ class PointCloudVAE(LatentCloudModel):
     ) -> Distribution:
         if self.correction is None:
             return super()._batch_posterior(points, mask, labels=labels, index=index)
-        return _normal(*self._guess(*self._check_clouds(points, mask), labels))
+        return _normal(*self._guess(*self.check_clouds(points, mask), labels))
 
     def _guess(self, clouds: Tensor, mask: Tensor | None, labels: Tensor | None) -> tuple[Tensor, Tensor]:
         """What the encoder returns."""
         points = self.units.inverse_and_log_det(clouds)[0]
         if mask is not None:
             points = torch.where(mask.unsqueeze(-1), points, torch.zeros_like(points))
-        onehot = self._one_hot(labels)
+        onehot = self.one_hot(labels)
         output = self.encoder(points, mask) if onehot is None else self.encoder(points, mask, onehot)
         return self._check_encoder_output(output, clouds.shape[:-2])
 

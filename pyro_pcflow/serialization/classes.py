@@ -17,6 +17,7 @@ __all__ = ["MODELS", "Classes", "Configured", "UnknownClassError", "plain"]
 # A file names its classes; of this library, nothing but these names is ever looked up.
 MODELS = {
     "AutoDecoder": "pyro_pcflow.models",
+    "Completer": "pyro_pcflow.infer",
     "MixtureOfFlows": "pyro_pcflow.distributions",
     "PointCloudFlow": "pyro_pcflow.distributions",
     "PointCloudVAE": "pyro_pcflow.models",

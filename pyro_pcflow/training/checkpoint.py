@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_pcflow.ops.reading import phrase, printable, shortened
-from pyro_pcflow.training.early_stopping import SCORE, BestEvaluation
+from pyro_pcflow.training.early_stopping import BestEvaluation
 from pyro_pcflow.training.run_folder import RunFolder
 from pyro_pcflow.training.weights import FlatParameters
 
@@ -50,9 +50,15 @@ class ResumableState:
     """
 
     def __init__(
-        self, folder: RunFolder | None, module: nn.Module, weights: FlatParameters, optimizer: torch.optim.Optimizer
+        self,
+        folder: RunFolder | None,
+        module: nn.Module,
+        weights: FlatParameters,
+        optimizer: torch.optim.Optimizer,
+        score: str,
     ) -> None:
         self.folder = folder
+        self._score = score
         self._module, self._weights, self._optimizer = module, weights, optimizer
         self._watched = [*module.parameters(), *module.buffers()]
         self._moment: _Moment | None = None
@@ -156,8 +162,8 @@ class ResumableState:
             _number(best, "waited", int)
             _check_tensors(_entries(best, "averages"), averages, "best, averages", finite=[*averages])
             _check_scores(_entries(best, "scores"))
-            if type(best["scores"].get(SCORE)) not in (float, int):
-                raise ValueError(f"best: expected the score {SCORE}")
+            if type(best["scores"].get(self._score)) not in (float, int):
+                raise ValueError(f"best: expected the score {self._score}")
         window = state.get("window")
         sums: list[Any] = [*window] if isinstance(window, list | tuple) else []
         if [type(value) for value in sums] != [float, float, int] or not all(map(math.isfinite, sums)) or sums[2] < 0:

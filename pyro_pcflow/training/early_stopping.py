@@ -10,8 +10,6 @@ from torch import Tensor
 
 __all__ = ["BestEvaluation"]
 
-SCORE = "nats_per_point"
-
 
 @dataclass(frozen=True)
 class BestEvaluation:
@@ -26,9 +24,9 @@ class BestEvaluation:
         >>> import torch
         >>> best = None
         >>> for step, score in enumerate([1.0, 3.0, 2.0]):
-        ...     best = BestEvaluation.after(best, torch.tensor([step]), {"nats_per_point": score})
+        ...     best = BestEvaluation.after(best, torch.tensor([step]), {"score": score}, "score")
         >>> best
-        BestEvaluation(averages=tensor([1]), scores={'nats_per_point': 3.0}, waited=1)
+        BestEvaluation(averages=tensor([1]), scores={'score': 3.0}, waited=1)
     """
 
     averages: Tensor
@@ -36,18 +34,18 @@ class BestEvaluation:
     waited: int = 0
 
     @staticmethod
-    def after(best: BestEvaluation | None, averages: Tensor, scores: Mapping[str, float]) -> BestEvaluation:
-        """The best after one more evaluation.
+    def after(best: BestEvaluation | None, averages: Tensor, scores: Mapping[str, float], score: str) -> BestEvaluation:
+        """The best after one more evaluation, by the score of a name.
 
         Raises:
             ValueError: if the scores lack the one that decides.
         """
-        if SCORE not in scores:
+        if score not in scores:
             raise ValueError(
-                f"patience compares the score {SCORE!r}, which the objective's evaluate does not return: have it "
+                f"patience compares the score {score!r}, which the objective's evaluate does not return: have it "
                 "return that, or give Optimization(patience=None)"
             )
-        if best is not None and not _comparable(scores[SCORE]) > _comparable(best.scores[SCORE]):
+        if best is not None and not _comparable(scores[score]) > _comparable(best.scores[score]):
             return replace(best, waited=best.waited + 1)
         return BestEvaluation(averages.clone(), dict(scores))
 

@@ -16,6 +16,7 @@ from torch import nn
 from pyro_pcflow.ops.random import seeded
 from pyro_pcflow.ops.signals import interruptible
 from pyro_pcflow.training import toml
+from pyro_pcflow.training.amortised import LikelihoodOfLatents
 from pyro_pcflow.training.callbacks import Callback
 from pyro_pcflow.training.data_objective import DataObjective
 from pyro_pcflow.training.density import ExactLikelihood
@@ -26,6 +27,7 @@ from pyro_pcflow.training.objective import (
     config_of,
     dtype_of,
     is_cloud_model,
+    is_completer,
     learning_rate_of,
     set_units,
     weight_decay_of,
@@ -78,6 +80,9 @@ class FitResult:
 
     def __repr__(self) -> str:
         score = "" if self.nats_per_point is None else f": {self.nats_per_point:.3f} nats per held-out point"
+        if not score and self.scores:
+            name, value = next(iter(self.scores.items()))
+            score = f": {value:.3f} {name.replace('_', ' ')}"
         folder = "" if self.out is None else f", in {self.out}"
         noise = f", noise {self.noise:.3g}" if self.noise else ""
         return f"FitResult({self.steps} steps in {self.seconds:.1f} s on {self.device}{score}{noise}{folder})"
@@ -334,7 +339,11 @@ def _objective(
     options: dict[str, Any] = {"noise": noise, "held_out": held_out, "seed": seed, "sampling": sampling}
     if batch_size is not None:
         options["batch_size"] = batch_size
-    road = EvidenceLowerBound if is_cloud_model(module) else ExactLikelihood
+    road: Callable[..., DataObjective] = ExactLikelihood
+    if is_completer(module):
+        road = LikelihoodOfLatents
+    elif is_cloud_model(module):
+        road = EvidenceLowerBound
     return road(module, data, **options)
 
 

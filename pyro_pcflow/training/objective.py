@@ -7,25 +7,29 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from operator import attrgetter
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
+from torch.distributions import Distribution
 
 from pyro_pcflow.serialization import plain
 
 __all__ = [
     "CLOUD_OPTIONS",
+    "Amortised",
     "Objective",
     "check_module",
     "cloud_options",
+    "completer_of",
     "config_of",
     "context_dim_of",
     "corrected_guide_of",
     "dtype_of",
     "is_cloud_model",
+    "is_completer",
     "learning_rate_of",
     "log_prob_of",
     "missing_attributes",
@@ -49,6 +53,29 @@ LEARNING_RATE = 3e-3
 ONE_PASS = ("transform_and_log_det", "inverse_and_log_det")
 
 
+@runtime_checkable
+class Amortised(Protocol):
+    """An amortised posterior over the latents of a model of clouds, as `pyro_pcflow.infer.Completer` is one."""
+
+    def views(self, points: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """What a sensor sees of clouds `(B, N, D)`, at random: points and their mask."""
+
+    def encode(self, clouds: Tensor, mask: Tensor | None, *, labels: Tensor | None) -> Distribution:
+        """The posterior over the latents of whole clouds."""
+
+    def to_noise(self, latents: Tensor, *, labels: Tensor | None) -> Tensor:
+        """The noise that the prior carries to latents."""
+
+    def noise_prior(self, labels: Tensor | None) -> Distribution:
+        """The density of this noise under the prior."""
+
+    def simulate(self, num_clouds: int, num_points: int, *, labels: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The noise and the points of clouds that the model draws."""
+
+    def guesses(self, partial: Tensor, mask: Tensor | None, *, labels: Tensor | None) -> Sequence[Distribution]:
+        """The posterior over the noise given some points of clouds, each better than the one before."""
+
+
 class Objective(ABC):
     """What a training minimises and on what data: batches, their loss, and scores of held-out data.
 
@@ -57,6 +84,7 @@ class Objective(ABC):
 
     Attributes:
         points_per_step: points that a step takes, for the speed that is logged.
+        score: which of the scores that `evaluate` returns is shown, and compared by early stopping; higher is better.
         evaluates: whether `evaluate` has held-out data.
         eval_every, patience: those of `Logging` and `Optimization` where they are left to "auto".
         progress: how much of the training is done, from 0 to 1, as `fit` says before each step.
@@ -82,6 +110,7 @@ class Objective(ABC):
     """
 
     points_per_step: int = 0
+    score: str = "nats_per_point"
     evaluates: bool = False
     eval_every: int = 500
     patience: int | None = None
@@ -111,7 +140,7 @@ class Objective(ABC):
         return ()
 
     def evaluate(self) -> dict[str, float]:
-        """Scores of the held-out data by name, of which `nats_per_point` is shown; called without gradients."""
+        """Scores of the held-out data by name; called without gradients."""
         return {}
 
     def share(self, batch: Any, rank: int, size: int) -> Any:
@@ -183,6 +212,22 @@ def missing_attributes(module: nn.Module, names: Iterable[str]) -> list[str]:
 def is_cloud_model(module: nn.Module) -> bool:
     """Whether a module is trained on whole clouds, by its `model` and `guide`."""
     return callable(getattr(module, "model", None)) and callable(getattr(module, "guide", None))
+
+
+def is_completer(module: nn.Module) -> bool:
+    """Whether a module is trained on views of clouds, as a `Completer`."""
+    return isinstance(module, Amortised)
+
+
+def completer_of(module: nn.Module) -> Amortised:
+    """A module as an amortised posterior.
+
+    Raises:
+        TypeError: if it is none.
+    """
+    if not isinstance(module, Amortised):
+        raise TypeError(f"expected a Completer, got {type(module).__name__}")
+    return module
 
 
 def log_prob_of(module: nn.Module) -> Callable[..., Tensor]:

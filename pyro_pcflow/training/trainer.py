@@ -21,7 +21,7 @@ from pyro_pcflow.training.callbacks import Callback, Progress
 from pyro_pcflow.training.checkpoint import ResumableState
 from pyro_pcflow.training.distributed import Processes
 from pyro_pcflow.training.divergence import TrainingDivergedError, find_first_nonfinite
-from pyro_pcflow.training.early_stopping import SCORE, BestEvaluation
+from pyro_pcflow.training.early_stopping import BestEvaluation
 from pyro_pcflow.training.objective import Objective
 from pyro_pcflow.training.optimizer import OptimizerFactory, adam, build
 from pyro_pcflow.training.options import PRECISIONS, Settings
@@ -89,7 +89,7 @@ class Trainer:
         self.weights = FlatParameters(trainable, settings.optimization.ema_decay, weight_decays)
         own = adam(settings.lr, settings.optimization.betas)
         self.optimizer = build(own if optimizer is None else optimizer, self.weights.values)
-        self.state = ResumableState(folder, module, self.weights, self.optimizer)
+        self.state = ResumableState(folder, module, self.weights, self.optimizer, objective.score)
         self._last_finite = self.weights.averages.clone()
         # With `patience` alone: the best evaluation, and whether a second phase is to begin from its weights.
         self._best: BestEvaluation | None = None
@@ -168,11 +168,12 @@ class Trainer:
                 raise
         if self._best is not None and self._is_out_of_patience(self._best.waited) and self.processes.is_first:
             logger.warning(
-                "stopped early, after %d steps: %d evaluations in a row came to no more than %.3f nats per held-out "
-                "point, and the weights of that score stay",
+                "stopped early, after %d steps: %d evaluations in a row came to no more than %.3f %s, held out, "
+                "and the weights of that score stay",
                 self.step,
                 self._best.waited,
-                self._best.scores[SCORE],
+                self._best.scores[self.objective.score],
+                self.objective.score.replace("_", " "),
             )
         self._take_best()
         if self.folder is not None and self.processes.is_first:
@@ -348,7 +349,7 @@ class Trainer:
         if self._patience is not None:
             # Processes that disagreed in the last bit could disagree on when to end.
             self.scores = self.processes.from_first(self.scores)
-            self._best = BestEvaluation.after(self._best, self.weights.averages, self.scores)
+            self._best = BestEvaluation.after(self._best, self.weights.averages, self.scores, self.objective.score)
         self.module.train()
 
     def _seeded(self) -> Any:
@@ -380,8 +381,8 @@ class Trainer:
             self.folder.metrics.append(line)
         self._tell(lambda callback, progress: callback.on_log(progress, line))
         self._window = [0.0, 0.0, 0]
-        score = self.scores.get("nats_per_point")
-        held_out = "" if score is None else f", held-out {score:.3f} nats per point"
+        score = self.scores.get(self.objective.score)
+        held_out = "" if score is None else f", held-out {score:.3f} {self.objective.score.replace('_', ' ')}"
         speed = "" if points_per_second is None else f", {points_per_second:,.0f} points/s"
         bar.set_postfix_str(f"loss {loss / count:.3f}{held_out}{speed}", refresh=False)
         bar.update(self.schedule.progress(self.step, self.seconds) - bar.n)

@@ -7,44 +7,25 @@ from contextlib import contextmanager
 from typing import Any
 
 import pyro
-import torch
 from pyro import poutine
 from pyro.infer import Trace_ELBO
 from torch import Tensor, nn
 
 from pyro_pcflow.models import unregistered
-from pyro_pcflow.training.augmentation import FEW_CLOUDS, automatic_augmentations
-from pyro_pcflow.training.cloud_batches import CloudBatch, CloudBatches, evaluation_batches
-from pyro_pcflow.training.data_objective import DataObjective
-from pyro_pcflow.training.inputs import as_clouds
-from pyro_pcflow.training.objective import (
-    cloud_options,
-    corrected_guide_of,
-    dtype_of,
-    model_and_guide,
-    noise_input_of,
-    num_classes_of,
-    num_clouds_of,
-    point_dim_of,
-    prior_of,
-    share_of_rows,
-)
-from pyro_pcflow.training.options import AUTO, HELD_OUT, CloudSampling
-from pyro_pcflow.training.sources import Source, some_clouds, some_points, split_clouds
+from pyro_pcflow.training.cloud_batches import CloudBatch
+from pyro_pcflow.training.cloud_objective import CLOUDS_PER_STEP, CloudObjective
+from pyro_pcflow.training.objective import cloud_options, corrected_guide_of, model_and_guide, prior_of
+from pyro_pcflow.training.options import HELD_OUT, CloudSampling
 
 __all__ = ["EvidenceLowerBound"]
 
-CLOUDS_PER_STEP = 32
 # The share of the training after which a correction of the posterior learns. Beside a decoder that moves it learns
 # little, and a decoder that learns from what is corrected learns less as well. The prior goes on, or samples would be
 # those of what the encoder alone finds.
 CORRECTED_FROM = 0.8
-# Of few clouds. While the rate is high, scores of a handful of chairs stay below their best for five evaluations, and
-# rise again.
-EVAL_EVERY, PATIENCE = 100, 10
 
 
-class EvidenceLowerBound(DataObjective):
+class EvidenceLowerBound(CloudObjective):
     """The negative evidence lower bound of clouds under a module's `model` and `guide`, by Pyro's `Trace_ELBO`.
 
     `fit` builds it from its arguments of the same names. Both are called as `model(clouds, mask, dataset_size)`, with
@@ -72,7 +53,7 @@ class EvidenceLowerBound(DataObjective):
         ValueError: if an argument, the shape or a value of the data is out of range, or does not fit the module.
 
     Examples:
-        >>> import pyro_pcflow as pcf
+        >>> import torch, pyro_pcflow as pcf
         >>> vae = pcf.PointCloudVAE(3, 4, decoder={"num_couplings": 4, "hidden_dims": [16]})
         >>> objective = EvidenceLowerBound(vae, torch.randn(20, 100, 3), batch_size=5)
         >>> with torch.no_grad():
@@ -91,7 +72,6 @@ class EvidenceLowerBound(DataObjective):
         seed: int = 0,
         sampling: CloudSampling | None = None,
     ) -> None:
-        super().__init__(module, batch_size=batch_size, noise=noise, held_out=held_out, seed=seed, sampling=sampling)
         self._model, self._guide = model_and_guide(module)
         self._best_guide = self._guide
         self._held_first: list[nn.Parameter] = []
@@ -107,57 +87,13 @@ class EvidenceLowerBound(DataObjective):
                 # From the start, where all else is frozen.
                 self.second_phase = CORRECTED_FROM if self._held_then else 0.0
         self._options = cloud_options(module)
-        self._splits = "encoder_points" in self._options
-        dtype, cpu = dtype_of(module), torch.device("cpu")
-        self._training: Source = as_clouds(data, dtype, point_dim_of(module), cpu)
-        self._evaluated: Source | None
-        if self.held_out_share is not None:
-            self._training, self._evaluated = split_clouds(self._training, self.held_out_share, self.seed)
-        else:
-            self._evaluated = as_clouds(held_out, dtype, self._training.point_dim, cpu, "held_out")
-        self._check()
-        self.settle_noise(some_clouds(self._training))
-        if self.sampling.augment == AUTO and self._splits and num_clouds_of(module) is None:
-            self.augmentations = automatic_augmentations(len(self._training), self.points_for_units())
-        self._description = {
-            "clouds": len(self._training),
-            "points_in_a_cloud": self._training.max_points,
-            "point_dim": self._training.point_dim,
-            "sha256": self._training.fingerprint(),
-            "held_out_clouds": 0 if self._evaluated is None else len(self._evaluated),
-            "held_out_sha256": None if self._evaluated is None else self._evaluated.fingerprint(),
-            **self.describe_options(),
-            "target_points": self.sampling.target_points,
-            "encoder_points": self.sampling.encoder_points,
-            "kl_warmup_steps": self.sampling.kl_warmup_steps,
-            "most_points": self.sampling.most_points,
-            **self.describe_augment(),
-        }
-        self.size = len(self._training)
-        self.evaluates = self._evaluated is not None
-        if self.evaluates and self.size < FEW_CLOUDS:
-            self.eval_every, self.patience = EVAL_EVERY, PATIENCE
-        self._elbo = Trace_ELBO()
-        self._make_batches()
-        self.points_per_step = self.batches.batch_size * self.sampling.target_points
-
-    def _make_batches(self) -> None:
-        self.batches = CloudBatches(
-            self._training,
-            self.batch_size,
-            self.sampling.target_points,
-            self.sampling.encoder_points,
-            self.seed,
-            noise=self.noise,
-            varied_noise=noise_input_of(self.module),
-            kl_warmup_steps=self.sampling.kl_warmup_steps,
-            split=self._splits,
-            most_points=self.sampling.most_points if "num_points" in self._options else None,
-            augment=self.augmentations,
+        self.splits = "encoder_points" in self._options
+        self.takes_labels = "labels" in self._options
+        self.counts_points = "num_points" in self._options
+        super().__init__(
+            module, data, batch_size=batch_size, noise=noise, held_out=held_out, seed=seed, sampling=sampling
         )
-        self.held_out: list[CloudBatch] = []
-        if self._evaluated is not None:
-            self.held_out = evaluation_batches(self._evaluated, self.seed, self.noise, split=self._splits)
+        self._elbo = Trace_ELBO()
 
     def batch(self, step: int) -> CloudBatch:
         """Two samples of the points of some clouds, or whole clouds.
@@ -167,10 +103,6 @@ class EvidenceLowerBound(DataObjective):
         """
         batch = self.batches.batch(step)
         return batch if self.progress < self.second_phase else batch.as_read()
-
-    def share(self, batch: CloudBatch, rank: int, size: int) -> CloudBatch:
-        """The clouds of one process."""
-        return batch.part(share_of_rows(len(batch.clouds), rank, size), size)
 
     def loss(self, batch: CloudBatch) -> Tensor:
         """The negative bound over the number of points, in nats per point, the latents' terms weighted by the batch.
@@ -194,6 +126,14 @@ class EvidenceLowerBound(DataObjective):
             )
         # The plate scales the batch to all clouds. A process has a part of a batch, and the mean of the parts is taken.
         return loss * len(batch.clouds) * batch.parts / (self.size * batch.whole_points)
+
+    def _check(self) -> None:
+        super()._check()
+        if self.sampling.kl_warmup_steps and "kl_weight" not in self._options:
+            raise ValueError(
+                "kl_warmup_steps needs a model and a guide that take kl_weight; those of "
+                f"{type(self.module).__name__} do not: leave it at 0, or scale the latents in your model"
+            )
 
     def evaluate(self) -> dict[str, float]:
         """The bound of the held-out clouds, with corrections of the posterior and never with weighted terms.
@@ -223,53 +163,6 @@ class EvidenceLowerBound(DataObjective):
             "kl": kl / clouds,
         }
 
-    def points_for_units(self) -> Tensor:
-        """Points of evenly spaced training clouds, shape `(M, D)`."""
-        return some_points(self._training)
-
-    def clouds_to_show(self) -> tuple[Source, str]:
-        """Held-out clouds, or training clouds where there are none, and what they are called."""
-        return (self._training, "trained on") if self._evaluated is None else (self._evaluated, "held out")
-
-    def description(self) -> dict[str, Any]:
-        """Numbers and checksums of the clouds, and what decides the batches."""
-        return self._description
-
-    def to(self, device: torch.device) -> None:
-        """Move clouds and batches to a device."""
-        if device != self._training.device:
-            self._training = self._training.to(device)
-            self._evaluated = None if self._evaluated is None else self._evaluated.to(device)
-            self._make_batches()
-
-    def _check(self) -> None:
-        """Raise unless model and clouds fit each other, before the first step."""
-        name, num_clouds = type(self.module).__name__, num_clouds_of(self.module)
-        if num_clouds is not None:
-            if self._evaluated is not None:
-                raise ValueError(
-                    f"{name} has embeddings of its training clouds alone: fit it with held_out=0, and score other "
-                    "clouds by its log_prob"
-                )
-            if len(self._training) != num_clouds:
-                raise ValueError(
-                    f"{name} has embeddings of num_clouds={num_clouds} training clouds, but there are "
-                    f"{len(self._training)}"
-                )
-        if self.augmentations and num_clouds is not None:
-            raise ValueError(
-                f"augment changes clouds, and {name} has one embedding for each training cloud: leave it out, or train "
-                "a model with an encoder"
-            )
-        if self.sampling.kl_warmup_steps and "kl_weight" not in self._options:
-            raise ValueError(
-                f"kl_warmup_steps needs a model and a guide that take kl_weight; those of {name} do not: leave it at "
-                "0, or scale the latents in your model"
-            )
-        for what, clouds in (("data", self._training), ("held_out", self._evaluated)):
-            if clouds is not None:
-                _check_labels(what, clouds, num_classes_of(self.module), "labels" in self._options)
-
 
 def _trained(part: nn.Module | None) -> list[nn.Parameter]:
     """The parameters of a part of a module that are trained; none where there is no such part."""
@@ -286,18 +179,3 @@ def _frozen(parameters: Collection[nn.Parameter]) -> Iterator[None]:
     finally:
         for parameter in parameters:
             parameter.requires_grad_(True)
-
-
-def _check_labels(what: str, clouds: Source, num_classes: int | None, takes_labels: bool) -> None:
-    labels = clouds.labels
-    if num_classes is None:
-        if labels is not None and not takes_labels:
-            raise ValueError(f"{what}: there are labels, but model and guide do not take the option labels")
-        return
-    if (labels is None) != (num_classes == 0):
-        raise ValueError(
-            f"{what}: the model has {num_classes} classes, but there are {'no' if labels is None else len(clouds)} "
-            "labels: a pair of clouds and labels, of shape (S,), is data for a model with classes"
-        )
-    if labels is not None and not bool(((labels >= 0) & (labels < num_classes)).all()):
-        raise ValueError(f"{what}: expected labels from 0 to {num_classes - 1}, got up to {int(labels.max())}")

@@ -36,6 +36,11 @@ class ActNorm(PointTransform):
         True
     """
 
+    @property
+    def is_affine(self) -> bool:
+        """True: it carries a Gaussian to a Gaussian."""
+        return True
+
     def __init__(self, point_dim: int, *, max_log_scale: float = 8.0) -> None:
         super().__init__(point_dim)
         if point_dim < 1:

@@ -39,6 +39,11 @@ class Bijection(Transform):
         self._called: CacheEntry | None = None
         self._inverted: CacheEntry | None = None
 
+    @property
+    def is_affine(self) -> bool:
+        """Whether it carries a Gaussian to a Gaussian."""
+        return False
+
     def transform_and_log_det(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Carry noise to data.
 
@@ -202,6 +207,11 @@ class ConditionalPointTransform(ConditionalTransformModule):
         self.point_dim = point_dim
         self.context_dim = context_dim
 
+    @property
+    def is_affine(self) -> bool:
+        """Whether it carries a Gaussian to a Gaussian, under any context."""
+        return False
+
     def __hash__(self) -> int:
         return id(self)  # see PointTransform
 
@@ -255,6 +265,11 @@ class ConditionedPointTransform(Bijection):
         super().__init__()
         self.transform = transform
         self.context = context
+
+    @property
+    def is_affine(self) -> bool:
+        """Whether it carries a Gaussian to a Gaussian."""
+        return self.transform.is_affine
 
     def transform_and_log_det(self, x: Tensor) -> tuple[Tensor, Tensor]:
         x = self._expand(x)

@@ -35,6 +35,11 @@ class LULinear(PointTransform):
         [1.0, 2.0, 3.0]
     """
 
+    @property
+    def is_affine(self) -> bool:
+        """True: it carries a Gaussian to a Gaussian."""
+        return True
+
     def __init__(self, point_dim: int, *, permutation: Sequence[int] | None = None, max_log_scale: float = 1.0) -> None:
         super().__init__(point_dim)
         if point_dim < 2:

@@ -81,6 +81,11 @@ class Similarity(Bijection):
         torch.Size([5])
     """
 
+    @property
+    def is_affine(self) -> bool:
+        """True: it carries a Gaussian to a Gaussian."""
+        return True
+
     def __init__(
         self, rotation: Tensor, translation: Tensor | None = None, scale: Tensor | float | None = None
     ) -> None:

@@ -40,6 +40,11 @@ class _Stack(HasBackend, nn.Module):
     def _set_up(self, parts: Sequence[nn.Module]) -> None:
         self.parts = nn.ModuleList(parts)
 
+    @property
+    def is_affine(self) -> bool:
+        """Whether all of its parts are."""
+        return all(part.is_affine for part in self.parts)
+
     def transform_and_log_det(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         return self._walk(x, context, inverse=False)
 

@@ -29,6 +29,11 @@ class Standardize(PointTransform):
         [1.0, 11.0]
     """
 
+    @property
+    def is_affine(self) -> bool:
+        """True: it carries a Gaussian to a Gaussian."""
+        return True
+
     loc: Tensor
     scale: Tensor
 

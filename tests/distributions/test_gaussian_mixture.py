@@ -6,8 +6,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
+from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal, TransformedDistribution
 
+import pyro_pcflow as pcf
+from pyro_pcflow import transforms
 from pyro_pcflow.distributions import gaussian_mixture
 from pyro_pcflow.distributions.gaussian_mixture import GaussianMixture, Gaussians
 
@@ -142,3 +144,57 @@ def test_every_cloud_has_its_mixture(points, clouds, points_first, num_component
     else:
         got = make_mixture(Gaussians(*(part.unsqueeze(1) for part in gaussians))).log_prob(value)
     torch.testing.assert_close(got, torch.stack(apart))
+
+
+def affine_parts():
+    torch.manual_seed(0)
+    parts = [transforms.act_norm(3), transforms.lu_linear(3, permutation=[2, 0, 1]), transforms.standardize(3)]
+    parts[0].initialize(5 + 2 * torch.randn(100, 3))
+    parts[2].fit(1 + 3 * torch.randn(100, 3))
+    parts = [pcf.testing.randomize_parameters(part, 0.3).double() for part in parts]
+    return [*parts, transforms.similarity(torch.randn(4).double(), torch.randn(3).double(), 1.7)]
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_what_says_that_it_is_affine_is(number):
+    """It keeps the middle of two points."""
+    part = affine_parts()[number]
+    assert part.is_affine
+    one, other = torch.randn(2, 9, 3).double()
+    torch.testing.assert_close(part((one + other) / 2), (part(one) + part(other)) / 2)
+
+
+def test_gaussians_under_affine_transforms():
+    """The density of the Gaussians that it names is the distribution's own."""
+    mixture = make_mixture(make_gaussians(batch=(2,)))
+    parts = affine_parts()
+    density = TransformedDistribution(mixture, [transforms.CouplingStack(parts[:3]), parts[3]])
+    log_weights, loc, root = gaussian_mixture.as_gaussians(density)
+    torch.testing.assert_close(log_weights.logsumexp(-1), torch.zeros(2).double())
+    points = density.sample((7,))
+    components = MultivariateNormal(loc, covariance_matrix=root @ root.mT).log_prob(points.unsqueeze(-2))
+    torch.testing.assert_close((log_weights + components).logsumexp(-1), density.log_prob(points))
+
+
+def test_what_is_no_mixture_of_gaussians():
+    bent = pcf.PointCloudFlow(3, num_couplings=1, hidden_dims=[4]).condition()
+    assert gaussian_mixture.as_gaussians(bent) is None
+    assert gaussian_mixture.as_gaussians(torch.distributions.Laplace(torch.zeros(3), 1.0)) is None
+    assert gaussian_mixture.as_gaussians(make_mixture(make_gaussians())) is not None
+
+
+def test_evaluated_once_for_several_uses():
+    calls = []
+    gaussians = make_gaussians()
+    mixture = GaussianMixture(
+        lambda: calls.append(1) or gaussians, torch.Size(), num_components=4, point_dim=3, validate_args=False
+    )
+    pose = transforms.similarity(torch.randn(4).double())
+    density = TransformedDistribution(mixture, [pose])
+    points = density.sample((5,))
+    calls.clear()
+    once = gaussian_mixture.with_gaussians(density)
+    torch.testing.assert_close(once.log_prob(points), density.log_prob(points))
+    once.log_prob(points)
+    assert len(calls) == 2
+    assert density.base_dist is mixture

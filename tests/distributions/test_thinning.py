@@ -19,25 +19,66 @@ def make_flow(**options):
 DIRECTION = torch.tensor([2.0, -1.0, 2.0]).double() / 3
 
 
-def test_normalizer_and_density_of_a_normal():
+def unknown_mean(sensor):
+    """The same sensor without its mean under a normal distribution."""
+    return lambda points: sensor(points)
+
+
+@pytest.mark.parametrize(("wrap", "atol"), [(lambda sensor: sensor, 1e-9), (unknown_mean, 1e-3)])
+def test_normalizer_and_density_of_a_normal(wrap, atol):
     """`E Phi((d x - o) / s)` under `N(mu, S)` is `Phi((d mu - o) / sqrt(s^2 + d S d))`."""
     loc, covariance = torch.randn(3).double(), thin_sheet(0.3)[1]
     half = torch.linalg.cholesky(covariance)
     rotation, spread, _ = torch.linalg.svd(half)
     pose = pcf.transforms.Similarity(rotation, loc)
     point = dist.TransformedDistribution(dist.Normal(torch.zeros(3).double(), spread).to_event(1), [pose])
-    seen = one_sided(point, DIRECTION, offset=0.4, softness=0.2)
+    seen = ThinnedPoint(point, wrap(SoftHalfSpace(DIRECTION, offset=0.4, softness=0.2)))
     spread_along = (0.2**2 + DIRECTION @ covariance @ DIRECTION).sqrt()
     kept = torch.special.ndtr((DIRECTION @ loc - 0.4) / spread_along)
-    torch.testing.assert_close(seen.log_normalizer(), kept.log(), rtol=0, atol=1e-3)
+    torch.testing.assert_close(seen.log_normalizer(), kept.log(), rtol=0, atol=atol)
     points = torch.randn(9, 3).double()
     height = (points @ DIRECTION - 0.4) / 0.2
     exact = dist.MultivariateNormal(loc, covariance).log_prob(points) + torch.special.log_ndtr(height) - kept.log()
-    torch.testing.assert_close(seen.log_prob(points), exact, rtol=0, atol=1e-3)
+    torch.testing.assert_close(seen.log_prob(points), exact, rtol=0, atol=atol)
     hidden = (
         dist.MultivariateNormal(loc, covariance).log_prob(points) + torch.special.log_ndtr(-height) - (-kept).log1p()
     )
-    torch.testing.assert_close(seen.complement().log_prob(points), hidden, rtol=0, atol=1e-3)
+    torch.testing.assert_close(seen.complement().log_prob(points), hidden, rtol=0, atol=atol)
+
+
+@pytest.mark.parametrize("posed", [False, True])
+def test_the_normalizer_of_a_mixture_of_gaussians_is_exact(posed):
+    """Under units and a pose, for a batch of contexts, sensors and both sides, against quasi-Monte Carlo."""
+    torch.manual_seed(0)
+    flow = pcf.PointCloudFlow(3, 2, base="mixture", num_components=8, num_couplings=0)
+    pcf.testing.randomize_parameters(flow, 0.3).double().normalize(3 + torch.randn(100, 3).double())
+    point = flow.condition(torch.randn(4, 2).double())
+    if posed:
+        pose = pcf.transforms.similarity(torch.randn(4, 4).double(), torch.randn(3).double(), 0.7)
+        point = dist.TransformedDistribution(point, [pose])
+    directions = torch.nn.functional.normalize(torch.randn(4, 3).double(), dim=-1)
+    offset = (point.sample((1000,)).mean(0) * directions).sum(-1)
+    sensor = SoftHalfSpace(directions, offset, 0.1)
+    exact = ThinnedPoint(point, sensor)
+    assert exact.log_normalizer().shape == (4,)
+    # The sensor's batch is hidden with its mean.
+    near = ThinnedPoint(point, unknown_mean(sensor), num_samples=2**18)
+    torch.testing.assert_close(exact.log_normalizer(), near.log_normalizer(), rtol=0, atol=1e-3)
+    torch.testing.assert_close(
+        exact.complement().log_normalizer(), near.complement().log_normalizer(), rtol=0, atol=1e-3
+    )
+    sides = torch.stack([exact.log_normalizer(), exact.complement().log_normalizer()])
+    torch.testing.assert_close(sides.logsumexp(0), torch.zeros(4).double())
+    points = point.sample((5,))
+    torch.testing.assert_close(exact.log_prob(points), near.log_prob(points), rtol=0, atol=1e-3)
+
+
+def test_the_exact_normalizer_has_the_gradient_of_its_values():
+    flow = pcf.PointCloudFlow(3, 2, base="mixture", num_components=4, num_couplings=0)
+    pcf.testing.randomize_parameters(flow, 0.3).double()
+    context = torch.randn(2, 2).double().requires_grad_()
+    points = torch.randn(2, 3).double()
+    assert torch.autograd.gradcheck(lambda c: one_sided(flow.condition(c), DIRECTION).log_prob(points), (context,))
 
 
 def test_both_sides_make_the_whole():

@@ -11,7 +11,7 @@ from pyro.infer.autoguide import AutoNormal
 import pyro_pcflow as pcf
 from helpers.conjugate import make_conjugate
 from pyro_pcflow.distributions import one_sided
-from pyro_pcflow.infer import complete, sample_pose
+from pyro_pcflow.infer import Completer, complete, sample_pose
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +19,7 @@ def known():
     return make_conjugate(strength=0.7)
 
 
-@pytest.mark.parametrize(("method", "num_steps"), [("svi", 600), ("nuts", 250)])
+@pytest.mark.parametrize(("method", "num_steps"), [("svi", 600), ("nuts", 250), ("hmc", 16)])
 def test_latents_have_the_closed_form_posterior(known, method, num_steps):
     pyro.set_rng_seed(1)
     partial = known.flow.cloud(torch.tensor([0.8, -0.5]).double(), num_points=15).sample()
@@ -52,7 +52,7 @@ def test_predictive_clouds_have_the_posterior_predictive_mean(known):
     assert ((noise.mean(0) - expected).abs() < 4 * noise.std(0) / 200**0.5 + 0.1 * noise.std(0)).all()
 
 
-@pytest.mark.parametrize("method", ["svi", pytest.param("nuts", marks=pytest.mark.exhaustive)])
+@pytest.mark.parametrize("method", ["svi", "hmc", pytest.param("nuts", marks=pytest.mark.exhaustive)])
 def test_clouds_of_different_sizes(known, method):
     """An empty cloud keeps the prior; padding may hold anything; the posterior of each is its own."""
     pyro.set_rng_seed(0)
@@ -60,8 +60,10 @@ def test_clouds_of_different_sizes(known, method):
     partial = known.flow.cloud(contexts, num_points=12).sample()
     mask = torch.arange(12) < torch.tensor([0, 1, 5, 12]).unsqueeze(-1)
     partial[~mask] = float("nan")
-    options = {"num_steps": 800} if method == "svi" else {"num_steps": 300}
-    result = complete(known.flow, partial, 20, mask=mask, method=method, num_samples=300, guide=AutoNormal, **options)
+    options = {"num_steps": {"svi": 800, "nuts": 300, "hmc": 20}[method]}
+    if method == "svi":
+        options["guide"] = AutoNormal
+    result = complete(known.flow, partial, 20, mask=mask, method=method, num_samples=300, **options)
     assert result.clouds.shape == (300, 4, 20, 3)
     assert result.clouds.isfinite().all()
     assert torch.equal(result.clouds[:, :, :12][:, mask], partial[mask].expand(300, -1, 3))
@@ -127,10 +129,101 @@ def test_pose_and_context_together():
         return dist.TransformedDistribution(known.flow.condition(context), [pose])
 
     scan = known.flow.cloud(torch.zeros(2).double(), num_points=100).sample() + centre
-    result = complete(shape, scan, 500, num_samples=20, num_steps=400, lr=0.05)
-    assert set(result.latents) == {"context", "pose_quaternion_offset", "pose_translation"}
+    result = complete(shape, scan, 500, num_samples=20, method="svi", num_steps=400, lr=0.05)
+    assert set(result.latents) == {"context", "pose_quaternion_offset", "pose_translation", "pose_rotation"}
     drawn = result.clouds[:, 100:].mean((0, 1))
     assert (drawn - scan.mean(0)).abs().max() < 4 * scan.std(0).max() / 10
+
+
+def small_completer(**options):
+    torch.manual_seed(0)
+    vae = pcf.PointCloudVAE(latent_dim=4, decoder={"num_couplings": 2, "hidden_dims": [8]}, **options)
+    pcf.testing.randomize_parameters(vae, 0.1)
+    return Completer(vae, context_dim=8, encoder={"point_dims": [8], "hidden_dims": [8]})
+
+
+@pytest.mark.parametrize("prior", ["flow", "normal"])
+def test_starts_from_a_proposal(prior):
+    """Of a batch of clouds of different sizes; latents and their noise are returned."""
+    completer = small_completer(prior=prior)
+    partial, mask = torch.randn(3, 20, 3), torch.arange(20) < torch.tensor([5, 10, 20]).unsqueeze(-1)
+    for method in ("hmc", "completer"):
+        result = complete(completer.model, partial, 30, mask=mask, method=method, proposal=completer, num_samples=8)
+        assert result.method == method
+        assert result.latents["z"].shape == (8, 3, 4)
+        assert set(result.latents) == ({"z", "z_base"} if prior == "flow" else {"z"})
+        if prior == "flow":
+            z = completer.model.latent_prior().transforms[0](result.latents["z_base"])
+            torch.testing.assert_close(z, result.latents["z"])
+        assert result.clouds.shape == (8, 3, 30, 3)
+
+
+def test_the_method_that_is_taken():
+    """A completer has seen every sensor; a likelihood knows the one that it was given."""
+    completer = small_completer()
+    partial = torch.randn(20, 3)
+    seen = {"observe": lambda point: one_sided(point, torch.tensor([0.0, 0.0, 1.0]))}
+    for options, method in (
+        ({}, "hmc"),
+        (seen, "hmc"),
+        ({"proposal": completer}, "completer"),
+        ({"proposal": completer, **seen}, "hmc"),
+    ):
+        assert complete(completer.model, partial, 20, **options).method == method
+
+
+def test_diagnostics_of_many_chains(known):
+    pyro.set_rng_seed(0)
+    partial = known.flow.cloud(torch.zeros(3, 2).double(), num_points=15).sample()
+    found = complete(known.flow, partial, 20, method="hmc", num_steps=20, num_samples=4).diagnostics
+    assert found["r_hat"].shape == (3, 2)
+    for name in ("r_hat_log_prior", "r_hat_log_likelihood", "n_eff_log_prior", "acceptance", "step_size", "temper"):
+        assert found[name].shape == (3,)
+    assert (found["r_hat"] < 1.2).all()
+    assert (found["temper"] == 1).all()
+
+
+def test_tempering_widens_a_posterior(known):
+    """With the exponent t the data count t times: the closed form of a cloud of which each point counts as much."""
+    pyro.set_rng_seed(0)
+    partial = known.flow.cloud(torch.tensor([0.8, -0.5]).double(), num_points=40).sample()
+    full = known.posterior(partial)
+    identity = torch.eye(2).double()
+    precision = identity + 0.1 * (full.precision_matrix - identity)
+    mean = torch.linalg.solve(precision, 0.1 * full.precision_matrix @ full.mean)
+    result = complete(known.flow, partial, 40, method="hmc", temper=0.1, num_samples=480, num_steps=60)
+    draws = result.latents["context"]
+    deviation = torch.linalg.inv(precision).diagonal().sqrt()
+    assert ((draws.mean(0) - mean).abs() < deviation / 3).all()
+    assert ((draws.std(0) / deviation - 1).abs() < 0.2).all()
+
+
+def test_the_exponents_of_a_proposal_are_taken():
+    completer = small_completer()
+    completer.temper = torch.tensor([0.5, 0.5, 0.25, 0.125])
+    options = {"method": "hmc", "proposal": completer, "num_steps": 4, "warmup_steps": 1, "num_chains": 2}
+    partial = torch.randn(2, 100, 3)
+    mask = torch.arange(100) < torch.tensor([30, 100]).unsqueeze(-1)
+    found = complete(completer.model, partial, 100, mask=mask, num_samples=2, **options).diagnostics
+    torch.testing.assert_close(found["temper"], torch.tensor([0.5, 0.5]))
+    found = complete(completer.model, partial, 100, num_samples=2, temper=0.7, **options).diagnostics
+    torch.testing.assert_close(found["temper"], torch.tensor([0.7, 0.7]))
+
+
+def test_a_latent_of_the_sensor_is_inferred_beside_those_of_the_shape():
+    completer = small_completer()
+
+    def unknown_side(point):
+        angle = pyro.sample("angle", dist.Normal(0.0, 1.0))
+        zero = torch.zeros_like(angle)
+        return one_sided(point, torch.stack([angle.cos(), angle.sin(), zero], -1))
+
+    for proposal in (None, completer):
+        result = complete(
+            completer.model, torch.randn(30, 3), 40, observe=unknown_side, proposal=proposal, num_samples=4, num_steps=4
+        )
+        assert result.latents["angle"].shape == (4,)
+        assert result.latents["z"].shape == (4, 4)
 
 
 def test_nothing_of_the_callers_is_touched(known):
@@ -143,8 +236,8 @@ def test_nothing_of_the_callers_is_touched(known):
         pyro.module("flow", flow)
         return flow.condition(pyro.sample("context", dist.Normal(torch.zeros(2), 1.0).to_event(1)))
 
-    for method in ("svi", "nuts"):
-        complete(shape, torch.randn(10, 3), 20, num_steps=5, num_samples=2, warmup_steps=2, method=method)
+    for method, options in (("svi", {}), ("nuts", {"warmup_steps": 2}), ("hmc", {"warmup_steps": 2})):
+        complete(shape, torch.randn(10, 3), 20, num_steps=5, num_samples=2, method=method, **options)
     assert list(pyro.get_param_store().keys()) == ["mine"]
     for name, parameter in flow.named_parameters():
         assert parameter.grad is None
@@ -177,7 +270,7 @@ class Points:
 def test_a_model_is_asked_for_as_many_clouds_as_there_are(known, batch_shape):
     model = Points(known.flow)
     partial = known.flow.cloud(torch.zeros(*batch_shape, 2).double(), num_points=5).sample()
-    result = complete(model, partial, 8, num_steps=3, num_samples=2)
+    result = complete(model, partial, 8, num_steps=4, num_samples=2)
     assert result.latents["c"].shape == (2, *batch_shape, 2)
     assert result.clouds.shape == (2, *batch_shape, 8, 3)
     assert model.asked == {batch_shape[0] if batch_shape else None}
@@ -185,7 +278,7 @@ def test_a_model_is_asked_for_as_many_clouds_as_there_are(known, batch_shape):
 
 def test_mixtures_of_flows_are_flows():
     flow = pcf.MixtureOfFlows(2, 3, 2, num_couplings=2, hidden_dims=[8])
-    assert complete(flow, torch.randn(5, 3), 8, num_steps=3, num_samples=2).latents["context"].shape == (2, 2)
+    assert complete(flow, torch.randn(5, 3), 8, num_steps=4, num_samples=2).latents["context"].shape == (2, 2)
 
 
 def test_what_is_no_model(known):
@@ -211,7 +304,20 @@ def test_wrong_use(known):
         complete(known.flow, torch.zeros(3), 20)
     with pytest.raises(ValueError, match=r"\(\*batch, N, D\), got list"):
         complete(known.flow, [[0.0, 0.0, 0.0]], 20)
-    with pytest.raises(ValueError, match="chain of at least num_samples"):
+    with pytest.raises(ValueError, match="fewer than num_samples=10"):
         complete(known.flow, cloud, 20, method="nuts", num_steps=5, num_samples=10)
     with pytest.raises(ValueError, match="expected clouds of shape"):
         complete(known.flow, torch.zeros(10, 2).double(), 20)
+    with pytest.raises(ValueError, match="at least 4"):
+        complete(known.flow, cloud, 20, method="nuts", num_steps=3, num_samples=1)
+    with pytest.raises(ValueError, match="give proposal"):
+        complete(known.flow, cloud, 20, method="completer")
+    with pytest.raises(TypeError, match="expected a Completer as proposal, got int"):
+        complete(known.flow, cloud, 20, proposal=3)
+    with pytest.raises(ValueError, match="this model has context: give the model"):
+        complete(known.flow, cloud, 20, method="hmc", proposal=small_completer())
+    with pytest.raises(ValueError, match="guide is for method='svi', and this is 'hmc'"):
+        complete(known.flow, cloud, 20, guide=AutoNormal)
+    for temper in (0.0, "some"):
+        with pytest.raises(ValueError, match="temper must be a positive number or 'auto'"):
+            complete(known.flow, cloud, 20, temper=temper)

@@ -209,14 +209,14 @@ def test_it_needs_a_score():
 def test_what_is_better(scores):
     best = None
     for step, score in enumerate([*scores, math.nan, 1.0]):
-        best = BestEvaluation.after(best, torch.tensor([float(step)]), {"nats_per_point": score})
+        best = BestEvaluation.after(best, torch.tensor([float(step)]), {"nats_per_point": score}, "nats_per_point")
     assert best.averages.item() == 1.0
     assert best.waited == 2
 
 
 def test_the_weights_are_a_copy():
     averages = torch.zeros(3)
-    best = BestEvaluation.after(None, averages, {"nats_per_point": 0.0})
+    best = BestEvaluation.after(None, averages, {"nats_per_point": 0.0}, "nats_per_point")
     averages.fill_(1.0)
     assert best.averages.sum() == 0
 

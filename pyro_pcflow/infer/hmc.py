@@ -1,0 +1,169 @@
+"""Hamiltonian Monte Carlo for many chains of many problems at once, and what tells whether they mixed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+__all__ = ["HmcResult", "State", "Target", "Tempered", "move", "sample_hmc"]
+
+# Dual averaging of the logarithm of the step size (Hoffman and Gelman, The No-U-Turn sampler, JMLR 2014, section 3.2).
+TARGET_ACCEPTANCE, GAIN, EARLY, DECAY = 0.8, 0.05, 10, 0.75
+# From noise (chains, *batch, L) to the log-densities of prior and likelihood, (chains, *batch) each.
+LogDensities = Callable[[Tensor], tuple[Tensor, Tensor]]
+# From noise to the log-density that is sampled, and the log-likelihood, (chains, *batch) each.
+Target = Callable[[Tensor], tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True)
+class Tempered:
+    """The logarithm of prior times likelihood to some power, up to a constant.
+
+    Args:
+        log_densities: of prior and likelihood.
+        exponent: of the likelihood, a number or one per problem, shape `(*batch,)`.
+    """
+
+    log_densities: LogDensities
+    exponent: Tensor | float = 1.0
+
+    def __call__(self, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """The log-density and the log-likelihood, shape `(chains, *batch)`."""
+        log_prior, log_likelihood = self.log_densities(noise)
+        return log_prior + self.exponent * log_likelihood, log_likelihood
+
+
+@dataclass(frozen=True, eq=False)
+class HmcResult:
+    """Chains.
+
+    Attributes:
+        noise: kept draws, shape `(num_steps, chains, *batch, L)`.
+        log_likelihood: at the draws, not tempered, shape `(num_steps, chains, *batch)`.
+        acceptance: mean probability of acceptance, shape `(*batch,)`.
+        step_size: shape `(*batch,)`.
+    """
+
+    noise: Tensor
+    log_likelihood: Tensor
+    acceptance: Tensor
+    step_size: Tensor
+
+
+def sample_hmc(
+    target: Target,
+    start: Tensor,
+    *,
+    num_steps: int,
+    warmup_steps: int,
+    num_leapfrogs: int = 8,
+    scale_tril: Tensor | None = None,
+    step_size: float = 0.1,
+) -> HmcResult:
+    """Hamiltonian Monte Carlo (Neal, MCMC using Hamiltonian dynamics, 2011), vectorised over chains and problems.
+
+    A step is a trajectory of a random number of leapfrogs, the same for all. The step size of each problem is adapted
+    in the warm-up to a mean acceptance of 0.8 over its chains. A trajectory that leaves the numbers is rejected.
+
+    Args:
+        target: what is sampled.
+        start: where chains start, shape `(chains, *batch, L)`.
+        num_steps: trajectories that are kept.
+        warmup_steps: trajectories before them.
+        num_leapfrogs: mean number of leapfrogs of a trajectory.
+        scale_tril: root of what the covariance is about, shape `(*batch, L, L)`; the identity by default.
+        step_size: the first step size, in units of `scale_tril`.
+
+    Returns:
+        The chains.
+
+    Examples:
+        >>> def log_densities(x):
+        ...     return -0.5 * x.square().sum(-1), -0.5 * (x - 1).square().sum(-1)
+        >>> result = sample_hmc(Tempered(log_densities), torch.zeros(50, 3, 2), num_steps=40, warmup_steps=20)
+        >>> result.noise.shape, bool((result.noise.mean((0, 1)) - 0.5).abs().max() < 0.2)
+        (torch.Size([40, 50, 3, 2]), True)
+    """
+    state = State.at(target, start)
+    log_step = start.new_full(start.shape[1:-1], math.log(step_size))
+    anchor, error, average = log_step + math.log(2), torch.zeros_like(log_step), torch.zeros_like(log_step)
+    draws, likelihoods, acceptances = [], [], []
+    for step in range(warmup_steps + num_steps):
+        leapfrogs = int(torch.randint(max(1, num_leapfrogs // 2), num_leapfrogs + num_leapfrogs // 2 + 1, ()))
+        state, probability = move(target, state, log_step.exp(), leapfrogs, scale_tril)
+        if step >= warmup_steps:
+            draws.append(state.position)
+            likelihoods.append(state.log_likelihood)
+            acceptances.append(probability.mean(0))
+            continue
+        count = step + 1
+        error = error + (TARGET_ACCEPTANCE - probability.mean(0) - error) / (count + EARLY)
+        log_step = anchor - math.sqrt(count) / GAIN * error
+        average = average + count**-DECAY * (log_step - average)
+        if count == warmup_steps:
+            log_step = average
+    return HmcResult(torch.stack(draws), torch.stack(likelihoods), torch.stack(acceptances).mean(0), log_step.exp())
+
+
+@dataclass(frozen=True, eq=False)
+class State:
+    """Where chains are, `(chains, *batch, L)`, and there the log-density, its gradient and the log-likelihood."""
+
+    position: Tensor
+    value: Tensor
+    gradient: Tensor
+    log_likelihood: Tensor
+
+    @classmethod
+    def at(cls, target: Target, position: Tensor) -> State:
+        """The state at some positions."""
+        position = position.detach().requires_grad_()
+        with torch.enable_grad():
+            value, log_likelihood = target(position)
+            (gradient,) = torch.autograd.grad(value.sum(), position)
+        return cls(position.detach(), value.detach(), gradient, log_likelihood.detach())
+
+
+def move(
+    target: Target, state: State, step_size: Tensor, num_leapfrogs: int, scale_tril: Tensor | None
+) -> tuple[State, Tensor]:
+    """One trajectory of every chain, and its probability of acceptance.
+
+    Args:
+        target: what is sampled.
+        state: where chains are.
+        step_size: of each problem, shape `(*batch,)`.
+        num_leapfrogs: of the trajectory.
+        scale_tril: see `sample_hmc`.
+
+    Returns:
+        Where chains are then, and probabilities, shape `(chains, *batch)`.
+    """
+    momentum = torch.randn_like(state.position)
+    log_joint = state.value - 0.5 * momentum.square().sum(-1)
+    size, moved = step_size.unsqueeze(-1), state
+    for _ in range(num_leapfrogs):
+        momentum = momentum + 0.5 * size * _times(scale_tril, moved.gradient, transposed=True)
+        moved = State.at(target, moved.position + size * _times(scale_tril, momentum))
+        momentum = momentum + 0.5 * size * _times(scale_tril, moved.gradient, transposed=True)
+    change = moved.value - 0.5 * momentum.square().sum(-1) - log_joint
+    probability = change.nan_to_num(nan=-torch.inf).clamp(max=0).exp()
+    accepted = torch.rand_like(probability) < probability
+    chosen = accepted.unsqueeze(-1)
+    return State(
+        torch.where(chosen, moved.position, state.position),
+        torch.where(accepted, moved.value, state.value),
+        torch.where(chosen, moved.gradient, state.gradient),
+        torch.where(accepted, moved.log_likelihood, state.log_likelihood),
+    ), probability
+
+
+def _times(scale_tril: Tensor | None, vectors: Tensor, *, transposed: bool = False) -> Tensor:
+    if scale_tril is None:
+        return vectors
+    matrix = scale_tril.mT if transposed else scale_tril
+    return (matrix @ vectors.unsqueeze(-1)).squeeze(-1)
