@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from pyro_pcflow.cli.custom import load_custom
+from pyro_pcflow.infer import Completer
 from pyro_pcflow.metrics import importance_weighted_bound, log_likelihood
 from pyro_pcflow.ops.random import seeded
 from pyro_pcflow.serialization import load
@@ -182,6 +183,8 @@ def load_model(run: Path, device: str, labels: Sequence[int] | None, custom: Seq
         raise ValueError(f"{path}: neither a file nor a folder")
     module = load(path, device=chosen, custom=load_custom(custom).values())
     module.eval()
+    if isinstance(module, Completer):
+        module = module.model
     kind = CloudModel if is_cloud_model(module) else PointModel
     try:
         return kind(module, labels or ())

@@ -17,11 +17,12 @@ __all__ = ["MODELS", "Classes", "Configured", "UnknownClassError", "plain"]
 # A file names its classes; of this library, nothing but these names is ever looked up.
 MODELS = {
     "AutoDecoder": "pyro_pcflow.models",
-    "Completer": "pyro_pcflow.infer",
     "MixtureOfFlows": "pyro_pcflow.distributions",
     "PointCloudFlow": "pyro_pcflow.distributions",
     "PointCloudVAE": "pyro_pcflow.models",
 }
+# What is saved with a model of its own, which commands take from it.
+POSTERIORS = {"Completer": "pyro_pcflow.infer"}
 PARTS = {
     "ActNorm": "pyro_pcflow.transforms",
     "Additive": "pyro_pcflow.transforms",
@@ -38,7 +39,7 @@ PARTS = {
     "SeparateConditioners": "pyro_pcflow.nn",
     "Standardize": "pyro_pcflow.transforms",
 }
-OURS = {**MODELS, **PARTS}
+OURS = {**MODELS, **POSTERIORS, **PARTS}
 # The keys of an object among plain values.
 DESCRIBED = {"class", "config"}
 

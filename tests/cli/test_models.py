@@ -33,6 +33,16 @@ def clouds(tmp_path):
     return path
 
 
+def test_the_model_of_a_completer_is_taken(tmp_path):
+    vae = MODELS["vae"]()
+    files = {"vae": vae, "completer": pcf.infer.Completer(vae, context_dim=4)}
+    for name, module in files.items():
+        pcf.save(module, tmp_path / f"{name}.pt")
+        words = ["--num-clouds", "2", "--num-points", "9", "--seed", "3", "--device", "cpu"]
+        assert main(["sample", str(tmp_path / f"{name}.pt"), *words, "--out", str(tmp_path / f"{name}.npy")]) == 0
+    assert np.array_equal(np.load(tmp_path / "vae.npy"), np.load(tmp_path / "completer.npy"))
+
+
 def test_all_classes_are_here():
     assert {type(make()).__name__ for make in MODELS.values()} == {*CLASSES}
 
