@@ -92,6 +92,21 @@ def test_a_new_one_is_the_prior(make):
     torch.testing.assert_close(found.log_prob(z), vae.latent_prior().log_prob(z), rtol=1e-4, atol=1e-3)
 
 
+def test_a_correction_of_zero_leaves_what_was_found():
+    """And any other changes it, by what the Gaussians of the decoder make of the points."""
+    completer = pcf.testing.randomize_parameters(Completer(mixture_vae(), **SMALL), 0.05)
+    clouds, z = torch.randn(5, 60, 3), torch.randn(5, 4)
+    changed = [guess.log_prob(z) for guess in completer.guesses(clouds)]
+    assert (changed[0] - changed[1]).abs().min() > 1e-4
+    for parameter in completer.correction[-1].parameters():
+        parameter.data.zero_()
+    before, *after = [guess.log_prob(z) for guess in completer.guesses(clouds)]
+    assert len(after) == 2
+    for guess in after:
+        torch.testing.assert_close(guess, before)
+    assert (before - completer.guesses(clouds + 1)[0].log_prob(z)).abs().min() > 1e-4
+
+
 @pytest.mark.parametrize("make", [make_vae, mixture_vae])
 def test_order_padding_and_labels(make):
     vae = make(num_classes=3)

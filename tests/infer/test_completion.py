@@ -183,6 +183,16 @@ def test_diagnostics_of_many_chains(known):
     assert (found["temper"] == 1).all()
 
 
+def test_chains_start_where_the_likelihood_is_high(known):
+    """Before they have gone anywhere, they fit the points better than most draws of the prior."""
+    pyro.set_rng_seed(0)
+    partial = known.flow.cloud(torch.tensor([1.5, -1.0]).double(), num_points=20).sample()
+    result = complete(known.flow, partial, 20, method="hmc", num_steps=4, warmup_steps=0)
+    contexts = torch.randn(1000, 2).double()
+    usual = known.flow.cloud(contexts, num_points=20).log_prob(partial)
+    assert result.diagnostics["log_likelihood"][0].min() > usual.quantile(0.6)
+
+
 def test_tempering_widens_a_posterior(known):
     """With the exponent t the data count t times: the closed form of a cloud of which each point counts as much."""
     pyro.set_rng_seed(0)

@@ -78,3 +78,21 @@ def test_log_likelihood_is_that_of_the_draws():
         torch.testing.assert_close(log_densities(noise)[1], log_likelihood)
     assert result.noise.shape == (5, 4, 3, 2)
     assert not result.noise.requires_grad
+
+
+def test_the_scale_makes_a_narrow_ridge_round():
+    """In its units a step is as long as on a standard normal, although the ridge is a hundred times as narrow."""
+    pyro.set_rng_seed(0)
+    factor = torch.tensor([[1.0, 0.0, 0.0], [0.99, 0.01, 0.0], [-0.5, 0.3, 0.02]]).double()
+    ridge = torch.distributions.MultivariateNormal(torch.zeros(3).double(), scale_tril=factor)
+
+    def log_densities(noise):
+        return ridge.log_prob(noise), noise.new_zeros(noise.shape[:-1])
+
+    start = ridge.sample((64,))
+    options = {"num_steps": 100, "warmup_steps": 60, "scale_tril": factor}
+    result = sample_hmc(Tempered(log_densities), start, **options)
+    assert result.step_size > 0.5
+    assert result.acceptance > 0.6
+    covariance = result.noise.flatten(0, 1).T.cov()
+    torch.testing.assert_close(covariance, ridge.covariance_matrix, rtol=0.1, atol=0.02)
