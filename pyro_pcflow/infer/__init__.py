@@ -8,6 +8,7 @@ from pyro_pcflow.infer.completion import Completion, complete
 from pyro_pcflow.infer.noise_space import non_centred
 from pyro_pcflow.infer.point_process import sample_point_process
 from pyro_pcflow.infer.pose import sample_pose
+from pyro_pcflow.infer.tempering import calibrate_temper
 from pyro_pcflow.infer.views import Crop, DepthCamera, Hole, OneOf, OneSide, Outliers, Whole
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "OneSide",
     "Outliers",
     "Whole",
+    "calibrate_temper",
     "complete",
     "evidence",
     "fan_in_normal",

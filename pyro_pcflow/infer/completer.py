@@ -71,7 +71,7 @@ class Completer(nn.Module):
     Attributes:
         model: the frozen copy.
         temper: exponents of the likelihood that suit the model, for views of 30, 100, 300 and 1000 points, see
-            `exponent`; 1 until `calibrate` has found others.
+            `exponent`; 1 until `pyro_pcflow.infer.calibrate_temper` has found others.
 
     Raises:
         TypeError: if the model is not one of this library, or an option is unknown.
@@ -252,8 +252,7 @@ class Completer(nn.Module):
             counts: numbers of points, shape `(*batch,)`.
 
         Returns:
-            Shape `(*batch,)`: 1 until `calibrate` has found others; between the numbers that it looked at, linear in
-            both logarithms.
+            Shape `(*batch,)`: what `temper` holds, and between its numbers of points linear in both logarithms.
         """
         known = torch.tensor(TEMPERED_AT, dtype=torch.float64, device=counts.device).log()
         places = counts.clamp(*TEMPERED_AT[:: len(TEMPERED_AT) - 1]).double().log()

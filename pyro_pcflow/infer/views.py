@@ -63,7 +63,7 @@ class OneSide:
 
     def __call__(self, points: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         middle, half = _box(points, mask)
-        height = torch.einsum("bnd,bd->bn", points - middle, _directions(points)) / half
+        height = torch.einsum("bnd,bd->bn", points - middle, random_directions(points)) / half
         edge = self.offset * _normal(points, 1) + self.softness * torch.randn_like(height)
         return points, mask & (height > edge)
 
@@ -99,7 +99,7 @@ class DepthCamera:
         if points.shape[-1] != 3:
             raise ValueError(f"a camera sees points of 3 coordinates, got {points.shape[-1]}")
         middle, half = _box(points, mask)
-        towards = _directions(points)
+        towards = random_directions(points)
         frame = _frames(towards)
         seen = torch.einsum("bnd,bde->bne", (points - middle) / half.unsqueeze(-1), frame)
         # The silhouette fills a part of a square of side 2; half of a surface lies in front.
@@ -276,7 +276,7 @@ def _normal(points: Tensor, size: int) -> Tensor:
     return torch.randn(len(points), size, dtype=points.dtype, device=points.device)
 
 
-def _directions(points: Tensor) -> Tensor:
+def random_directions(points: Tensor) -> Tensor:
     """A unit vector for each cloud, shape `(B, D)`: half of the time along an axis."""
     vectors = _normal(points, points.shape[-1])
     axes = torch.zeros_like(vectors).scatter(-1, vectors.abs().argmax(-1, keepdim=True), 1.0) * vectors.sign()

@@ -1,0 +1,66 @@
+"""Exponents by coverage on held-out clouds."""
+
+from __future__ import annotations
+
+import pyro.distributions as dist
+import pytest
+import torch
+
+import pyro_pcflow as pcf
+from pyro_pcflow.infer import Completer, calibrate_temper
+from pyro_pcflow.infer.tempering import hidden_coverage
+
+
+@pytest.mark.parametrize("num_draws", [8, 40])
+@pytest.mark.parametrize("level", [0.5, 0.9])
+def test_regions_of_a_right_posterior_hold_what_they_should(num_draws, level):
+    """If draws are as the truth is, with few of them as with many; and of draws that are too sure less."""
+    torch.manual_seed(0)
+    truth = torch.randn(500, 2).double()
+    hidden = truth.unsqueeze(1) + 0.3 * torch.randn(500, 20, 2).double()
+    mask = torch.rand(500, 20) < 0.8
+    shares = {}
+    for spread in (1.0, 0.3):
+        draws = spread * torch.randn(num_draws, 500, 2).double()
+        densities = [dist.Normal(loc, 0.3).to_event(1) for loc in draws]
+        shares[spread] = hidden_coverage(densities, hidden, mask, level)
+    right = shares[1.0]
+    # The truth is one more draw, and its rank among all is known to one of them.
+    assert abs(right.mean() - level) < 4 * right.std() / 500**0.5 + 0.5 / (num_draws + 1)
+    assert shares[0.3].mean() < level - 0.1
+
+
+def make_completer():
+    torch.manual_seed(0)
+    decoder = {"base": "mixture", "num_components": 6, "num_couplings": 0, "base_hidden_dims": [16]}
+    vae = pcf.PointCloudVAE(latent_dim=3, prior="normal", decoder=decoder)
+    pcf.testing.randomize_parameters(vae.decoder, 0.3)
+    return Completer(vae, context_dim=8, encoder={"point_dims": [8], "hidden_dims": [8]})
+
+
+@pytest.mark.slow
+def test_a_right_model_is_trusted_and_a_wrong_one_is_not():
+    """Clouds of the model itself keep the exponent 1; moved by what the model does not know, they do not."""
+    completer = make_completer()
+    own = completer.model.sample(12, 1500)
+    found = calibrate_temper(completer, own, exponents=[1.0, 0.03])
+    assert completer.temper.tolist()[:2] == [1.0, 1.0]
+    assert found[30][1.0] > 0.8
+    moved = own + 0.5 * torch.randn(12, 1, 3)
+    state = torch.random.get_rng_state()
+    wrong = calibrate_temper(completer, moved, exponents=[1.0, 0.03])
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert wrong[1000][max(wrong[1000])] < 0.9
+    assert completer.temper[3] < 1
+    assert (completer.temper.diff() <= 0).all()
+
+
+def test_wrong_use():
+    completer = make_completer()
+    with pytest.raises(ValueError, match=r"\(S, N, D\), got shape \(5, 3\)"):
+        calibrate_temper(completer, torch.zeros(5, 3))
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        calibrate_temper(completer, torch.zeros(2, 5, 3), exponents=[2.0])
+    labelled = Completer(pcf.PointCloudVAE(latent_dim=4, num_classes=2, decoder={"num_couplings": 1}), context_dim=4)
+    with pytest.raises(ValueError, match="classes"):
+        calibrate_temper(labelled, torch.zeros(2, 5, 3))
