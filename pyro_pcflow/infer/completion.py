@@ -26,10 +26,14 @@ from pyro_pcflow.infer.noise_space import BASE_SUFFIX, NoiseSpace, non_centred
 
 __all__ = ["Completion", "complete"]
 
-METHODS = ("auto", "completer", "hmc", "svi", "nuts")
+AUTO = "auto"
+METHODS = (AUTO, "completer", "hmc", "svi", "nuts")
 CHAINS = ("hmc", "nuts")
 # What options are for, beside those that are for all.
 TAKES = {
+    "proposal": ("hmc", "completer"),
+    "temper": ("hmc",),
+    "num_steps": ("hmc", "svi", "nuts"),
     "lr": ("svi",),
     "guide": ("svi",),
     "init": ("svi", "nuts"),
@@ -88,11 +92,12 @@ def complete(
     num_points: int,
     *,
     mask: Tensor | None = None,
+    labels: Tensor | None = None,
     observe: Wrapper | None = None,
     fill: Wrapper | None = None,
-    method: str = "auto",
+    method: str = AUTO,
     proposal: Completer | None = None,
-    temper: float | str = "auto",
+    temper: float | str = AUTO,
     num_samples: int = 16,
     num_chains: int | None = None,
     num_steps: int | None = None,
@@ -126,12 +131,12 @@ def complete(
 
     Args:
         model: a model with a `point_model`, such as `PointCloudVAE`; a function that samples latents and returns a
-            point distribution, such as a posed flow, or `functools.partial(vae.point_model, labels=labels)`; or a
-            conditional flow, whose context then has a standard normal prior. Where each of some clouds has latents of
-            its own, sample them in a plate of Pyro.
+            point distribution, such as a posed flow; or a conditional flow, whose context then has a standard normal
+            prior. Where each of some clouds has latents of its own, sample them in a plate of Pyro.
         partial: observed points, shape `(*batch, N, D)`, in the data's units.
         num_points: points of a completed cloud, at least `N`.
         mask: True at observed points, shape `(*batch, N)`, if clouds have different sizes; padding is filled too.
+        labels: class numbers of the clouds, shape `(*batch,)`, for a model with a `point_model` that has classes.
         observe: from the point distribution of the object to that of observed points, for example
             `lambda point: one_sided(point, direction)`; by default the identity. It may sample latents of its own.
         fill: from the point distribution of the object to that of the drawn points, for example
@@ -168,7 +173,17 @@ def complete(
         (torch.Size([4, 50, 3]), torch.Size([4, 2]))
     """
     method = _check_method(method, proposal, observe)
-    _check_words(method, lr=lr, guide=guide, init=init, num_chains=num_chains, warmup_steps=warmup_steps)
+    _check_words(
+        method,
+        proposal=proposal,
+        temper=None if temper == AUTO else temper,
+        num_chains=num_chains,
+        num_steps=num_steps,
+        warmup_steps=warmup_steps,
+        lr=lr,
+        guide=guide,
+        init=init,
+    )
     num_chains = (1 if method == "nuts" else 16) if num_chains is None else num_chains
     if num_steps is None:
         num_steps = NUM_STEPS.get(method, 1)
@@ -177,7 +192,7 @@ def complete(
     warmup_steps = WARMUP_STEPS.get(method, 0) if warmup_steps is None else warmup_steps
     _check_sizes(method, num_samples, num_chains, num_steps, warmup_steps)
     mask = _check_partial(partial, num_points, mask)
-    point_model = _point_model(model, partial)
+    point_model = _point_model(model, partial, labels)
     batch_shape = partial.shape[:-2]
 
     def observed_model() -> None:
@@ -207,10 +222,10 @@ def complete(
             )
         elif method == "completer":
             assert proposal is not None  # as was checked
-            noise, diagnostics = _proposed(space, proposal, partial, mask, num_samples)[0], {}
+            noise, diagnostics = _proposed(space, proposal, partial, mask, labels, num_samples)[0], {}
         else:
             noise, diagnostics = _by_hmc(
-                space, partial, mask, proposal, temper, num_samples, num_chains, num_steps, warmup_steps
+                space, partial, mask, labels, proposal, temper, num_samples, num_chains, num_steps, warmup_steps
             )
         latents = space.latents(noise)
         missing = nn.functional.pad(~mask, (0, num_points - partial.shape[-2]), value=True)
@@ -229,7 +244,7 @@ def _check_method(method: str, proposal: Completer | None, observe: Wrapper | No
         raise TypeError(f"expected a Completer as proposal, got {type(proposal).__name__}")
     if method == "completer" and proposal is None:
         raise ValueError("method='completer' draws from a completer: give proposal")
-    if method == "auto":
+    if method == AUTO:
         return "completer" if proposal is not None and observe is None else "hmc"
     return method
 
@@ -279,9 +294,11 @@ def _check_partial(partial: Tensor, num_points: int, mask: Tensor | None) -> Ten
     return mask
 
 
-def _point_model(model: Any, partial: Tensor) -> Callable[[], Distribution]:
+def _point_model(model: Any, partial: Tensor, labels: Tensor | None) -> Callable[[], Distribution]:
     """The function that samples latents for the partial clouds and returns the density of a point."""
     batch_shape = partial.shape[:-2]
+    if labels is not None and not isinstance(model, HasPointModel):
+        raise ValueError(f"labels are for a model with a point_model, and this is a {type(model).__name__}")
     if isinstance(model, PointCloudFlow | MixtureOfFlows):
         if model.context_dim == 0:
             raise TypeError("the flow has no context (context_dim=0), so there is nothing to infer about its shape")
@@ -297,7 +314,8 @@ def _point_model(model: Any, partial: Tensor) -> Callable[[], Distribution]:
     if isinstance(model, HasPointModel):
         if len(batch_shape) > 1:
             raise ValueError(f"expected a partial cloud of shape (N, D) or (B, N, D), got {tuple(partial.shape)}")
-        return partial_call(model.point_model, *batch_shape)
+        classes: dict[str, Any] = {} if labels is None else {"labels": labels}
+        return partial_call(model.point_model, *batch_shape, **classes)
     if not callable(model):
         raise TypeError(
             "expected a model with point_model, a conditional flow, or a function that samples latents and returns a "
@@ -362,6 +380,7 @@ def _by_hmc(
     space: NoiseSpace,
     partial: Tensor,
     mask: Tensor,
+    labels: Tensor | None,
     proposal: Completer | None,
     temper: float | str,
     num_samples: int,
@@ -379,7 +398,7 @@ def _by_hmc(
             candidates = space.from_prior(count)
         log_ratio = candidates.new_zeros(())
     else:
-        candidates, log_ratio = _proposed(space, proposal, partial, mask, count)
+        candidates, log_ratio = _proposed(space, proposal, partial, mask, labels, count)
         scale_tril = _scale_tril(candidates)
     start = _resampled(candidates, log_ratio, target, num_chains)
     result = sample_hmc(
@@ -405,7 +424,7 @@ def _by_hmc(
 def _exponent(temper: float | str, proposal: Completer | None, mask: Tensor) -> Tensor:
     """The exponent of the likelihood of each cloud, shape `(*batch,)`."""
     if isinstance(temper, str):
-        if temper != "auto":
+        if temper != AUTO:
             raise ValueError(f"temper must be a positive number or 'auto', got {temper!r}")
         counts = mask.sum(-1)
         return torch.ones(counts.shape, device=mask.device) if proposal is None else proposal.exponent(counts)
@@ -415,7 +434,7 @@ def _exponent(temper: float | str, proposal: Completer | None, mask: Tensor) -> 
 
 
 def _proposed(
-    space: NoiseSpace, proposal: Completer, partial: Tensor, mask: Tensor, count: int
+    space: NoiseSpace, proposal: Completer, partial: Tensor, mask: Tensor, labels: Tensor | None, count: int
 ) -> tuple[Tensor, Tensor]:
     """Draws of the proposal, and of the prior of what it does not know, with log-ratios of the prior to it."""
     name = "z" + BASE_SUFFIX if proposal.model.prior is not None else "z"
@@ -425,9 +444,9 @@ def _proposed(
             f"{', '.join(space.names)}: give the model that the completer was made of, or leave the proposal out"
         )
     with torch.no_grad():
-        posterior = proposal.condition_noise(partial, mask)
+        posterior = proposal.condition_noise(partial, mask, labels=labels)
         drawn = posterior.sample(torch.Size((count,)))
-        log_ratio = proposal.noise_prior().log_prob(drawn) - posterior.log_prob(drawn)
+        log_ratio = proposal.noise_prior(labels).log_prob(drawn) - posterior.log_prob(drawn)
         place = space.slice_of(name)
         if place.stop - place.start == space.size:
             return drawn, log_ratio

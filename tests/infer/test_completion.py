@@ -158,6 +158,21 @@ def test_starts_from_a_proposal(prior):
         assert result.clouds.shape == (8, 3, 30, 3)
 
 
+def test_classes_go_along():
+    """The proposal and the prior are those of each cloud's class."""
+    completer = small_completer(num_classes=2)
+    labels = torch.tensor([0, 1, 1])
+    partial = torch.randn(3, 20, 3)
+    for options in ({}, {"method": "hmc", "proposal": completer}, {"proposal": completer}):
+        result = complete(completer.model, partial, 30, labels=labels, num_samples=4, **options)
+        (transform,) = completer.model.latent_prior(labels).transforms
+        torch.testing.assert_close(transform(result.latents["z_base"]), result.latents["z"])
+    with pytest.raises(TypeError, match="give labels"):
+        complete(completer.model, partial, 30)
+    with pytest.raises(ValueError, match="labels are for a model with a point_model"):
+        complete(lambda: None, partial, 30, labels=labels)
+
+
 def test_the_method_that_is_taken():
     """A completer has seen every sensor; a likelihood knows the one that it was given."""
     completer = small_completer()
@@ -328,6 +343,10 @@ def test_wrong_use(known):
         complete(known.flow, cloud, 20, method="hmc", proposal=small_completer())
     with pytest.raises(ValueError, match="guide is for method='svi', and this is 'hmc'"):
         complete(known.flow, cloud, 20, guide=AutoNormal)
+    with pytest.raises(ValueError, match="temper is for method='hmc', and this is 'svi'"):
+        complete(known.flow, cloud, 20, method="svi", temper=0.5)
+    with pytest.raises(ValueError, match="num_steps is for"):
+        complete(known.flow, cloud, 20, method="completer", proposal=small_completer(), num_steps=5)
     for temper in (0.0, "some"):
         with pytest.raises(ValueError, match="temper must be a positive number or 'auto'"):
             complete(known.flow, cloud, 20, temper=temper)
