@@ -269,14 +269,14 @@ def test_auto_decoder():
     same_on_both(compute)
 
 
-@pytest.mark.parametrize("method", ["svi", "nuts"])
-def test_completion(method):
+@pytest.mark.parametrize(
+    ("method", "options"), [("svi", {}), ("nuts", {"warmup_steps": 3}), ("hmc", {"warmup_steps": 3, "num_chains": 2})]
+)
+def test_completion(method, options):
     def compute(device):
         flow = pcf.PointCloudFlow(3, 2, num_couplings=2, hidden_dims=[8]).double()
         pcf.testing.randomize_parameters(flow, 0.3).to(device)
-        result = infer.complete(
-            flow, draw(6, 3).to(device), 9, method=method, num_steps=5, num_samples=3, warmup_steps=3
-        )
+        result = infer.complete(flow, draw(6, 3).to(device), 9, method=method, num_steps=5, num_samples=3, **options)
         return result.clouds, result.latents, result.observed
 
     same_on_both(compute)

@@ -206,7 +206,7 @@ class TestEncode:
     def test_latents_of_a_part_by_complete(self):
         model, known = make_known()
         seen = known.flow.cloud(torch.randn(2, dtype=torch.float64), num_points=6).sample()
-        result = pcf.complete(model, seen, 9, num_samples=200, num_steps=150, lr=0.05)
+        result = pcf.complete(model, seen, 9, num_samples=200, num_steps=40)
         exact = known.posterior(seen)
         assert torch.equal(result.clouds[:, :6], seen.expand(200, 6, 3))
         assert ((result.latents["z"].mean(0) - exact.mean).abs() < 0.4 * exact.stddev).all()

@@ -493,7 +493,7 @@ class TestCompletion:
         vae.decoder = known.flow
         seen = known.flow.cloud(torch.randn(2, dtype=torch.float64), num_points=8).sample()
         torch.manual_seed(0)
-        result = pcf.complete(vae, seen, 12, num_samples=300, num_steps=200, lr=0.05)
+        result = pcf.complete(vae, seen, 12, num_samples=300, num_steps=40)
         assert result.clouds.shape == (300, 12, 3)
         assert torch.equal(result.clouds[:, :8], seen.expand(300, 8, 3))
         exact = known.posterior(seen)
@@ -506,8 +506,8 @@ class TestCompletion:
     def test_every_model_can_be_completed(self, options):
         vae = make_vae(**options)
         seen = torch.randn(6, 3, dtype=torch.float64)
-        model = partial(vae.point_model, labels=torch.tensor(1)) if vae.num_classes else vae
-        result = pcf.complete(model, seen, 9, num_samples=2, num_steps=5)
+        labels = torch.tensor(1) if vae.num_classes else None
+        result = pcf.complete(vae, seen, 9, labels=labels, num_samples=2, num_steps=5)
         assert result.clouds.isfinite().all()
         assert torch.equal(result.clouds[:, :6], seen.expand(2, 6, 3))
         assert all(parameter.grad is None for parameter in vae.parameters())
