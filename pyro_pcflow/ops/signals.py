@@ -127,9 +127,13 @@ def interruptible() -> Iterator[Interrupts]:
                 _import_what_must_not_be_interrupted()
             yield interrupts
     finally:
-        interrupts.close()
-        for number in ours:
-            signal.signal(number, before[number])
+        try:
+            interrupts.close()
+        finally:
+            # A signal that comes before the first call has closed anything must not keep the handlers.
+            interrupts.close()
+            for number in ours:
+                signal.signal(number, before[number])
         interrupts.deliver()
 
 
