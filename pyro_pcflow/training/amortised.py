@@ -44,8 +44,8 @@ class LikelihoodOfLatents(CloudObjective):
     """The negative log-density of latents given random views, under a `Completer`.
 
     `fit` builds it from its arguments of the same names. One half of a batch are clouds of the data, with latents from
-    the posterior that the model's encoder finds in all of their points; the other half are clouds that the model draws.
-    All are seen in the same random ways. The posterior of a cloud that is not augmented is found once and kept.
+    the posterior that the model's encoder finds in other points of them, half of a cloud and at most 1024; the other
+    half are clouds that the model draws. All are seen in the same random ways. The posterior of a cloud that is not augmented is found once and kept.
 
     Args:
         module: a `Completer`.
