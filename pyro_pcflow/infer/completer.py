@@ -52,8 +52,8 @@ class Completer(nn.Module):
     points under the decoder's Gaussians there, as the encoder of `PointCloudVAE` does.
 
     `pcf.fit(completer, clouds)` trains it by maximum likelihood of latents given random views: half of them of the
-    clouds, whose latents the model's encoder finds in the whole clouds, and half of clouds that the model draws. So it
-    knows where the model is wrong, which inference under the model alone cannot.
+    clouds, whose latents the model's encoder finds in other points of them, and half of clouds that the model draws. So
+    it knows where the model is wrong, which inference under the model alone cannot.
 
     The model is copied, frozen, and saved with it.
 

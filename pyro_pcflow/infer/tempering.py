@@ -38,7 +38,7 @@ def calibrate_temper(
     Held-out clouds are seen from one side, in 30, 100, 300 and 1000 points, and completed by `complete` from draws of
     the completer. Of each number of points the largest exponent is kept whose highest-density regions hold as many of
     the points that were hidden as they should, up to a standard error; more points never get a larger one. A model that
-    is right keeps 1. It takes as long as some completions of all clouds: some minutes for 30 clouds.
+    is right keeps 1. It takes as long as several completions of all clouds.
 
     Args:
         completer: trained.

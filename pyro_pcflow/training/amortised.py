@@ -45,7 +45,8 @@ class LikelihoodOfLatents(CloudObjective):
 
     `fit` builds it from its arguments of the same names. One half of a batch are clouds of the data, with latents from
     the posterior that the model's encoder finds in other points of them, half of a cloud and at most 1024; the other
-    half are clouds that the model draws. All are seen in the same random ways. The posterior of a cloud that is not augmented is found once and kept.
+    half are clouds that the model draws. All are seen in the same random ways. The posterior of a cloud that is not
+    augmented is found once and kept.
 
     Args:
         module: a `Completer`.
@@ -99,12 +100,9 @@ class LikelihoodOfLatents(CloudObjective):
             noise = self._completer.to_noise(latents, labels=batch.labels)
             # Of a class, where there are any, that the data has as often.
             simulated, clouds = self._completer.simulate(len(latents), batch.clouds.shape[1], labels=batch.labels)
-            mask = (
-                batch.clouds.new_ones(batch.clouds.shape[:-1], dtype=torch.bool) if batch.mask is None else batch.mask
-            )
-            partial, seen = self._seen(
-                torch.cat([batch.clouds, clouds]), torch.cat([mask, torch.ones_like(mask)]), num_points
-            )
+            whole = torch.ones(clouds.shape[:-1], dtype=torch.bool, device=clouds.device)
+            mask = whole if batch.mask is None else batch.mask
+            partial, seen = self._seen(torch.cat([batch.clouds, clouds]), torch.cat([mask, whole]), num_points)
         labels = None if batch.labels is None else batch.labels.repeat(2)
         return ViewBatch(torch.cat([noise, simulated]), partial, seen, labels)
 
