@@ -125,9 +125,16 @@ class PointCloud(CompositeDistribution):
             ValueError: if the last two dimensions are not `(N, D)`, the others do not broadcast with the batch shape,
                 or a point lies outside the support.
         """
+        return self.log_prob_of_points(value).sum(-1)
+
+    def log_prob_of_points(self, value: Tensor) -> Tensor:
+        """The log-density of each point in nats, 0 of padding: shape `(*sample_shape, *batch_shape, N)`.
+
+        Its sum over points is `log_prob`, which has the arguments and errors.
+        """
         batch_shape = self._check_value(value)
         if value.numel() == 0 or 0 in batch_shape:
-            return value.new_zeros(batch_shape)
+            return value.new_zeros(*batch_shape, self.num_points)
         if self.point_mask is not None:
             value = torch.where(self.point_mask.unsqueeze(-1), value, self._padding(value))
         # The leading dimension of points broadcasts against the contexts, which stay one per cloud.
@@ -136,7 +143,7 @@ class PointCloud(CompositeDistribution):
         if self.point_mask is not None:
             mask = self.point_mask.expand(*batch_shape, self.num_points).movedim(-1, 0)
             log_prob = torch.where(mask, log_prob, torch.zeros_like(log_prob))
-        return log_prob.sum(0).expand(batch_shape)
+        return log_prob.movedim(0, -1).expand(*batch_shape, self.num_points)
 
     def _check_value(self, value: Tensor) -> torch.Size:
         """The batch shape of the density of `value`, which must fit."""

@@ -49,8 +49,9 @@ FEWEST_STEPS = 4
 # Draws per chain of the proposal, or of the prior, of which some are where chains start: by importance weights, which
 # are flattened until so many effective candidates per chain are left.
 CANDIDATES_PER_CHAIN, HAVE_A_SAY = 32, 1.5
-# Added to the variances of candidates, whose covariance is the scale of the steps.
-LEAST_VARIANCE = 0.02
+# Random gradients of a chain by which the information of the points is found, which is the scale of the steps, and the
+# first step size in its units.
+NUM_GRADIENTS, STEP_SIZE = 4, 0.35
 # Mean number of leapfrogs of a trajectory.
 NUM_LEAPFROGS = 7
 Wrapper = Callable[[Distribution], Distribution]
@@ -391,15 +392,12 @@ def _by_hmc(
     exponent = _exponent(temper, proposal, mask)
     exponent = exponent if exponent.shape == space.batch_shape else exponent.mean()
     target = Tempered(space.log_densities, exponent)
-    scale_tril = None
     count = CANDIDATES_PER_CHAIN * num_chains
-    if proposal is None:
-        with torch.no_grad():
-            candidates = space.from_prior(count)
-        log_ratio = candidates.new_zeros(())
-    else:
+    candidates = space.from_prior(count)
+    prior_precision = candidates.var(0).reciprocal().diag_embed()
+    log_ratio = candidates.new_zeros(())
+    if proposal is not None:
         candidates, log_ratio = _proposed(space, proposal, partial, mask, labels, count)
-        scale_tril = _scale_tril(candidates)
     start = _resampled(candidates, log_ratio, target, num_chains)
     result = sample_hmc(
         target,
@@ -407,7 +405,8 @@ def _by_hmc(
         num_steps=num_steps,
         warmup_steps=warmup_steps,
         num_leapfrogs=NUM_LEAPFROGS,
-        scale_tril=scale_tril,
+        scale_tril=lambda noise: _scale_tril(prior_precision, exponent, space.information(noise, NUM_GRADIENTS)),
+        step_size=STEP_SIZE,
     )
     with torch.no_grad():
         log_prior = torch.stack([space.log_densities(noise)[0] for noise in result.noise])
@@ -472,11 +471,14 @@ def _resampled(candidates: Tensor, log_ratio: Tensor, target: Tempered, num_chai
         return candidates.gather(0, chosen.expand(*chosen.shape[:-1], candidates.shape[-1]))
 
 
-def _scale_tril(draws: Tensor) -> Tensor:
-    """Root of the covariance of draws `(K, *batch, L)`, shape `(*batch, L, L)`."""
-    centred = (draws - draws.mean(0)).movedim(0, -2)
-    covariance = centred.mT @ centred / len(draws)
-    return torch.linalg.cholesky(covariance + LEAST_VARIANCE * torch.eye(draws.shape[-1]).to(draws))
+def _scale_tril(prior_precision: Tensor, exponent: Tensor, information: Tensor) -> Tensor:
+    """Root of the inverse of the posterior's precision, shape `(*batch, L, L)`.
+
+    The metric of Girolami and Calderhead (Riemann manifold Langevin and Hamiltonian Monte Carlo methods, Journal of the
+    Royal Statistical Society B 2011), the same for all chains of a cloud.
+    """
+    precision = prior_precision + exponent[..., None, None] * information
+    return torch.linalg.cholesky(torch.linalg.inv(precision))
 
 
 def _mixing(noise: Tensor, others: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -11,12 +11,15 @@ from torch import Tensor
 
 __all__ = ["HmcResult", "State", "Target", "Tempered", "move", "sample_hmc"]
 
-# Dual averaging of the logarithm of the step size (Hoffman and Gelman, The No-U-Turn sampler, JMLR 2014, section 3.2).
-TARGET_ACCEPTANCE, GAIN, EARLY, DECAY = 0.8, 0.05, 10, 0.75
+# Stochastic approximation of the logarithm of the step size (Andrieu and Thoms, A tutorial on adaptive MCMC, Statistics
+# and Computing 2008, section 4.2.2). The mean over chains is so sure that a few steps are enough.
+TARGET_ACCEPTANCE, GAIN, DECAY = 0.8, 1.5, 0.6
 # From noise (chains, *batch, L) to the log-densities of prior and likelihood, (chains, *batch) each.
 LogDensities = Callable[[Tensor], tuple[Tensor, Tensor]]
 # From noise to the log-density that is sampled, and the log-likelihood, (chains, *batch) each.
 Target = Callable[[Tensor], tuple[Tensor, Tensor]]
+# From where chains are, (chains, *batch, L), to the root of what the covariance is about there, (*batch, L, L).
+FindScale = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ def sample_hmc(
     num_steps: int,
     warmup_steps: int,
     num_leapfrogs: int = 8,
-    scale_tril: Tensor | None = None,
+    scale_tril: Tensor | FindScale | None = None,
     step_size: float = 0.1,
 ) -> HmcResult:
     """Hamiltonian Monte Carlo (Neal, MCMC using Hamiltonian dynamics, 2011), vectorised over chains and problems.
@@ -75,7 +78,8 @@ def sample_hmc(
         num_steps: trajectories that are kept.
         warmup_steps: trajectories before them.
         num_leapfrogs: mean number of leapfrogs of a trajectory.
-        scale_tril: root of what the covariance is about, shape `(*batch, L, L)`; the identity by default.
+        scale_tril: root of what the covariance is about, shape `(*batch, L, L)`, or what finds it from where chains
+            are, asked at the start and amid the warm-up; the identity by default.
         step_size: the first step size, in units of `scale_tril`.
 
     Returns:
@@ -90,22 +94,20 @@ def sample_hmc(
     """
     state = State.at(target, start)
     log_step = start.new_full(start.shape[1:-1], math.log(step_size))
-    anchor, error, average = log_step + math.log(2), torch.zeros_like(log_step), torch.zeros_like(log_step)
+    root = scale_tril(start) if callable(scale_tril) else scale_tril
     draws, likelihoods, acceptances = [], [], []
     for step in range(warmup_steps + num_steps):
+        if callable(scale_tril) and 0 < step == warmup_steps // 2:
+            root = scale_tril(state.position)
         leapfrogs = int(torch.randint(max(1, num_leapfrogs // 2), num_leapfrogs + num_leapfrogs // 2 + 1, ()))
-        state, probability = move(target, state, log_step.exp(), leapfrogs, scale_tril)
+        state, probability = move(target, state, log_step.exp(), leapfrogs, root)
         if step >= warmup_steps:
             draws.append(state.position)
             likelihoods.append(state.log_likelihood)
             acceptances.append(probability.mean(0))
             continue
-        count = step + 1
-        error = error + (TARGET_ACCEPTANCE - probability.mean(0) - error) / (count + EARLY)
-        log_step = anchor - math.sqrt(count) / GAIN * error
-        average = average + count**-DECAY * (log_step - average)
-        if count == warmup_steps:
-            log_step = average
+        surplus = (probability.mean(0) - TARGET_ACCEPTANCE).to(log_step)
+        log_step = log_step + GAIN * (step + 1) ** -DECAY * surplus
     return HmcResult(torch.stack(draws), torch.stack(likelihoods), torch.stack(acceptances).mean(0), log_step.exp())
 
 

@@ -14,6 +14,8 @@ from pyro.infer.reparam import TransformReparam
 from torch import Tensor
 from torch.distributions import Independent, Transform, TransformedDistribution, biject_to
 
+from pyro_pcflow.distributions import PointCloud
+
 __all__ = ["BASE_SUFFIX", "NoiseSpace", "non_centred", "without_validation"]
 
 # What Pyro's `TransformReparam` appends to the name of a site.
@@ -176,11 +178,9 @@ class NoiseSpace:
         Returns:
             Two tensors of shape `(chains, *batch_shape)`.
         """
-        values, log_prior = {}, noise.new_zeros(noise.shape[:-1])
+        values, log_prior = self._values(noise), noise.new_zeros(noise.shape[:-1])
         for site in self._sites:
-            part = self._part(site, noise)
-            values[site.name] = site.to_support(part)
-            log_det = site.to_support.log_abs_det_jacobian(part, values[site.name])
+            log_det = site.to_support.log_abs_det_jacobian(self._part(site, noise), values[site.name])
             log_prior = log_prior + self._per_problem(log_det)
         with without_validation():
             trace = self._trace(values, len(noise))
@@ -194,6 +194,38 @@ class NoiseSpace:
                     log_likelihood = log_likelihood + self._per_problem(site["log_prob"])
         return log_prior, log_likelihood
 
+    def information(self, noise: Tensor, num_repeats: int) -> Tensor:
+        """An estimate of the Fisher information that the observed has of the noise, averaged over chains.
+
+        It is the mean of outer products of gradients of sums of log-densities of points under random signs, which are
+        uncorrelated: that of the products of the scores of each point. Of an observed site that is no `PointCloud` it
+        is the mean over data drawn from it (Amari, Information geometry and its applications, 2016, section 12.1).
+
+        Args:
+            noise: shape `(chains, *batch_shape, size)`.
+            num_repeats: random gradients of each chain.
+
+        Returns:
+            Shape `(*batch_shape, size, size)`, positive semi-definite.
+        """
+        noise = noise.detach().requires_grad_()
+        with torch.enable_grad(), without_validation():
+            trace = self._trace(self._values(noise), len(noise))
+            observed = [site for site in trace.nodes.values() if _is_observed(site)]
+            terms = [site["fn"].log_prob_of_points(site["value"]) for site in observed if _is_cloud(site)]
+            others = [site["fn"] for site in observed if not _is_cloud(site)]
+            total = noise.new_zeros(*self.batch_shape, self.size, self.size)
+            for _ in range(num_repeats):
+                score = noise.new_zeros(())
+                for term in terms:
+                    score = score + (term * (2 * torch.randint_like(term, 2) - 1)).sum()
+                for density in others:
+                    score = score + density.log_prob(density.sample()).sum()
+                (gradient,) = torch.autograd.grad(score, noise, retain_graph=True)
+                gradient = gradient.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+                total = total + torch.einsum("c...i,c...j->...ij", gradient, gradient)
+        return total / (num_repeats * len(noise))
+
     def latents(self, noise: Tensor) -> dict[str, Tensor]:
         """The value of every latent, and of every deterministic site, such as a latent whose noise it is.
 
@@ -203,15 +235,18 @@ class NoiseSpace:
         Returns:
             By name, shape `(chains, *shape)`.
         """
-        values = {site.name: site.to_support(self._part(site, noise)) for site in self._sites}
         with torch.no_grad(), without_validation():
-            trace = self._trace(values, len(noise))
+            trace = self._trace(self._values(noise), len(noise))
         # Without the dimensions that a plate of the chains puts between it and a site's own.
         return {name: trace.nodes[name]["value"].reshape(len(noise), *shape) for name, shape in self._shapes.items()}
 
     def _part(self, site: _Site, noise: Tensor) -> Tensor:
         """What a site's noise is, in the shape that the site has under the plate of the chains."""
         return noise[..., site.start : site.start + site.size].reshape(len(noise), *site.shape)
+
+    def _values(self, noise: Tensor) -> dict[str, Tensor]:
+        """The value of every site that the noise is made of."""
+        return {site.name: site.to_support(self._part(site, noise)) for site in self._sites}
 
     def _trace(self, values: dict[str, Tensor], num_chains: int) -> poutine.Trace:
         with pyro.plate("_chains", num_chains, dim=self._chain_dim):
@@ -230,6 +265,10 @@ def _is_latent(site: dict[str, Any]) -> bool:
 
 def _is_deterministic(site: dict[str, Any], latents: dict[str, Any]) -> bool:
     return site["infer"].get("_deterministic", False) or site["name"] + BASE_SUFFIX in latents
+
+
+def _is_cloud(site: dict[str, Any]) -> bool:
+    return isinstance(site["fn"], PointCloud)
 
 
 def _is_observed(site: dict[str, Any]) -> bool:

@@ -68,7 +68,7 @@ class OneSide:
         return points, mask & (height > edge)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class DepthCamera:
     """The points that a camera far away sees, those that lie behind others left out.
 
@@ -78,6 +78,7 @@ class DepthCamera:
 
     Args:
         depth: how far a point may lie behind the nearest one, as a share of half of the longest side of its cloud.
+        towards: unit vectors from the clouds to the camera, shape `(3,)` or `(B, 3)`; new random ones by default.
 
     Raises:
         ValueError: if the depth is not positive; called on points of other than 3 coordinates.
@@ -90,6 +91,7 @@ class DepthCamera:
     """
 
     depth: float = 0.1
+    towards: Tensor | None = None
 
     def __post_init__(self) -> None:
         if not self.depth > 0:
@@ -99,7 +101,7 @@ class DepthCamera:
         if points.shape[-1] != 3:
             raise ValueError(f"a camera sees points of 3 coordinates, got {points.shape[-1]}")
         middle, half = _box(points, mask)
-        towards = random_directions(points)
+        towards = random_directions(points) if self.towards is None else self.towards.expand(len(points), 3)
         frame = _frames(towards)
         seen = torch.einsum("bnd,bde->bne", (points - middle) / half.unsqueeze(-1), frame)
         # The silhouette fills a part of a square of side 2; half of a surface lies in front.
