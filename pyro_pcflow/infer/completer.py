@@ -245,6 +245,14 @@ class Completer(nn.Module):
             found.append(self.posterior.condition(features.tanh()))
         return found
 
+    def is_of(self, model: LatentCloudModel) -> bool:
+        """Whether a model is the one that it was made of: of the same weights, on the same device."""
+        own, other = ({**dict(one.named_parameters()), **dict(one.named_buffers())} for one in (self.model, model))
+        return own.keys() == other.keys() and all(
+            (value.dtype, value.device) == (other[key].dtype, other[key].device) and torch.equal(value, other[key])
+            for key, value in own.items()
+        )
+
     def exponent(self, counts: Tensor) -> Tensor:
         """The exponent of the likelihood that suits the model, for clouds of some numbers of points.
 

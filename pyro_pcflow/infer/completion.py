@@ -23,6 +23,7 @@ from pyro_pcflow.distributions import MixtureOfFlows, PointCloud, PointCloudFlow
 from pyro_pcflow.infer.completer import Completer
 from pyro_pcflow.infer.hmc import Tempered, sample_hmc
 from pyro_pcflow.infer.noise_space import BASE_SUFFIX, NoiseSpace, non_centred
+from pyro_pcflow.models.latent import LatentCloudModel
 
 __all__ = ["Completion", "complete"]
 
@@ -97,7 +98,7 @@ def complete(
     observe: Wrapper | None = None,
     fill: Wrapper | None = None,
     method: str = AUTO,
-    proposal: Completer | None = None,
+    proposal: Completer | str | None = AUTO,
     temper: float | str = AUTO,
     num_samples: int = 16,
     num_chains: int | None = None,
@@ -143,7 +144,8 @@ def complete(
         fill: from the point distribution of the object to that of the drawn points, for example
             `lambda point: one_sided(point, direction).complement()`; by default the identity.
         method: see above.
-        proposal: an amortised posterior of the same model, such as that of `load_pretrained("body").completer`.
+        proposal: an amortised posterior of the same model; "auto" takes the one that came with it, such as
+            `load_pretrained("body").completer`, and None takes none.
         temper: for `"hmc"`, the exponent of the likelihood; "auto" takes what `proposal` says of as many points, and 1
             without one.
         num_samples: number of completed clouds.
@@ -173,10 +175,12 @@ def complete(
         >>> result.clouds.shape, result.latents["context"].shape
         (torch.Size([4, 50, 3]), torch.Size([4, 2]))
     """
+    given = None if proposal == AUTO else proposal
+    proposal = _check_proposal(model, proposal)
     method = _check_method(method, proposal, observe)
     _check_words(
         method,
-        proposal=proposal,
+        proposal=given,
         temper=None if temper == AUTO else temper,
         num_chains=num_chains,
         num_steps=num_steps,
@@ -238,11 +242,22 @@ def complete(
     return Completion(torch.stack(clouds), ~missing, latents, method, diagnostics)
 
 
+def _check_proposal(model: Any, proposal: Completer | str | None) -> Completer | None:
+    if proposal == AUTO:
+        proposal = model.completer if isinstance(model, LatentCloudModel) else None
+        if isinstance(proposal, Completer) and not proposal.is_of(model):
+            raise ValueError(
+                "the model was changed since its completer was trained, or is of another type or elsewhere: give "
+                "proposal=None, or one that was trained for it"
+            )
+    if proposal is not None and not isinstance(proposal, Completer):
+        raise TypeError(f"expected a Completer as proposal, got {type(proposal).__name__}")
+    return proposal
+
+
 def _check_method(method: str, proposal: Completer | None, observe: Wrapper | None) -> str:
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
-    if proposal is not None and not isinstance(proposal, Completer):
-        raise TypeError(f"expected a Completer as proposal, got {type(proposal).__name__}")
     if method == "completer" and proposal is None:
         raise ValueError("method='completer' draws from a completer: give proposal")
     if method == AUTO:

@@ -58,10 +58,13 @@ class LatentCloudModel(Generator):
         name: under which `model` and `guide` register the parameters with Pyro; two models in one parameter store need
             two names.
         learning_rate: what `pyro_pcflow.fit` takes if it is given none.
+        completer: an amortised posterior of partial clouds that came with the model, a `pyro_pcflow.infer.Completer`,
+            or None. It has a frozen copy of the model, and is neither trained nor saved nor moved with it.
     """
 
     name = "clouds"
     learning_rate = 8e-3
+    completer: Any = None
 
     @property
     def weight_decay(self) -> dict[str, float]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from importlib.resources import as_file, files
+from typing import Any
 
 import torch
 
@@ -22,7 +24,8 @@ def load_pretrained(name: str, device: str | torch.device = "cpu") -> PointCloud
     """Load a pretrained model of many shapes.
 
     `"body"` is a `PointCloudVAE` whose decoder is a mixture of 512 Gaussians, trained on 100,000 bodies of the kind of
-    `pyro_pcflow.data.load_example("body")`, thickened by Gaussian noise of 0.01.
+    `pyro_pcflow.data.load_example("body")`, thickened by Gaussian noise of 0.01. It has a `completer`, from whose draws
+    `pyro_pcflow.complete` starts.
 
     `"furniture"` has two classes and is trained on no more than 17 chairs and 5 tables, stretched and mirrored: it
     draws variations of these, and knows no other furniture.
@@ -49,6 +52,10 @@ def load_pretrained(name: str, device: str | torch.device = "cpu") -> PointCloud
     if name not in PRETRAINED:
         raise ValueError(f"no pretrained model {name!r}; there are {', '.join(PRETRAINED)}")
     with as_file(files(__package__) / f"{name}.pt") as path:
-        model = load(path, device).float()
+        loaded: Any = load(path, device).float()
+    model = loaded if isinstance(loaded, PointCloudVAE) else copy.deepcopy(loaded.model).requires_grad_(True)
     assert isinstance(model, PointCloudVAE)
+    if model is not loaded:
+        # Not as a part of the model, whose frozen copy it has.
+        vars(model)["completer"] = loaded
     return model

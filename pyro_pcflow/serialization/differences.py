@@ -16,7 +16,7 @@ __all__ = ["difference", "difference_of_states", "skeleton"]
 # Of an option in an error.
 MOST_CHARACTERS = 80
 # What a module says of its own use, which is no part of what it computes; states are compared as such.
-OWN_AFFAIRS = {"training", "backend", "recompute", "hidden_dtype", "initialized", "fitted", "views"}
+OWN_AFFAIRS = {"training", "backend", "recompute", "hidden_dtype", "initialized", "fitted", "views", "completer"}
 
 
 def skeleton(classes: Classes, name: str, config: dict[str, Any], most: int) -> nn.Module:

@@ -192,3 +192,22 @@ def test_wrong_use():
         Completer(make_vae(), encoder={"depth": 3})
     with pytest.raises(ValueError, match=r"\(\*batch, N, 3\)"):
         Completer(make_vae(), **SMALL).condition(torch.randn(5, 2))
+
+
+def test_that_of_the_model_is_the_proposal_until_the_model_changes():
+    torch.manual_seed(0)
+    vae = pcf.PointCloudVAE(latent_dim=3, prior="normal", decoder={"num_couplings": 2, "hidden_dims": [8]})
+    completer = Completer(vae, context_dim=8, encoder={"point_dims": [8], "hidden_dims": [8]})
+    vars(vae)["completer"] = completer
+    partial = torch.randn(2, 20, 3)
+    assert complete(vae, partial, 20, num_samples=2).method == "completer"
+    assert complete(vae, partial, 20, num_samples=2, proposal=None).method == "hmc"
+    assert complete(vae, partial, 20, num_samples=2, num_steps=5, method="svi").method == "svi"
+    assert completer.is_of(vae)
+    with torch.no_grad():
+        next(vae.decoder.parameters()).add_(1e-3)
+    assert not completer.is_of(vae)
+    with pytest.raises(ValueError, match="changed since its completer was trained"):
+        complete(vae, partial, 20)
+    assert complete(vae, partial, 20, num_samples=2, proposal=None).method == "hmc"
+    assert not completer.is_of(vae.double())

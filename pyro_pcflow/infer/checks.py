@@ -1,0 +1,183 @@
+"""What speaks against a posterior: whether it would have made what was observed."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+from pyro_pcflow.distributions import PointCloud
+
+__all__ = ["CompletionCheck", "check_draws", "region_share"]
+
+# Points that are drawn of each draw of a posterior, and observed ones that replicates are compared with.
+DRAWN_POINTS, COMPARED_POINTS = 32, 200
+# Share of points beyond the 99% region of the posterior predictive, of which there should be 1%.
+LEVEL, MOST_STRANGE = 0.99, 0.05
+# Up to this share they are outliers rather than another thing.
+FEW_STRANGE = 0.2
+# Logarithm of how far the points that should have been observed are from those that were, over how far from another
+# replicate; standard deviations that the log-density of latents may lie below its mean under the prior; and split
+# r_hat of the log-likelihood.
+FARTHEST, LOWEST_PRIOR, LARGEST_R_HAT = 0.35, -4.0, 3.0
+# Ratio of the sizes of what was observed and of the shapes that were found.
+LARGEST_RATIO = 1.5
+
+
+@dataclass(frozen=True, eq=False)
+class CompletionCheck:
+    """What speaks against completions, of each cloud; true if nothing does.
+
+    Attributes:
+        strange: share of observed points beyond the 99% highest-density region of the posterior predictive, shape
+            `(*batch,)`: 1% if all is right (Gelman, Meng and Stern, Posterior predictive assessment of model fitness
+            via realized discrepancies, Statistica Sinica 1996).
+        missing: logarithm of how far points that the sensor should have recorded lie from those that it did, over how
+            far they lie from other such points; 0 if all is right, and NaN where a completer was asked alone, to which
+            any part of a shape is one.
+        prior: how many standard deviations the log-density of the latents lies above its mean under the prior.
+        r_hat: split r_hat of the log-likelihood; NaN without chains.
+        ratio: size of the observed, from its middle, over that of the shapes that were found.
+        messages: what to say of each kind of trouble, with the number of clouds that have it.
+    """
+
+    strange: Tensor
+    missing: Tensor
+    prior: Tensor
+    r_hat: Tensor
+    ratio: Tensor
+    messages: tuple[str, ...]
+
+    @property
+    def passed(self) -> Tensor:
+        """True at clouds of which nothing speaks against what was found, shape `(*batch,)`."""
+        return ~torch.stack(list(_troubles(self).values())).any(0)
+
+    def __bool__(self) -> bool:
+        return bool(self.passed.all())
+
+    def warn(self) -> None:
+        """Warn in one sentence if something speaks against what was found."""
+        if self.messages:
+            warnings.warn("; ".join(self.messages), UserWarning, stacklevel=3)
+
+
+def check_draws(
+    seen: Sequence[Distribution],
+    whole: Sequence[Distribution],
+    partial: Tensor,
+    mask: Tensor,
+    *,
+    prior: Tensor,
+    r_hat: Tensor | None,
+    any_part: bool,
+) -> CompletionCheck:
+    """Compare what was observed with what the draws of a posterior would have made.
+
+    Args:
+        seen: of each draw, the density of a recorded point, with `batch_shape (*batch,)`; at least two draws.
+        whole: of each draw, the density of a point of the shape.
+        partial: observed points, shape `(*batch, N, D)`.
+        mask: True at points, shape `(*batch, N)`.
+        prior: log-density of the latents under the prior, of draws, in standard deviations of it, shape `(*batch,)`.
+        r_hat: of the log-likelihood, shape `(*batch,)`, if there were chains.
+        any_part: whether the posterior holds for any part of a shape, so that nothing can be missing.
+    """
+    batch = partial.shape[:-2]
+    nothing = partial.new_full(batch, math.nan)
+    strange = 1 - region_share(seen, partial, mask, LEVEL)
+    return _with_messages(
+        strange=torch.where(mask.any(-1), strange, 0.0),
+        missing=nothing if any_part else _missing(seen, partial, mask),
+        prior=prior.expand(batch),
+        r_hat=nothing if r_hat is None else r_hat.expand(batch),
+        ratio=_ratio(whole, partial, mask),
+    )
+
+
+def region_share(densities: Sequence[Distribution], points: Tensor, mask: Tensor, level: float = 0.9) -> Tensor:
+    """The share of points of clouds that lie within the highest-density region of a posterior predictive.
+
+    The region of each draw is that of the mixture of all others, from which that draw is as independent as the truth
+    is: regions of a few draws would be too small for either, if they were compared with their own points.
+
+    Args:
+        densities: of points, given each of at least two draws of the posterior, with `batch_shape (*batch,)`.
+        points: shape `(*batch, M, D)`.
+        mask: True at points, shape `(*batch, M)`.
+        level: of the region.
+
+    Returns:
+        Shape `(*batch,)`.
+    """
+    batch = points.shape[:-2]
+    drawn = torch.stack([density.expand(batch).sample(torch.Size((DRAWN_POINTS,))) for density in densities])
+    own = torch.arange(len(densities)).repeat_interleave(DRAWN_POINTS)
+    places = drawn.flatten(0, 1)  # (K * P, *batch, D)
+    of_drawn = torch.stack([density.log_prob(places) for density in densities])  # (K, K * P, *batch)
+    of_drawn[own, torch.arange(len(places))] = -torch.inf
+    others = of_drawn.logsumexp(0) - math.log(len(densities) - 1)
+    of_points = torch.stack([density.log_prob(points.movedim(-2, 0)) for density in densities])
+    height = of_points.logsumexp(0) - math.log(len(densities))
+    inside = (height >= others.quantile(1 - level, dim=0)).movedim(0, -1)
+    return (inside & mask).sum(-1) / mask.sum(-1).clamp(min=1)
+
+
+def _missing(seen: Sequence[Distribution], partial: Tensor, mask: Tensor) -> Tensor:
+    """How far replicates are from the observed, over how far they are from each other."""
+    # As many points of either: the nearest of more points is nearer.
+    keys = torch.where(mask, torch.rand_like(partial[..., 0]), -1.0).topk(min(COMPARED_POINTS, mask.shape[-1]), -1)
+    some = partial.gather(-2, keys.indices.unsqueeze(-1).expand(*keys.indices.shape, partial.shape[-1]))
+    chosen = keys.values >= 0
+    clouds = [PointCloud(density, mask=chosen).expand(chosen.shape[:-1]).sample() for density in seen]
+    ratios = []
+    for cloud, other in zip(clouds, [*clouds[1:], clouds[0]], strict=True):
+        ratios.append((_nearest(cloud, some, chosen) / _nearest(cloud, other, chosen)).log())
+    return torch.stack(ratios).mean(0).nan_to_num(nan=0.0)
+
+
+def _nearest(points: Tensor, others: Tensor, mask: Tensor) -> Tensor:
+    """Mean distance of the points of clouds to the nearest of others, shape `(*batch,)`."""
+    distances = torch.cdist(points, others).masked_fill(~mask.unsqueeze(-2), torch.inf).amin(-1)
+    return torch.where(mask, distances, 0.0).sum(-1) / mask.sum(-1)
+
+
+def _ratio(whole: Sequence[Distribution], partial: Tensor, mask: Tensor) -> Tensor:
+    """Size of the observed over that of whole shapes: mean distance from the middle of the latter."""
+    drawn = torch.stack([density.expand(partial.shape[:-2]).sample(torch.Size((DRAWN_POINTS,))) for density in whole])
+    points = drawn.flatten(0, 1).movedim(0, -2)
+    middle = points.mean(-2, keepdim=True)
+    observed = torch.where(mask, (partial - middle).norm(dim=-1), 0.0).sum(-1) / mask.sum(-1).clamp(min=1)
+    return torch.where(mask.any(-1), observed / (points - middle).norm(dim=-1).mean(-1), 1.0)
+
+
+def _troubles(check: CompletionCheck) -> dict[str, Tensor]:
+    """Which clouds have which trouble."""
+    strange = check.strange > MOST_STRANGE
+    size = strange & ((check.ratio > LARGEST_RATIO) | (check.ratio < 1 / LARGEST_RATIO))
+    few = strange & ~size & (check.strange <= FEW_STRANGE)
+    return {
+        "other units or a far outlier: the observed has another size than the shapes that were found": size,
+        "outliers, for which give observe= a background": few,
+        "another pose or another kind of object than the model was trained on": strange & ~size & ~few,
+        "a part that the sensor does not see, which give observe= or a completer": check.missing > FARTHEST,
+        "latents that the prior has next to never: another kind of object": check.prior < LOWEST_PRIOR,
+        "chains that disagree: give a proposal, more warmup_steps or num_chains": check.r_hat > LARGEST_R_HAT,
+    }
+
+
+def _with_messages(**statistics: Tensor) -> CompletionCheck:
+    check = CompletionCheck(**statistics, messages=())
+    total = check.strange.numel()
+    messages = []
+    for reason, clouds in _troubles(check).items():
+        count = int(clouds.sum())
+        if count:
+            which = "the cloud" if total == 1 else f"{count} of {total} clouds"
+            messages.append(f"what was found may be wrong, as it would not have made {which}: likely {reason}")
+    return CompletionCheck(**statistics, messages=tuple(messages))
