@@ -92,9 +92,8 @@ def _(result: MCMC, *, observed: Mapping[str, Tensor] | None = None) -> xarray.D
 def _(result: Completion, *, observed: Mapping[str, Tensor] | None = None) -> xarray.DataTree:
     if observed is not None:
         raise ValueError("a completion knows what was observed: leave observed out")
-    batch = (
-        [] if result.observed.dim() == 1 else [f"cloud{dim}" for dim in range(result.observed.dim() - 2)] + ["cloud"]
-    )
+    lead = result.observed.shape[:-1]
+    batch = [f"cloud{dim}" for dim in range(len(lead))] if len(lead) > 1 else ["cloud"][: len(lead)]
     places = torch.arange(1, result.observed.shape[-1] + 1, device=result.observed.device)
     last = int((places * result.observed).max())
     partial = result.clouds[0].where(result.observed.unsqueeze(-1), torch.nan)[..., :last, :]
