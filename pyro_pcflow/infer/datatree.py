@@ -63,14 +63,14 @@ def to_datatree(result: Any, *, observed: Mapping[str, Tensor] | None = None) ->
     )
 
 
-@to_datatree.register
+@to_datatree.register(Chains)
 def _(result: Chains, *, observed: Mapping[str, Tensor] | None = None) -> xarray.DataTree:
     return as_datatree(
         {"posterior": result.samples, "sample_stats": result.statistics, "observed_data": observed or {}}
     )
 
 
-@to_datatree.register
+@to_datatree.register(MCMC)
 def _(result: MCMC, *, observed: Mapping[str, Tensor] | None = None) -> xarray.DataTree:
     samples = result.get_samples(group_by_chain=True)
     shape = next(iter(samples.values())).shape[:2]
@@ -88,7 +88,7 @@ def _(result: MCMC, *, observed: Mapping[str, Tensor] | None = None) -> xarray.D
     return as_datatree({"posterior": samples, "sample_stats": statistics, "observed_data": observed or {}})
 
 
-@to_datatree.register
+@to_datatree.register(Completion)
 def _(result: Completion, *, observed: Mapping[str, Tensor] | None = None) -> xarray.DataTree:
     if observed is not None:
         raise ValueError("a completion knows what was observed: leave observed out")

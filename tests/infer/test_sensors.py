@@ -10,7 +10,8 @@ import pytest
 import torch
 
 import pyro_pcflow as pcf
-from pyro_pcflow.distributions import NoisyPoint, one_sided
+from pyro_pcflow.distributions import one_sided
+from pyro_pcflow.distributions.gaussian_mixture import as_gaussians
 from pyro_pcflow.infer import Completer, UnknownBackground, UnknownNoise, complete
 
 UP = torch.tensor([0.0, 0.0, 1.0]).double()
@@ -48,11 +49,11 @@ def on_a_grid(partial, log_density, prior, values):
     return moments
 
 
-def check_moments(draws, moments):
+def check_moments(draws, moments, tolerance=0.25):
     # Draws of a chain are not independent, and a guide is normal: a third of the deviation for both.
     for values, (mean, deviation) in zip(draws, moments, strict=True):
         assert abs(values.mean() - mean) < deviation / 3
-        assert abs(values.std() / deviation - 1) < 0.3
+        assert abs(values.std() / deviation - 1) < tolerance
 
 
 def noisy_density(points, shift, width):
@@ -76,7 +77,12 @@ def scan_with_outliers(count, num_outliers, shift=-0.4):
     return scan
 
 
-GRIDS = {"noise_width": torch.logspace(-2.5, 0.7, 400).double(), "background_share": torch.logspace(-4, -0.03, 400)}
+GRIDS = {
+    "noise_width": torch.logspace(-2.5, 0.7, 400).double(),
+    "background_share": torch.logspace(-4, -0.03, 400).double(),
+}
+# Gradients of a guide are of one draw each.
+TOLERANCE = {"hmc": 0.25, "nuts": 0.25, "svi": 0.4}
 METHODS = [
     ("hmc", {"num_steps": 25}),
     ("svi", {"num_steps": 1000}),
@@ -90,7 +96,7 @@ def test_an_unknown_width_has_the_posterior_of_a_numerical_integral(method, opti
     partial = noisy_scan(0.4)
     found = complete(moved(), partial, 40, observe=UnknownNoise(WIDTH), method=method, num_samples=400, **options)
     moments = on_a_grid(partial, noisy_density, WIDTH, GRIDS["noise_width"])
-    check_moments([found.latents["shift"], found.latents["noise_width"]], moments)
+    check_moments([found.latents["shift"], found.latents["noise_width"]], moments, TOLERANCE[method])
     assert abs(moments[1][0] - 0.4) < 3 * moments[1][1]
 
 
@@ -100,8 +106,8 @@ def test_an_unknown_share_has_the_posterior_of_a_numerical_integral(method, opti
     partial = scan_with_outliers(60, 12)
     background = UnknownBackground(LOW, HIGH, SHARE)
     found = complete(moved(), partial, 60, observe=background, method=method, num_samples=400, **options)
-    moments = on_a_grid(partial, outlier_density, SHARE, GRIDS["background_share"].double())
-    check_moments([found.latents["shift"], found.latents["background_share"]], moments)
+    moments = on_a_grid(partial, outlier_density, SHARE, GRIDS["background_share"])
+    check_moments([found.latents["shift"], found.latents["background_share"]], moments, TOLERANCE[method])
     assert abs(moments[1][0] - 0.2) < 3 * moments[1][1]
 
 
@@ -121,7 +127,7 @@ def test_each_cloud_of_a_batch_has_its_own():
     partial[~mask] = torch.nan
     found = complete(moved((3,)), partial, 30, observe=UnknownBackground(LOW, HIGH, SHARE), **options)
     for cloud in range(3):
-        moments = on_a_grid(partial[cloud][mask[cloud]], outlier_density, SHARE, GRIDS["background_share"].double())
+        moments = on_a_grid(partial[cloud][mask[cloud]], outlier_density, SHARE, GRIDS["background_share"])
         check_moments([found.latents["shift"][:, cloud], found.latents["background_share"][:, cloud]], moments)
 
 
@@ -141,8 +147,9 @@ def test_what_nests_is_exact_for_gaussians():
     seen = pyro.poutine.condition(sensor, {"background_share": share, "noise_width": width})(point)
     assert seen.batch_shape == (4,)
     points = point.sample((7,)).clamp(-3.9, 3.9)
-    # Quadrature of many nodes for the noise, and many draws for what the sensor sees of it.
-    noisy = NoisyPoint(point, width, nodes=16)
+    log_weights, loc, root = as_gaussians(point)
+    covariance = root @ root.mT + width.square()[:, None, None, None] * torch.eye(3).double()
+    noisy = dist.MixtureSameFamily(dist.Categorical(logits=log_weights), dist.MultivariateNormal(loc, covariance))
     draws = noisy.sample((200_000,))
     kept = torch.special.ndtr((draws[..., 2] - 0.1) / 0.2).mean(0)
     clean = noisy.log_prob(points).exp() * torch.special.ndtr((points[..., 2] - 0.1) / 0.2) / kept
@@ -171,6 +178,8 @@ def test_all_methods_take_them(method, batch_shape):
 
     for proposal in (None, completer) if method == "hmc" else (None,):
         options = {"proposal": proposal} if proposal else {}
+        if method == "nuts":
+            options["warmup_steps"] = 8
         result = complete(
             completer.model, partial, 20, observe=sensor, method=method, num_steps=8, num_samples=4, **options
         )
