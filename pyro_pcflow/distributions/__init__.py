@@ -4,7 +4,7 @@ from pyro_pcflow.distributions.flow import PointCloudFlow
 from pyro_pcflow.distributions.flow_mixture import MixtureOfFlows
 from pyro_pcflow.distributions.mixture import PointMixture, with_background
 from pyro_pcflow.distributions.point_cloud import PointCloud
-from pyro_pcflow.distributions.sensor_noise import NoisyPoint
+from pyro_pcflow.distributions.sensor_noise import NoisyPoint, with_noise
 from pyro_pcflow.distributions.thinning import SoftHalfSpace, ThinnedPoint, one_sided
 from pyro_pcflow.distributions.uniform_rotation import UniformRotation
 
@@ -19,4 +19,5 @@ __all__ = [
     "UniformRotation",
     "one_sided",
     "with_background",
+    "with_noise",
 ]

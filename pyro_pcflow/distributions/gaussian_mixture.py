@@ -19,7 +19,7 @@ from pyro_pcflow.transforms.grouping import Groups
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["GaussianMixture", "Gaussians", "as_gaussians", "with_gaussians"]
+__all__ = ["GaussianMixture", "Gaussians", "as_gaussians", "convolved", "count_gaussians", "with_gaussians"]
 
 
 # Responsibilities that `statistics` holds at once: they stay in the cache of a core.
@@ -217,21 +217,53 @@ def as_gaussians(distribution: Distribution) -> tuple[Tensor, Tensor, Tensor] | 
         >>> log_weights.shape, loc.shape, root.shape
         (torch.Size([5, 1]), torch.Size([5, 1, 3]), torch.Size([5, 1, 3, 3]))
     """
+    if not count_gaussians(distribution):
+        return None
     if isinstance(distribution, GaussianMixture):
         logits, loc, factor = distribution.gaussians()
         return logits.log_softmax(-1), loc, _inverse_of_lower_triangular(factor)
     if isinstance(distribution, TransformedDistribution):
-        transforms = [part for part in distribution.transforms if isinstance(part, Bijection) and part.is_affine]
-        if len(transforms) < len(distribution.transforms):
-            return None
         gaussians = as_gaussians(distribution.base_dist)
-        return gaussians if gaussians is None else _transformed(*gaussians, transforms)
+        assert gaussians is not None  # or the transformed one would be none
+        return _transformed(*gaussians, distribution.transforms)
     while isinstance(distribution, Independent):
         distribution = distribution.base_dist
-    if isinstance(distribution, Normal) and distribution.loc.dim():
-        loc = distribution.loc.unsqueeze(-2)
-        return torch.zeros_like(loc[..., 0]), loc, torch.diag_embed(distribution.scale.unsqueeze(-2))
-    return None
+    loc = distribution.loc.unsqueeze(-2)
+    return torch.zeros_like(loc[..., 0]), loc, torch.diag_embed(distribution.scale.unsqueeze(-2))
+
+
+def count_gaussians(distribution: Distribution) -> int:
+    """The number of Gaussians that `as_gaussians` names, 0 if it names none; no parameter is evaluated."""
+    if isinstance(distribution, GaussianMixture):
+        return distribution.num_components
+    if isinstance(distribution, TransformedDistribution):
+        affine = all(isinstance(part, Bijection) and part.is_affine for part in distribution.transforms)
+        return count_gaussians(distribution.base_dist) if affine else 0
+    while isinstance(distribution, Independent):
+        distribution = distribution.base_dist
+    return int(isinstance(distribution, Normal) and distribution.loc.dim() > 0)
+
+
+def convolved(distribution: Distribution, scale: Tensor, context_shape: torch.Size) -> Gaussians:
+    """The Gaussians of a distribution, convolved with a round one: the covariances `S` become `S + scale^2 I`.
+
+    Args:
+        distribution: one with Gaussians, see `count_gaussians`.
+        scale: standard deviation of the round Gaussian, in the data's units, shape `(*batch,)`.
+        context_shape: what the batch shapes of both broadcast to.
+    """
+    gaussians = as_gaussians(distribution)
+    assert gaussians is not None
+    log_weights, loc, root = gaussians
+    wide = root.double()
+    variance = scale.double().square()[..., None, None, None]
+    covariance = wide @ wide.mT + variance * torch.eye(loc.shape[-1], dtype=torch.float64, device=loc.device)
+    factor = _inverse_of_lower_triangular(_cholesky(covariance)).to(root)
+    return Gaussians(
+        log_weights.expand(*context_shape, -1),
+        loc.expand(*context_shape, -1, -1),
+        factor.expand(*context_shape, -1, -1, -1),
+    )
 
 
 def with_gaussians(distribution: Distribution) -> Distribution:
@@ -263,6 +295,21 @@ def _inverse_of_lower_triangular(matrix: Tensor) -> Tensor:
             found = found - row[..., j, None] * above
         rows.append(found / row[..., i, None])
     return torch.stack(rows, -2)
+
+
+def _cholesky(matrix: Tensor) -> Tensor:
+    """Lower triangular root of positive definite matrices, entry by entry: as above."""
+    size = matrix.shape[-1]
+    zero = torch.zeros_like(matrix[..., 0, 0])
+    found: list[list[Tensor]] = []
+    for i in range(size):
+        row: list[Tensor] = []
+        for j in range(i):
+            rest = matrix[..., i, j] - sum((row[k] * found[j][k] for k in range(j)), zero)
+            row.append(rest / found[j][j])
+        row.append((matrix[..., i, i] - sum((part.square() for part in row), zero)).sqrt())
+        found.append(row)
+    return torch.stack([torch.stack([*row, *[zero] * (size - len(row))], -1) for row in found], -2)
 
 
 def _transformed(

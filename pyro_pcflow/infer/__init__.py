@@ -3,17 +3,21 @@
 from pyro_pcflow.infer.annealing import Evidence, evidence
 from pyro_pcflow.infer.bayesian_weights import BayesianWeights, fan_in_normal, functional_copy
 from pyro_pcflow.infer.calibration import Calibration, simulation_based_calibration
+from pyro_pcflow.infer.chains import Chains, sample_posterior
 from pyro_pcflow.infer.completer import Completer
 from pyro_pcflow.infer.completion import Completion, complete
+from pyro_pcflow.infer.datatree import to_datatree
 from pyro_pcflow.infer.noise_space import non_centred
 from pyro_pcflow.infer.point_process import sample_point_process
 from pyro_pcflow.infer.pose import sample_pose
+from pyro_pcflow.infer.sensors import UnknownBackground, UnknownNoise
 from pyro_pcflow.infer.tempering import calibrate_temper
 from pyro_pcflow.infer.views import Crop, DepthCamera, Hole, OneOf, OneSide, Outliers, Whole
 
 __all__ = [
     "BayesianWeights",
     "Calibration",
+    "Chains",
     "Completer",
     "Completion",
     "Crop",
@@ -23,6 +27,8 @@ __all__ = [
     "OneOf",
     "OneSide",
     "Outliers",
+    "UnknownBackground",
+    "UnknownNoise",
     "Whole",
     "calibrate_temper",
     "complete",
@@ -32,5 +38,7 @@ __all__ = [
     "non_centred",
     "sample_point_process",
     "sample_pose",
+    "sample_posterior",
     "simulation_based_calibration",
+    "to_datatree",
 ]

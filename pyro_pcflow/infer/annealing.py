@@ -178,9 +178,9 @@ def _anneal(
         if after == temperatures[-1]:
             break
         target = Tempered(log_densities, after)
-        state, probability = move(target, State.at(target, position), step_size, num_leapfrogs, scale_tril)
+        state, log_acceptance = move(target, State.at(target, position), step_size, num_leapfrogs, scale_tril)
         position, gain = state.position, state.log_likelihood
-        acceptance.append(probability.mean(0))
+        acceptance.append(log_acceptance.exp().mean(0))
     mean = torch.stack(acceptance).mean(0) if acceptance else torch.ones_like(log_weight[0])
     return log_weight, mean
 

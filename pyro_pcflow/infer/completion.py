@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from pyro_pcflow.distributions import MixtureOfFlows, PointCloud, PointCloudFlow
+from pyro_pcflow.infer.chains import FEWEST_STEPS, Chains, gathered
 from pyro_pcflow.infer.completer import Completer
 from pyro_pcflow.infer.hmc import Tempered, sample_hmc
 from pyro_pcflow.infer.noise_space import BASE_SUFFIX, NoiseSpace, non_centred
@@ -45,8 +46,6 @@ LEARNING_RATE = 0.02
 # Steps that are kept, and those before them that adapt a method.
 NUM_STEPS = {"hmc": 8, "svi": 500, "nuts": 500}
 WARMUP_STEPS = {"hmc": 8, "nuts": 200}
-# Fewest draws of a chain that tell whether it mixed.
-FEWEST_STEPS = 4
 # Draws per chain of the proposal, or of the prior, of which some are where chains start: by importance weights, which
 # are flattened until so many effective candidates per chain are left.
 CANDIDATES_PER_CHAIN, HAVE_A_SAY = 32, 1.5
@@ -79,6 +78,7 @@ class Completion:
         method: how they were found.
         diagnostics: for `"hmc"` see `complete`; for `"nuts"` what `MCMC.diagnostics` says (`r_hat`, `n_eff`,
             divergences); for `"svi"` the `losses`, negative evidence lower bounds in nats, one per step.
+        chains: all draws that `"hmc"` and `"nuts"` kept; None for other methods.
     """
 
     clouds: Tensor
@@ -86,6 +86,7 @@ class Completion:
     latents: dict[str, Tensor]
     method: str
     diagnostics: dict[str, Any]
+    chains: Chains | None = None
 
 
 def complete(
@@ -140,7 +141,9 @@ def complete(
         mask: True at observed points, shape `(*batch, N)`, if clouds have different sizes; padding is filled too.
         labels: class numbers of the clouds, shape `(*batch,)`, for a model with a `point_model` that has classes.
         observe: from the point distribution of the object to that of observed points, for example
-            `lambda point: one_sided(point, direction)`; by default the identity. It may sample latents of its own.
+            `lambda point: one_sided(point, direction)`; by default the identity. It is called in plates of the clouds,
+            so that a latent that it samples is one of each cloud, such as those of `UnknownBackground` and
+            `UnknownNoise`.
         fill: from the point distribution of the object to that of the drawn points, for example
             `lambda point: one_sided(point, direction).complement()`; by default the identity.
         method: see above.
@@ -202,15 +205,17 @@ def complete(
 
     def observed_model() -> None:
         point = point_model()
-        cloud = PointCloud(point if observe is None else observe(point), mask=mask)
         with ExitStack() as plates:
             for dim, size in enumerate(batch_shape, -len(batch_shape)):
                 plates.enter_context(pyro.plate(f"partial{dim}", size, dim=dim))
+            # In the plates, so that what a sensor does not know is a latent of each cloud.
+            cloud = PointCloud(point if observe is None else observe(point), mask=mask)
             pyro.sample("partial", cloud, obs=partial)
 
     # What inference registers is forgotten afterwards.
     with pyro.get_param_store().scope():
         space = NoiseSpace(observed_model, batch_shape)
+        chains: Chains | None = None
         if method == "svi":
             noise, diagnostics = _by_svi(
                 space,
@@ -222,14 +227,14 @@ def complete(
                 guide or AutoMultivariateNormal,
             )
         elif method == "nuts":
-            noise, diagnostics = _by_nuts(
+            noise, diagnostics, chains = _by_nuts(
                 space, observed_model, num_samples, num_chains, num_steps, warmup_steps, init or init_to_median
             )
         elif method == "completer":
             assert proposal is not None  # as was checked
             noise, diagnostics = _proposed(space, proposal, partial, mask, labels, num_samples)[0], {}
         else:
-            noise, diagnostics = _by_hmc(
+            noise, diagnostics, chains = _by_hmc(
                 space, partial, mask, labels, proposal, temper, num_samples, num_chains, num_steps, warmup_steps
             )
         latents = space.latents(noise)
@@ -239,7 +244,7 @@ def complete(
             _fill(poutine.condition(point_model, data=_row(latents, index))(), padded, missing, fill)
             for index in range(num_samples)
         ]
-    return Completion(torch.stack(clouds), ~missing, latents, method, diagnostics)
+    return Completion(torch.stack(clouds), ~missing, latents, method, diagnostics, chains)
 
 
 def _check_proposal(model: Any, proposal: Completer | str | None) -> Completer | None:
@@ -378,7 +383,7 @@ def _by_nuts(
     num_steps: int,
     warmup_steps: int,
     init: Callable,
-) -> tuple[Tensor, dict[str, Any]]:
+) -> tuple[Tensor, dict[str, Any], Chains]:
     chains = []
     for _ in range(num_chains):
         kernel = NUTS(non_centred(model), init_strategy=init)
@@ -389,7 +394,10 @@ def _by_nuts(
     diagnostics = chains[0].diagnostics()
     if num_chains > 1:
         diagnostics |= _mixing(noise, {})
-    return _thinned(noise, num_samples), diagnostics
+    diverging = torch.zeros(num_steps, num_chains, dtype=torch.bool)
+    for index, chain in enumerate(chains):
+        diverging[chain.diagnostics()["divergences"]["chain 0"], index] = True
+    return _thinned(noise, num_samples), diagnostics, gathered(space, noise, diverging=diverging)
 
 
 def _by_hmc(
@@ -403,7 +411,7 @@ def _by_hmc(
     num_chains: int,
     num_steps: int,
     warmup_steps: int,
-) -> tuple[Tensor, dict[str, Any]]:
+) -> tuple[Tensor, dict[str, Any], Chains]:
     exponent = _exponent(temper, proposal, mask)
     exponent = exponent if exponent.shape == space.batch_shape else exponent.mean()
     target = Tempered(space.log_densities, exponent)
@@ -423,8 +431,8 @@ def _by_hmc(
         scale_tril=lambda noise: _scale_tril(prior_precision, exponent, space.information(noise, NUM_GRADIENTS)),
         step_size=STEP_SIZE,
     )
-    with torch.no_grad():
-        log_prior = torch.stack([space.log_densities(noise)[0] for noise in result.noise])
+    chains = gathered(space, result.noise, **result.statistics)
+    log_prior = chains.statistics["log_prior"].transpose(0, 1)
     diagnostics = {
         **_mixing(result.noise, {"log_prior": log_prior, "log_likelihood": result.log_likelihood}),
         "acceptance": result.acceptance,
@@ -432,7 +440,7 @@ def _by_hmc(
         "temper": exponent.expand(space.batch_shape),
         "log_likelihood": result.log_likelihood,
     }
-    return _thinned(result.noise, num_samples), diagnostics
+    return _thinned(result.noise, num_samples), diagnostics, chains
 
 
 def _exponent(temper: float | str, proposal: Completer | None, mask: Tensor) -> Tensor:

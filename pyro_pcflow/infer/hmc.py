@@ -14,6 +14,9 @@ __all__ = ["HmcResult", "State", "Target", "Tempered", "move", "sample_hmc"]
 # Stochastic approximation of the logarithm of the step size (Andrieu and Thoms, A tutorial on adaptive MCMC, Statistics
 # and Computing 2008, section 4.2.2). The mean over chains is so sure that a few steps are enough.
 TARGET_ACCEPTANCE, GAIN, DECAY = 0.8, 1.5, 0.6
+# Nats of energy that a trajectory may lose before it counts as divergent (Betancourt, A conceptual introduction to
+# Hamiltonian Monte Carlo, 2017, section 6.2; the threshold is Stan's).
+LOST_ENERGY = 1000.0
 # From noise (chains, *batch, L) to the log-densities of prior and likelihood, (chains, *batch) each.
 LogDensities = Callable[[Tensor], tuple[Tensor, Tensor]]
 # From noise to the log-density that is sampled, and the log-likelihood, (chains, *batch) each.
@@ -47,14 +50,29 @@ class HmcResult:
     Attributes:
         noise: kept draws, shape `(num_steps, chains, *batch, L)`.
         log_likelihood: at the draws, not tempered, shape `(num_steps, chains, *batch)`.
-        acceptance: mean probability of acceptance, shape `(*batch,)`.
+        log_acceptance: log-probability of acceptance of the trajectory to each draw, `-inf` where it left the numbers,
+            shape `(num_steps, chains, *batch)`.
         step_size: shape `(*batch,)`.
     """
 
     noise: Tensor
     log_likelihood: Tensor
-    acceptance: Tensor
+    log_acceptance: Tensor
     step_size: Tensor
+
+    @property
+    def acceptance(self) -> Tensor:
+        """Mean probability of acceptance, shape `(*batch,)`."""
+        return self.log_acceptance.exp().mean((0, 1))
+
+    @property
+    def statistics(self) -> dict[str, Tensor]:
+        """Of each draw, by the names of ArviZ, shape `(num_steps, chains, *batch)`: see `Chains.statistics`."""
+        return {
+            "acceptance_rate": self.log_acceptance.exp(),
+            "diverging": self.log_acceptance < -LOST_ENERGY,
+            "step_size": self.step_size.expand(self.log_acceptance.shape),
+        }
 
 
 def sample_hmc(
@@ -95,20 +113,20 @@ def sample_hmc(
     state = State.at(target, start)
     log_step = start.new_full(start.shape[1:-1], math.log(step_size))
     root = scale_tril(start) if callable(scale_tril) else scale_tril
-    draws, likelihoods, acceptances = [], [], []
+    draws, likelihoods, log_acceptances = [], [], []
     for step in range(warmup_steps + num_steps):
         if callable(scale_tril) and 0 < step == warmup_steps // 2:
             root = scale_tril(state.position)
         leapfrogs = int(torch.randint(max(1, num_leapfrogs // 2), num_leapfrogs + num_leapfrogs // 2 + 1, ()))
-        state, probability = move(target, state, log_step.exp(), leapfrogs, root)
+        state, log_acceptance = move(target, state, log_step.exp(), leapfrogs, root)
         if step >= warmup_steps:
             draws.append(state.position)
             likelihoods.append(state.log_likelihood)
-            acceptances.append(probability.mean(0))
+            log_acceptances.append(log_acceptance)
             continue
-        surplus = (probability.mean(0) - TARGET_ACCEPTANCE).to(log_step)
+        surplus = (log_acceptance.exp().mean(0) - TARGET_ACCEPTANCE).to(log_step)
         log_step = log_step + GAIN * (step + 1) ** -DECAY * surplus
-    return HmcResult(torch.stack(draws), torch.stack(likelihoods), torch.stack(acceptances).mean(0), log_step.exp())
+    return HmcResult(torch.stack(draws), torch.stack(likelihoods), torch.stack(log_acceptances), log_step.exp())
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,7 +151,7 @@ class State:
 def move(
     target: Target, state: State, step_size: Tensor, num_leapfrogs: int, scale_tril: Tensor | None
 ) -> tuple[State, Tensor]:
-    """One trajectory of every chain, and its probability of acceptance.
+    """One trajectory of every chain, and its log-probability of acceptance.
 
     Args:
         target: what is sampled.
@@ -143,7 +161,7 @@ def move(
         scale_tril: see `sample_hmc`.
 
     Returns:
-        Where chains are then, and probabilities, shape `(chains, *batch)`.
+        Where chains are then, and log-probabilities, shape `(chains, *batch)`.
     """
     momentum = torch.randn_like(state.position)
     log_joint = state.value - 0.5 * momentum.square().sum(-1)
@@ -153,15 +171,15 @@ def move(
         moved = State.at(target, moved.position + size * _times(scale_tril, momentum))
         momentum = momentum + 0.5 * size * _times(scale_tril, moved.gradient, transposed=True)
     change = moved.value - 0.5 * momentum.square().sum(-1) - log_joint
-    probability = change.nan_to_num(nan=-torch.inf).clamp(max=0).exp()
-    accepted = torch.rand_like(probability) < probability
+    log_acceptance = torch.where(change.isnan(), -torch.inf, change.clamp(max=0))
+    accepted = torch.rand_like(log_acceptance) < log_acceptance.exp()
     chosen = accepted.unsqueeze(-1)
     return State(
         torch.where(chosen, moved.position, state.position),
         torch.where(accepted, moved.value, state.value),
         torch.where(chosen, moved.gradient, state.gradient),
         torch.where(accepted, moved.log_likelihood, state.log_likelihood),
-    ), probability
+    ), log_acceptance
 
 
 def _times(scale_tril: Tensor | None, vectors: Tensor, *, transposed: bool = False) -> Tensor:

@@ -12,7 +12,7 @@ from pyro.infer import Trace_ELBO
 from pyro.infer.autoguide import AutoDelta, init_to_sample
 
 import pyro_pcflow as pcf
-from pyro_pcflow.distributions import MixtureOfFlows, NoisyPoint, PointMixture, one_sided, with_background
+from pyro_pcflow.distributions import MixtureOfFlows, NoisyPoint, PointMixture, one_sided, with_background, with_noise
 from pyro_pcflow.distributions.base import CompositeDistribution, select_points
 from pyro_pcflow.distributions.quasi_random import _sobol_normal
 from pyro_pcflow.transforms import similarity
@@ -51,6 +51,8 @@ POINTS = {
     "background by the context": lambda c: with_background(FLOW.condition(c), c[..., 0].sigmoid(), LOW, HIGH),
     "noisy": lambda c: NoisyPoint(FLOW.condition(c), 0.1, nodes=4),
     "noisy by the context": lambda c: NoisyPoint(FLOW.condition(c), 0.1 * c[..., 0].exp(), nodes=4),
+    "noisy Gaussians": lambda c: with_noise(GAUSSIANS.condition(c), 0.4),
+    "noisy Gaussians by the context": lambda c: with_noise(posed(GAUSSIANS.condition(c)), 0.4 * c[..., 0].exp()),
     "one side": lambda c: one_sided(FLOW.condition(c), UP),
     "other side": lambda c: one_sided(FLOW.condition(c), UP).complement(),
     "one side of a mixture": lambda c: one_sided(MIXTURE.condition(c), UP),

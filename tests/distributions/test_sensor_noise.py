@@ -1,4 +1,4 @@
-"""Gaussian sensor noise by quadrature."""
+"""Gaussian sensor noise, exact and by quadrature."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ import torch
 
 import pyro_pcflow as pcf
 from helpers.gaussian_sheet import thin_sheet
-from pyro_pcflow.distributions import NoisyPoint
+from pyro_pcflow.distributions import NoisyPoint, one_sided, with_noise
+from pyro_pcflow.distributions.gaussian_mixture import GaussianMixture, as_gaussians
 from pyro_pcflow.distributions.sensor_noise import gauss_hermite
+from pyro_pcflow.transforms import similarity
 
 
 def make_flow(**options):
@@ -91,3 +93,62 @@ def test_wrong_noise():
         NoisyPoint(dist.Normal(0.0, 1.0), 0.1)
     with pytest.raises(TypeError, match="got Tensor"):
         NoisyPoint(torch.zeros(3), 0.1)
+
+
+def gaussian_flow():
+    flow = pcf.PointCloudFlow(3, 2, base="mixture", num_components=5, num_couplings=0)
+    return pcf.testing.randomize_parameters(flow, 0.3).double().requires_grad_(False)
+
+
+@pytest.mark.parametrize("batch_shape", [(), (4,)])
+def test_noise_of_gaussians_is_exact(batch_shape):
+    """Of a posed mixture and a width per cloud, against torch's own mixture of the convolved Gaussians."""
+    torch.manual_seed(0)
+    pose = similarity(torch.randn(4).double(), torch.randn(3).double(), 0.6)
+    point = dist.TransformedDistribution(gaussian_flow().condition(torch.randn(*batch_shape, 2).double()), [pose])
+    width = 0.1 + torch.rand(batch_shape).double()
+    noisy = with_noise(point, width)
+    assert isinstance(noisy, GaussianMixture)
+    assert noisy.batch_shape == batch_shape
+    log_weights, loc, root = as_gaussians(point)
+    covariance = root @ root.mT + width.square()[..., None, None, None] * torch.eye(3).double()
+    expected = dist.MixtureSameFamily(
+        torch.distributions.Categorical(logits=log_weights), dist.MultivariateNormal(loc, covariance)
+    )
+    points = noisy.sample((50,))
+    torch.testing.assert_close(noisy.log_prob(points), expected.log_prob(points))
+
+
+def test_noise_of_a_normal_and_of_anything_else():
+    normal = dist.Normal(torch.zeros(2, 3).double(), 0.3).to_event(1)
+    points = torch.randn(7, 2, 3).double()
+    expected = dist.Normal(torch.zeros(2, 3).double(), 0.5).to_event(1).log_prob(points)
+    torch.testing.assert_close(with_noise(normal, 0.4).log_prob(points), expected)
+    assert isinstance(with_noise(make_flow().condition(), 0.4, nodes=2), NoisyPoint)
+    assert with_noise(make_flow().condition(), 0.4, nodes=2).nodes == 2
+    with pytest.raises(ValueError, match="not negative"):
+        with_noise(normal, -0.1)
+
+
+def test_noise_of_gaussians_follows_their_parameters():
+    """They are evaluated when points are scored, and carry the gradients of the width."""
+    flow = gaussian_flow()
+    context = torch.zeros(2).double()
+    width = torch.tensor(0.2).double().requires_grad_()
+    noisy = with_noise(flow.condition(context), width)
+    points = torch.randn(5, 3).double()
+    before = noisy.log_prob(points)
+    assert torch.autograd.gradcheck(lambda w: with_noise(flow.condition(context), w).log_prob(points), (width,))
+    with torch.no_grad():
+        for parameter in flow.parameters():
+            parameter.mul_(1.5)
+    assert (noisy.log_prob(points) - before).abs().min() > 1e-3
+
+
+def test_what_one_side_of_noisy_gaussians_is_normalised_by():
+    """No sample of quasi-Monte Carlo: one would be far off."""
+    up = torch.tensor([0.0, 0.0, 1.0]).double()
+    noisy = with_noise(dist.Normal(torch.full((3,), 0.2).double(), 0.3).to_event(1), 0.4)
+    seen = one_sided(noisy, up, offset=0.5, softness=1.2, num_samples=1)
+    expected = torch.special.ndtr(torch.tensor(-0.3 / 1.3).double()).log()
+    torch.testing.assert_close(seen.log_normalizer(), expected)

@@ -10,7 +10,7 @@ from pyro.infer.autoguide import AutoNormal
 
 import pyro_pcflow as pcf
 from helpers.conjugate import make_conjugate
-from pyro_pcflow.distributions import one_sided
+from pyro_pcflow.distributions import one_sided, with_background
 from pyro_pcflow.infer import Completer, complete, sample_pose
 
 
@@ -196,6 +196,36 @@ def test_diagnostics_of_many_chains(known):
         assert found[name].shape == (3,)
     assert (found["r_hat"] < 1.2).all()
     assert (found["temper"] == 1).all()
+
+
+def test_all_draws_of_chains_are_kept(known):
+    """With their own log-likelihoods; methods without chains have none."""
+    pyro.set_rng_seed(0)
+    partial = known.flow.cloud(torch.zeros(3, 2).double(), num_points=15).sample()
+    for method, num_chains in (("hmc", 5), ("nuts", 2)):
+        options = {"num_chains": num_chains, "num_steps": 6, "num_samples": 4}
+        result = complete(known.flow, partial, 20, method=method, warmup_steps=4, **options)
+        context, statistics = result.chains.samples["context"], result.chains.statistics
+        assert context.shape == (num_chains, 6, 3, 2)
+        expected = known.flow.cloud(context, num_points=15).log_prob(partial)
+        torch.testing.assert_close(statistics["log_likelihood"], expected)
+        assert statistics["diverging"].shape == ((num_chains, 6, 3) if method == "hmc" else (num_chains, 6))
+        if method == "hmc":
+            torch.testing.assert_close(statistics["log_likelihood"], result.diagnostics["log_likelihood"].movedim(1, 0))
+    assert complete(known.flow, partial, 20, method="svi", num_steps=2, num_samples=1).chains is None
+
+
+def test_latents_of_a_sensor_are_of_each_cloud(known):
+    """Whatever `observe` samples, without a plate of its own."""
+    partial = known.flow.cloud(torch.zeros(3, 2).double(), num_points=15).sample()
+    low, high = partial.amin((0, 1)), partial.amax((0, 1))
+
+    def with_outliers(point):
+        return with_background(point, pyro.sample("share", dist.Beta(torch.ones(()).double(), 20.0)), low, high)
+
+    result = complete(known.flow, partial, 20, observe=with_outliers, num_steps=4, warmup_steps=2, num_samples=4)
+    assert result.latents["share"].shape == (4, 3)
+    assert result.diagnostics["r_hat"].shape == (3, 3)
 
 
 def test_chains_start_where_the_likelihood_is_high(known):
