@@ -1,6 +1,6 @@
 r"""How good posteriors of partial clouds are, and what they cost: score, coverage, seconds.
 
-    python -m benchmarks.posterior body.npz --out runs/posterior                       # the shipped model, about 3 hours
+    python -m benchmarks.posterior body.npz --out runs/posterior           # the shipped model, hours
     python -m benchmarks.posterior face.npz chair.npz --out runs/posterior --clouds 50
     python -m benchmarks.posterior body.npz --views half --points 100 --out runs/smoke --clouds 5
 
@@ -221,18 +221,14 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
             covered = torch.tensor(row["regions"])
             mean, error = covered.mean(0), covered.std(0) / math.sqrt(len(covered))
             axis.plot(LEVELS, mean, color=colors[row["method"]], label=row["method"], lw=1.4)
-            axis.fill_between(
-                LEVELS, mean - 2 * error, mean + 2 * error, color=colors[row["method"]], alpha=0.15, lw=0
-            )
+            axis.fill_between(LEVELS, mean - 2 * error, mean + 2 * error, color=colors[row["method"]], alpha=0.15, lw=0)
         axis.set_title(f"{category}, {points} points", fontsize="medium")
         axis.set_aspect("equal")
         axis.spines[["top", "right"]].set_visible(False)
     axes[0, 0].set_ylabel("hidden points within")
     figure.supxlabel("level of the region", fontsize="medium")
     handles = {
-        label: handle
-        for axis in axes.flat
-        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
+        label: handle for axis in axes.flat for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
     }
     figure.legend(handles.values(), handles, loc="outside right upper", frameon=False)
     figure.savefig(path, dpi=150)
@@ -248,7 +244,9 @@ def main() -> None:
     parser.add_argument("--whose", nargs="+", choices=["held-out", "own"], default=["held-out", "own"])
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--clouds", type=int, default=50, help="clouds of each kind (%(default)s)")
-    parser.add_argument("--seconds", type=float, default=900.0, help="to train a model, and its completer (%(default)s)")
+    parser.add_argument(
+        "--seconds", type=float, default=900.0, help="to train a model, and its completer (%(default)s)"
+    )
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     file = arguments.out / "rows.jsonl"
@@ -268,7 +266,9 @@ def main() -> None:
             rows.append(row)
             with file.open("a") as stream:
                 stream.write(json.dumps(row) + "\n")
-            print(table([*(other for other in rows if key["category"] == other["category"])]).splitlines()[-1], flush=True)
+            print(
+                table([*(other for other in rows if key["category"] == other["category"])]).splitlines()[-1], flush=True
+            )
     print(table(rows))
     draw(rows, arguments.out / "coverage.png")
 

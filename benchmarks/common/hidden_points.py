@@ -48,7 +48,7 @@ def score_hidden(model: Any, latents: Tensor, sensor: Sensor, clouds: Tensor, re
     The density of a hidden point given a draw is that of a point of the whole shape, times the probability that the
     sensor misses it there, over the share that it misses of a simulated cloud. Where that probability depends on the
     rest of the shape, as for a camera, it is left out of the height of points for all methods alike. The heights of a
-    draw's own points are of the mixture of all other draws, see `pyro_pcflow.infer.hidden_coverage`.
+    draw's own points are of the mixture of all other draws, see `pyro_pcflow.infer.checks.region_share`.
 
     Args:
         model: a model of many clouds.

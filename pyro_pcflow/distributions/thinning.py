@@ -19,10 +19,14 @@ from pyro_pcflow.distributions.quasi_random import quasi_monte_carlo
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["SoftHalfSpace", "ThinnedPoint", "one_sided"]
+__all__ = ["NothingRecordedError", "SoftHalfSpace", "ThinnedPoint", "one_sided"]
 
 # Where a sample is rejected this often, no density could be normalised either.
 MAX_ROUNDS = 10_000
+
+
+class NothingRecordedError(ValueError):
+    """A sensor sees next to nothing of an object, so that no recorded point can be drawn."""
 
 
 @runtime_checkable
@@ -182,7 +186,7 @@ class ThinnedPoint(PointDistribution):
         """Sample recorded points, shape `(*sample_shape, *batch_shape, D)`.
 
         Raises:
-            ValueError: if next to no point is recorded.
+            NothingRecordedError: if next to no point is recorded.
         """
         points = self.point_distribution.expand(self.batch_shape)
         with torch.no_grad():
@@ -194,7 +198,7 @@ class ThinnedPoint(PointDistribution):
                 fresh = points.sample(torch.Size(sample_shape))
                 samples = torch.where(rejected.unsqueeze(-1), fresh, samples)
                 rejected = rejected & self._reject(samples)
-        raise ValueError(
+        raise NothingRecordedError(
             f"after {MAX_ROUNDS} rounds {int(rejected.sum())} samples were still not recorded: the sensor sees next to "
             f"nothing of the object, the log-probability of a point is {self.log_normalizer().min().item():.3g}"
         )

@@ -134,7 +134,7 @@ def evidence(
             num_steps=1,
             warmup_steps=PILOT_STEPS,
             num_leapfrogs=num_leapfrogs,
-            scale_tril=scale_tril,
+            root=scale_tril,
             step_size=STEP_SIZE,
         )
         options = (num_temperatures, num_leapfrogs, pilot.step_size, scale_tril)
@@ -164,7 +164,7 @@ def _anneal(
     num_temperatures: int,
     num_leapfrogs: int,
     step_size: Tensor,
-    scale_tril: Tensor,
+    root: Tensor,
     backwards: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Carry particles from the start to the target or back, and sum up the logarithms of their weights."""
@@ -178,7 +178,7 @@ def _anneal(
         if after == temperatures[-1]:
             break
         target = Tempered(log_densities, after)
-        state, log_acceptance = move(target, State.at(target, position), step_size, num_leapfrogs, scale_tril)
+        state, log_acceptance = move(target, State.at(target, position), step_size, num_leapfrogs, root)
         position, gain = state.position, state.log_likelihood
         acceptance.append(log_acceptance.exp().mean(0))
     mean = torch.stack(acceptance).mean(0) if acceptance else torch.ones_like(log_weight[0])

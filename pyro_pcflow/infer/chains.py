@@ -94,8 +94,8 @@ def sample_posterior(
         The chains.
 
     Raises:
-        ValueError: if the model has no latents or discrete ones, a number is out of range, or latents are not in plates
-            of the batch shape.
+        ValueError: if the model has no latents or discrete ones, a number is out of range, latents are not in plates of the
+            batch shape, or the model cannot be put into a plate.
 
     Examples:
         >>> import pyro.distributions as dist
@@ -123,8 +123,9 @@ def sample_posterior(
                 f"not every latent is sampled in plates of batch_shape={tuple(batch_shape)}: {', '.join(space.names)}; "
                 "leave batch_shape out to make one problem of all"
             )
+        space.check_that_chains_are_apart()
         target = Tempered(space.log_densities)
-        start, scale_tril, left = space.from_prior(num_chains), None, warmup_steps
+        start, root, left = space.from_prior(num_chains), None, warmup_steps
         for share in WINDOWS:
             steps = int(share * warmup_steps)
             if steps < FEWEST_STEPS:
@@ -135,9 +136,9 @@ def sample_posterior(
                 num_steps=steps - steps // 2,
                 warmup_steps=steps // 2,
                 num_leapfrogs=num_leapfrogs,
-                scale_tril=scale_tril,
+                root=root,
             )
-            start, scale_tril = window.noise[-1], _pooled_scale(window.noise)
+            start, root = window.noise[-1], _pooled_scale(window.noise)
             left -= steps
         result = sample_hmc(
             target,
@@ -145,7 +146,7 @@ def sample_posterior(
             num_steps=num_steps,
             warmup_steps=left,
             num_leapfrogs=num_leapfrogs,
-            scale_tril=scale_tril,
+            root=root,
         )
         return gathered(space, result.noise, **result.statistics)
 

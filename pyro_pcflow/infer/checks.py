@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from scipy import stats
 from torch import Tensor
 from torch.distributions import Distribution
 
-from pyro_pcflow.distributions import PointCloud
+from pyro_pcflow.distributions import NothingRecordedError, PointCloud
 
 __all__ = ["CompletionCheck", "check_draws", "region_share"]
 
@@ -19,14 +20,16 @@ __all__ = ["CompletionCheck", "check_draws", "region_share"]
 DRAWN_POINTS, COMPARED_POINTS = 32, 200
 # Share of points beyond the 99% region of the posterior predictive, of which there should be 1%.
 LEVEL, MOST_STRANGE = 0.99, 0.05
+# Of a few points, one may be strange by chance: the least probability of so many that is not doubted.
+LEAST_CHANCE = 1e-3
 # Up to this share they are outliers rather than another thing.
 FEW_STRANGE = 0.2
 # Logarithm of how far the points that should have been observed are from those that were, over how far from another
 # replicate; standard deviations that the log-density of latents may lie below its mean under the prior; and split
 # r_hat of the log-likelihood.
 FARTHEST, LOWEST_PRIOR, LARGEST_R_HAT = 0.35, -4.0, 3.0
-# Ratio of the sizes of what was observed and of the shapes that were found.
-LARGEST_RATIO = 1.5
+# Ratios of the sizes of what was observed, which may be a part, and of the shapes that were found.
+LEAST_RATIO, LARGEST_RATIO = 0.2, 1.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,16 +40,19 @@ class CompletionCheck:
         strange: share of observed points beyond the 99% highest-density region of the posterior predictive, shape
             `(*batch,)`: 1% if all is right (Gelman, Meng and Stern, Posterior predictive assessment of model fitness
             via realized discrepancies, Statistica Sinica 1996).
+        chance: probability of as many strange points or more, if each is strange with a probability of 1%.
         missing: logarithm of how far points that the sensor should have recorded lie from those that it did, over how
             far they lie from other such points; 0 if all is right, and NaN where a completer was asked alone, to which
             any part of a shape is one.
-        prior: how many standard deviations the log-density of the latents lies above its mean under the prior.
+        prior: how many standard deviations the log-density of the latents lies above its mean under the prior; NaN of a
+            model that cannot be evaluated for many draws at once.
         r_hat: split r_hat of the log-likelihood; NaN without chains.
-        ratio: size of the observed, from its middle, over that of the shapes that were found.
+        ratio: size of the observed, a median distance from its middle, over that of the shapes that were found.
         messages: what to say of each kind of trouble, with the number of clouds that have it.
     """
 
     strange: Tensor
+    chance: Tensor
     missing: Tensor
     prior: Tensor
     r_hat: Tensor
@@ -90,10 +96,20 @@ def check_draws(
     """
     batch = partial.shape[:-2]
     nothing = partial.new_full(batch, math.nan)
-    strange = 1 - region_share(seen, partial, mask, LEVEL)
+    count = mask.sum(-1)
+    missing = nothing
+    try:
+        strange = torch.where(count > 0, 1 - region_share(seen, partial, mask, LEVEL), 0.0)
+        if not any_part:
+            missing = _missing(seen, partial, mask)
+    except NothingRecordedError:
+        # A shape of which the sensor sees nothing would not have made a single point.
+        strange = torch.ones_like(nothing)
+    chance = stats.binom.sf((strange * count).round().cpu().numpy() - 1, count.cpu().numpy(), 1 - LEVEL)
     return _with_messages(
-        strange=torch.where(mask.any(-1), strange, 0.0),
-        missing=nothing if any_part else _missing(seen, partial, mask),
+        strange=strange,
+        chance=torch.as_tensor(chance).to(strange),
+        missing=missing,
         prior=prior.expand(batch),
         r_hat=nothing if r_hat is None else r_hat.expand(batch),
         ratio=_ratio(whole, partial, mask),
@@ -148,18 +164,20 @@ def _nearest(points: Tensor, others: Tensor, mask: Tensor) -> Tensor:
 
 
 def _ratio(whole: Sequence[Distribution], partial: Tensor, mask: Tensor) -> Tensor:
-    """Size of the observed over that of whole shapes: mean distance from the middle of the latter."""
+    """Size of the observed over that of whole shapes: the median distance from the middle of each."""
     drawn = torch.stack([density.expand(partial.shape[:-2]).sample(torch.Size((DRAWN_POINTS,))) for density in whole])
-    points = drawn.flatten(0, 1).movedim(0, -2)
-    middle = points.mean(-2, keepdim=True)
-    observed = torch.where(mask, (partial - middle).norm(dim=-1), 0.0).sum(-1) / mask.sum(-1).clamp(min=1)
-    return torch.where(mask.any(-1), observed / (points - middle).norm(dim=-1).mean(-1), 1.0)
+    shapes = drawn.flatten(0, 1).movedim(0, -2)
+    sizes = [
+        (points - points.nanmedian(-2, keepdim=True).values).norm(dim=-1).nanmedian(-1).values
+        for points in (partial.masked_fill(~mask.unsqueeze(-1), torch.nan), shapes)
+    ]
+    return (sizes[0] / sizes[1]).nan_to_num(nan=1.0)
 
 
 def _troubles(check: CompletionCheck) -> dict[str, Tensor]:
     """Which clouds have which trouble."""
-    strange = check.strange > MOST_STRANGE
-    size = strange & ((check.ratio > LARGEST_RATIO) | (check.ratio < 1 / LARGEST_RATIO))
+    strange = (check.strange > MOST_STRANGE) & (check.chance < LEAST_CHANCE)
+    size = strange & ((check.ratio > LARGEST_RATIO) | (check.ratio < LEAST_RATIO))
     few = strange & ~size & (check.strange <= FEW_STRANGE)
     return {
         "other units or a far outlier: the observed has another size than the shapes that were found": size,

@@ -13,17 +13,16 @@ import pyro
 import pyro.distributions as dist
 import torch
 from pyro import poutine
-from pyro.infer import MCMC, NUTS, Trace_ELBO
 from pyro.infer.autoguide import AutoMultivariateNormal, init_to_median
-from pyro.ops.stats import effective_sample_size, split_gelman_rubin
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from pyro_pcflow.distributions import MixtureOfFlows, PointCloud, PointCloudFlow
-from pyro_pcflow.infer.chains import FEWEST_STEPS, Chains, gathered
+from pyro_pcflow.infer.chains import FEWEST_STEPS, Chains
+from pyro_pcflow.infer.checks import CompletionCheck, check_draws
 from pyro_pcflow.infer.completer import Completer
-from pyro_pcflow.infer.hmc import Tempered, sample_hmc
-from pyro_pcflow.infer.noise_space import BASE_SUFFIX, NoiseSpace, non_centred
+from pyro_pcflow.infer.methods import by_hmc, by_nuts, by_proposal, by_svi
+from pyro_pcflow.infer.noise_space import NoiseSpace, without_validation
 from pyro_pcflow.models.latent import LatentCloudModel
 
 __all__ = ["Completion", "complete"]
@@ -46,14 +45,8 @@ LEARNING_RATE = 0.02
 # Steps that are kept, and those before them that adapt a method.
 NUM_STEPS = {"hmc": 8, "svi": 500, "nuts": 500}
 WARMUP_STEPS = {"hmc": 8, "nuts": 200}
-# Draws per chain of the proposal, or of the prior, of which some are where chains start: by importance weights, which
-# are flattened until so many effective candidates per chain are left.
-CANDIDATES_PER_CHAIN, HAVE_A_SAY = 32, 1.5
-# Random gradients of a chain by which the information of the points is found, which is the scale of the steps, and the
-# first step size in its units.
-NUM_GRADIENTS, STEP_SIZE = 4, 0.35
-# Mean number of leapfrogs of a trajectory.
-NUM_LEAPFROGS = 7
+# Draws that a posterior is checked by, and those of the prior that their log-density is compared with.
+CHECKED, PRIOR_DRAWS = 16, 256
 Wrapper = Callable[[Distribution], Distribution]
 
 
@@ -79,6 +72,7 @@ class Completion:
         diagnostics: for `"hmc"` see `complete`; for `"nuts"` what `MCMC.diagnostics` says (`r_hat`, `n_eff`,
             divergences); for `"svi"` the `losses`, negative evidence lower bounds in nats, one per step.
         chains: all draws that `"hmc"` and `"nuts"` kept; None for other methods.
+        checked: what `check` returns; None if `complete` was told not to check.
     """
 
     clouds: Tensor
@@ -87,6 +81,17 @@ class Completion:
     method: str
     diagnostics: dict[str, Any]
     chains: Chains | None = None
+    checked: CompletionCheck | None = None
+
+    def check(self) -> CompletionCheck:
+        """What speaks against the result; true if nothing does.
+
+        Raises:
+            ValueError: if `complete` was told not to check.
+        """
+        if self.checked is None:
+            raise ValueError("this completion was made with check=False, and what it would be compared with is gone")
+        return self.checked
 
 
 def complete(
@@ -108,6 +113,7 @@ def complete(
     lr: float | None = None,
     guide: Callable[[Callable], nn.Module] | None = None,
     init: Callable | None = None,
+    check: bool = True,
 ) -> Completion:
     """Complete a partial cloud: infer the latents of its shape, and draw the missing points given them.
 
@@ -128,6 +134,9 @@ def complete(
     wrong. `temper` is the exponent of the likelihood that `"hmc"` samples by: 1 for Bayes' rule, less where held-out
     clouds of the real data show that it is too sure (Grünwald and van Ommen, Inconsistency of Bayesian inference for
     misspecified linear models, and a proposal for repairing it, Bayesian Analysis 2017).
+
+    What was found is compared with what was observed, and a warning says what speaks against it: see
+    `Completion.check`.
 
     Weights of flows are not trained, and neither Pyro's parameter store nor your gradients change. Random numbers
     come from torch's global generator: `pyro.set_rng_seed` makes a run repeat.
@@ -162,6 +171,7 @@ def complete(
             for many clouds at once.
         init: where `"svi"` and `"nuts"` start, one of Pyro's `init_to_...`, `init_to_median` by default. A latent `z`
             with a flow prior is the site `z_base` there.
+        check: whether to compare what was found with what was observed, and to warn.
 
     Returns:
         The completion. Its diagnostics for `"hmc"`, each of the batch shape of the clouds: `r_hat`, split, of the
@@ -181,10 +191,11 @@ def complete(
     given = None if proposal == AUTO else proposal
     proposal = _check_proposal(model, proposal)
     method = _check_method(method, proposal, observe)
+    exponent = _check_temper(temper)
     _check_words(
         method,
         proposal=given,
-        temper=None if temper == AUTO else temper,
+        temper=exponent,
         num_chains=num_chains,
         num_steps=num_steps,
         warmup_steps=warmup_steps,
@@ -203,48 +214,70 @@ def complete(
     point_model = _point_model(model, partial, labels)
     batch_shape = partial.shape[:-2]
 
-    def observed_model() -> None:
+    def seen_model() -> Distribution:
         point = point_model()
+        # In plates, so that what a sensor does not know is a latent of each cloud.
         with ExitStack() as plates:
             for dim, size in enumerate(batch_shape, -len(batch_shape)):
                 plates.enter_context(pyro.plate(f"partial{dim}", size, dim=dim))
-            # In the plates, so that what a sensor does not know is a latent of each cloud.
-            cloud = PointCloud(point if observe is None else observe(point), mask=mask)
+            return point if observe is None else observe(point)
+
+    def observed_model() -> None:
+        cloud = PointCloud(seen_model(), mask=mask)
+        with ExitStack() as plates:
+            for dim, size in enumerate(batch_shape, -len(batch_shape)):
+                plates.enter_context(pyro.plate(f"observed{dim}", size, dim=dim))
             pyro.sample("partial", cloud, obs=partial)
 
+    count = max(num_samples, CHECKED)
+    if method in CHAINS:
+        count = min(count, num_steps * num_chains)
+    chains: Chains | None = None
+    checked: CompletionCheck | None = None
     # What inference registers is forgotten afterwards.
     with pyro.get_param_store().scope():
         space = NoiseSpace(observed_model, batch_shape)
-        chains: Chains | None = None
         if method == "svi":
-            noise, diagnostics = _by_svi(
+            noise, diagnostics = by_svi(
                 space,
                 observed_model,
-                num_samples,
+                count,
                 num_steps,
                 init or init_to_median,
                 LEARNING_RATE if lr is None else lr,
                 guide or AutoMultivariateNormal,
             )
         elif method == "nuts":
-            noise, diagnostics, chains = _by_nuts(
-                space, observed_model, num_samples, num_chains, num_steps, warmup_steps, init or init_to_median
+            noise, diagnostics, chains = by_nuts(
+                space, observed_model, count, num_chains, num_steps, warmup_steps, init or init_to_median
             )
         elif method == "completer":
             assert proposal is not None  # as was checked
-            noise, diagnostics = _proposed(space, proposal, partial, mask, labels, num_samples)[0], {}
+            noise, diagnostics = by_proposal(space, proposal, partial, mask, labels, count)[0], {}
         else:
-            noise, diagnostics, chains = _by_hmc(
-                space, partial, mask, labels, proposal, temper, num_samples, num_chains, num_steps, warmup_steps
+            noise, diagnostics, chains = by_hmc(
+                space, partial, mask, labels, proposal, exponent, count, num_chains, num_steps, warmup_steps
             )
         latents = space.latents(noise)
         missing = nn.functional.pad(~mask, (0, num_points - partial.shape[-2]), value=True)
         padded = nn.functional.pad(partial, (0, 0, 0, num_points - partial.shape[-2]))
-        clouds = [
-            _fill(poutine.condition(point_model, data=_row(latents, index))(), padded, missing, fill)
-            for index in range(num_samples)
-        ]
-    return Completion(torch.stack(clouds), ~missing, latents, method, diagnostics, chains)
+        clouds = [_fill(_given(point_model, latents, index), padded, missing, fill) for index in range(num_samples)]
+        if check:
+            with torch.no_grad(), without_validation():
+                few = range(min(CHECKED, len(noise)))
+                checked = check_draws(
+                    [_given(seen_model, latents, index) for index in few],
+                    [_given(point_model, latents, index) for index in few],
+                    partial,
+                    mask,
+                    prior=_prior_deviation(space, noise[:CHECKED]),
+                    r_hat=diagnostics.get("r_hat_log_likelihood"),
+                    any_part=method == "completer",
+                )
+    if checked is not None:
+        checked.warn()
+    kept = {name: draws[:num_samples] for name, draws in latents.items()}
+    return Completion(torch.stack(clouds), ~missing, kept, method, diagnostics, chains, checked)
 
 
 def _check_proposal(model: Any, proposal: Completer | str | None) -> Completer | None:
@@ -268,6 +301,15 @@ def _check_method(method: str, proposal: Completer | None, observe: Wrapper | No
     if method == AUTO:
         return "completer" if proposal is not None and observe is None else "hmc"
     return method
+
+
+def _check_temper(temper: float | str) -> float | None:
+    """The exponent of the likelihood, None for "auto"."""
+    if temper == AUTO:
+        return None
+    if isinstance(temper, str) or not temper > 0:
+        raise ValueError(f"temper must be a positive number or 'auto', got {temper!r}")
+    return temper
 
 
 def _check_words(method: str, **given: Any) -> None:
@@ -345,185 +387,20 @@ def _point_model(model: Any, partial: Tensor, labels: Tensor | None) -> Callable
     return model
 
 
-def _by_svi(
-    space: NoiseSpace,
-    model: Callable[[], None],
-    num_samples: int,
-    num_steps: int,
-    init: Callable,
-    lr: float,
-    guide: Callable,
-) -> tuple[Tensor, dict[str, Any]]:
-    model = non_centred(model)
-    autoguide = guide(model, init_loc_fn=init)
-    elbo = Trace_ELBO()
-    elbo.differentiable_loss(model, autoguide)  # a new guide has no parameters before its first run
-    parameters = list(autoguide.parameters())
-    optimizer = torch.optim.Adam(parameters, lr=lr)
-    schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.01 ** (1 / num_steps))
-    losses = []
-    for _ in range(num_steps):
-        loss = elbo.differentiable_loss(model, autoguide)
-        # Only for the guide, so that no gradient gathers in the flow.
-        for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
-            parameter.grad = gradient
-        optimizer.step()
-        schedule.step()
-        losses.append(loss.item())
-    with torch.no_grad():
-        draws = [autoguide() for _ in range(num_samples)]
-    return space.join({name: torch.stack([draw[name] for draw in draws]) for name in space.names}), {"losses": losses}
+def _given(model: Callable[[], Distribution], latents: dict[str, Tensor], index: int) -> Distribution:
+    """What a model returns given one draw of its latents."""
+    return poutine.condition(model, data={name: draws[index] for name, draws in latents.items()})()
 
 
-def _by_nuts(
-    space: NoiseSpace,
-    model: Callable[[], None],
-    num_samples: int,
-    num_chains: int,
-    num_steps: int,
-    warmup_steps: int,
-    init: Callable,
-) -> tuple[Tensor, dict[str, Any], Chains]:
-    chains = []
-    for _ in range(num_chains):
-        kernel = NUTS(non_centred(model), init_strategy=init)
-        chain = MCMC(kernel, num_samples=num_steps, warmup_steps=warmup_steps, disable_progbar=True)
-        chain.run()
-        chains.append(chain)
-    noise = torch.stack([space.join(chain.get_samples()) for chain in chains], 1)
-    diagnostics = chains[0].diagnostics()
-    if num_chains > 1:
-        diagnostics |= _mixing(noise, {})
-    diverging = torch.zeros(num_steps, num_chains, dtype=torch.bool)
-    for index, chain in enumerate(chains):
-        diverging[chain.diagnostics()["divergences"]["chain 0"], index] = True
-    return _thinned(noise, num_samples), diagnostics, gathered(space, noise, diverging=diverging)
+def _prior_deviation(space: NoiseSpace, noise: Tensor) -> Tensor:
+    """How many standard deviations the log-density of draws lies above its mean under the prior, shape `(*batch,)`.
 
-
-def _by_hmc(
-    space: NoiseSpace,
-    partial: Tensor,
-    mask: Tensor,
-    labels: Tensor | None,
-    proposal: Completer | None,
-    temper: float | str,
-    num_samples: int,
-    num_chains: int,
-    num_steps: int,
-    warmup_steps: int,
-) -> tuple[Tensor, dict[str, Any], Chains]:
-    exponent = _exponent(temper, proposal, mask)
-    exponent = exponent if exponent.shape == space.batch_shape else exponent.mean()
-    target = Tempered(space.log_densities, exponent)
-    count = CANDIDATES_PER_CHAIN * num_chains
-    candidates = space.from_prior(count)
-    prior_precision = candidates.var(0).reciprocal().diag_embed()
-    log_ratio = candidates.new_zeros(())
-    if proposal is not None:
-        candidates, log_ratio = _proposed(space, proposal, partial, mask, labels, count)
-    start = _resampled(candidates, log_ratio, target, num_chains)
-    result = sample_hmc(
-        target,
-        start,
-        num_steps=num_steps,
-        warmup_steps=warmup_steps,
-        num_leapfrogs=NUM_LEAPFROGS,
-        scale_tril=lambda noise: _scale_tril(prior_precision, exponent, space.information(noise, NUM_GRADIENTS)),
-        step_size=STEP_SIZE,
-    )
-    chains = gathered(space, result.noise, **result.statistics)
-    log_prior = chains.statistics["log_prior"].transpose(0, 1)
-    diagnostics = {
-        **_mixing(result.noise, {"log_prior": log_prior, "log_likelihood": result.log_likelihood}),
-        "acceptance": result.acceptance,
-        "step_size": result.step_size,
-        "temper": exponent.expand(space.batch_shape),
-        "log_likelihood": result.log_likelihood,
-    }
-    return _thinned(result.noise, num_samples), diagnostics, chains
-
-
-def _exponent(temper: float | str, proposal: Completer | None, mask: Tensor) -> Tensor:
-    """The exponent of the likelihood of each cloud, shape `(*batch,)`."""
-    if isinstance(temper, str):
-        if temper != AUTO:
-            raise ValueError(f"temper must be a positive number or 'auto', got {temper!r}")
-        counts = mask.sum(-1)
-        return torch.ones(counts.shape, device=mask.device) if proposal is None else proposal.exponent(counts)
-    if not temper > 0:
-        raise ValueError(f"temper must be a positive number or 'auto', got {temper}")
-    return torch.full(mask.shape[:-1], float(temper), device=mask.device)
-
-
-def _proposed(
-    space: NoiseSpace, proposal: Completer, partial: Tensor, mask: Tensor, labels: Tensor | None, count: int
-) -> tuple[Tensor, Tensor]:
-    """Draws of the proposal, and of the prior of what it does not know, with log-ratios of the prior to it."""
-    name = "z" + BASE_SUFFIX if proposal.model.prior is not None else "z"
-    if name not in space.names or not space.batch_shape == partial.shape[:-2]:
-        raise ValueError(
-            "the proposal is for latents of its model, one for each cloud, and this model has "
-            f"{', '.join(space.names)}: give the model that the completer was made of, or leave the proposal out"
-        )
-    with torch.no_grad():
-        posterior = proposal.condition_noise(partial, mask, labels=labels)
-        drawn = posterior.sample(torch.Size((count,)))
-        log_ratio = proposal.noise_prior(labels).log_prob(drawn) - posterior.log_prob(drawn)
-        place = space.slice_of(name)
-        if place.stop - place.start == space.size:
-            return drawn, log_ratio
-        noise = space.from_prior(count)
-        noise[..., place] = drawn
-        return noise, log_ratio
-
-
-def _resampled(candidates: Tensor, log_ratio: Tensor, target: Tempered, num_chains: int) -> Tensor:
-    """Candidates drawn by their importance weights, flattened until more have a say than there are chains."""
-    with torch.no_grad():
-        log_likelihood = torch.cat([target(noise)[1] for noise in candidates.split(num_chains)])
-        height = (log_ratio + target.exponent * log_likelihood).nan_to_num(nan=-torch.inf)
-        low, high = torch.zeros_like(height[0]), torch.ones_like(height[0])
-        for _ in range(30):
-            middle = 0.5 * (low + high)
-            weights = (middle * height).softmax(0)
-            enough = weights.square().sum(0).reciprocal() > HAVE_A_SAY * num_chains
-            low, high = torch.where(enough, middle, low), torch.where(enough, high, middle)
-        weights = (low * height).softmax(0).movedim(0, -1)
-        chosen = torch.multinomial(weights.reshape(-1, len(candidates)), num_chains)
-        chosen = chosen.reshape(*weights.shape[:-1], num_chains).movedim(-1, 0).unsqueeze(-1)
-        return candidates.gather(0, chosen.expand(*chosen.shape[:-1], candidates.shape[-1]))
-
-
-def _scale_tril(prior_precision: Tensor, exponent: Tensor, information: Tensor) -> Tensor:
-    """Root of the inverse of the posterior's precision, shape `(*batch, L, L)`.
-
-    The metric of Girolami and Calderhead (Riemann manifold Langevin and Hamiltonian Monte Carlo methods, Journal of the
-    Royal Statistical Society B 2011), the same for all chains of a cloud.
+    NaN of a model that cannot be evaluated for many draws at once.
     """
-    precision = prior_precision + exponent[..., None, None] * information
-    return torch.linalg.cholesky(torch.linalg.inv(precision))
-
-
-def _mixing(noise: Tensor, others: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Split `r_hat` and effective numbers of draws, of arrays of shape `(steps, chains, *batch, ...)`."""
-    found = {}
-    for name, values in {"": noise, **others}.items():
-        suffix = f"_{name}" if name else ""
-        found[f"r_hat{suffix}"] = split_gelman_rubin(values, chain_dim=1, sample_dim=0)
-        found[f"n_eff{suffix}"] = effective_sample_size(values, chain_dim=1, sample_dim=0)
-    return found
-
-
-def _thinned(noise: Tensor, num_samples: int) -> Tensor:
-    """Draws at even distances of chains `(steps, chains, *batch, L)`: shape `(num_samples, *batch, L)`."""
-    steps, chains = noise.shape[:2]
-    kept = math.ceil(num_samples / chains)
-    rows = torch.linspace(steps - 1, 0, kept + 1)[:kept].round().long() if kept > 1 else torch.tensor([steps - 1])
-    return noise[rows].flatten(0, 1)[:num_samples]
-
-
-def _row(latents: dict[str, Tensor], index: int) -> dict[str, Tensor]:
-    return {name: draws[index] for name, draws in latents.items()}
+    if not space.chains_are_apart:
+        return noise.new_full(space.batch_shape, math.nan)
+    expected = space.log_prior(space.from_prior(PRIOR_DRAWS))
+    return (space.log_prior(noise).mean(0) - expected.mean(0)) / expected.std(0)
 
 
 def _fill(point: Distribution, padded: Tensor, missing: Tensor, fill: Wrapper | None) -> Tensor:

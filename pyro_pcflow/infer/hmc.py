@@ -22,7 +22,7 @@ LogDensities = Callable[[Tensor], tuple[Tensor, Tensor]]
 # From noise to the log-density that is sampled, and the log-likelihood, (chains, *batch) each.
 Target = Callable[[Tensor], tuple[Tensor, Tensor]]
 # From where chains are, (chains, *batch, L), to the root of what the covariance is about there, (*batch, L, L).
-FindScale = Callable[[Tensor], Tensor]
+FindRoot = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def sample_hmc(
     num_steps: int,
     warmup_steps: int,
     num_leapfrogs: int = 8,
-    scale_tril: Tensor | FindScale | None = None,
+    root: Tensor | FindRoot | None = None,
     step_size: float = 0.1,
 ) -> HmcResult:
     """Hamiltonian Monte Carlo (Neal, MCMC using Hamiltonian dynamics, 2011), vectorised over chains and problems.
@@ -96,9 +96,9 @@ def sample_hmc(
         num_steps: trajectories that are kept.
         warmup_steps: trajectories before them.
         num_leapfrogs: mean number of leapfrogs of a trajectory.
-        scale_tril: root of what the covariance is about, shape `(*batch, L, L)`, or what finds it from where chains
+        root: root of what the covariance is about, shape `(*batch, L, L)`, or what finds it from where chains
             are, asked at the start and amid the warm-up; the identity by default.
-        step_size: the first step size, in units of `scale_tril`.
+        step_size: the first step size, in units of `root`.
 
     Returns:
         The chains.
@@ -112,13 +112,13 @@ def sample_hmc(
     """
     state = State.at(target, start)
     log_step = start.new_full(start.shape[1:-1], math.log(step_size))
-    root = scale_tril(start) if callable(scale_tril) else scale_tril
+    matrix = root(start) if callable(root) else root
     draws, likelihoods, log_acceptances = [], [], []
     for step in range(warmup_steps + num_steps):
-        if callable(scale_tril) and 0 < step == warmup_steps // 2:
-            root = scale_tril(state.position)
+        if callable(root) and 0 < step == warmup_steps // 2:
+            matrix = root(state.position)
         leapfrogs = int(torch.randint(max(1, num_leapfrogs // 2), num_leapfrogs + num_leapfrogs // 2 + 1, ()))
-        state, log_acceptance = move(target, state, log_step.exp(), leapfrogs, root)
+        state, log_acceptance = move(target, state, log_step.exp(), leapfrogs, matrix)
         if step >= warmup_steps:
             draws.append(state.position)
             likelihoods.append(state.log_likelihood)
@@ -149,7 +149,7 @@ class State:
 
 
 def move(
-    target: Target, state: State, step_size: Tensor, num_leapfrogs: int, scale_tril: Tensor | None
+    target: Target, state: State, step_size: Tensor, num_leapfrogs: int, root: Tensor | None
 ) -> tuple[State, Tensor]:
     """One trajectory of every chain, and its log-probability of acceptance.
 
@@ -158,7 +158,7 @@ def move(
         state: where chains are.
         step_size: of each problem, shape `(*batch,)`.
         num_leapfrogs: of the trajectory.
-        scale_tril: see `sample_hmc`.
+        root: see `sample_hmc`.
 
     Returns:
         Where chains are then, and log-probabilities, shape `(chains, *batch)`.
@@ -167,9 +167,9 @@ def move(
     log_joint = state.value - 0.5 * momentum.square().sum(-1)
     size, moved = step_size.unsqueeze(-1), state
     for _ in range(num_leapfrogs):
-        momentum = momentum + 0.5 * size * _times(scale_tril, moved.gradient, transposed=True)
-        moved = State.at(target, moved.position + size * _times(scale_tril, momentum))
-        momentum = momentum + 0.5 * size * _times(scale_tril, moved.gradient, transposed=True)
+        momentum = momentum + 0.5 * size * _times(root, moved.gradient, transposed=True)
+        moved = State.at(target, moved.position + size * _times(root, momentum))
+        momentum = momentum + 0.5 * size * _times(root, moved.gradient, transposed=True)
     change = moved.value - 0.5 * momentum.square().sum(-1) - log_joint
     log_acceptance = torch.where(change.isnan(), -torch.inf, change.clamp(max=0))
     accepted = torch.rand_like(log_acceptance) < log_acceptance.exp()
@@ -182,8 +182,7 @@ def move(
     ), log_acceptance
 
 
-def _times(scale_tril: Tensor | None, vectors: Tensor, *, transposed: bool = False) -> Tensor:
-    if scale_tril is None:
+def _times(root: Tensor | None, vectors: Tensor, *, transposed: bool = False) -> Tensor:
+    if root is None:
         return vectors
-    matrix = scale_tril.mT if transposed else scale_tril
-    return (matrix @ vectors.unsqueeze(-1)).squeeze(-1)
+    return ((root.mT if transposed else root) @ vectors.unsqueeze(-1)).squeeze(-1)

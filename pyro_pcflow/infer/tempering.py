@@ -10,17 +10,18 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from pyro_pcflow.distributions import SoftHalfSpace, ThinnedPoint, one_sided
+from pyro_pcflow.infer.checks import region_share
 from pyro_pcflow.infer.completer import TEMPERED_AT, Completer
 from pyro_pcflow.infer.completion import complete
 from pyro_pcflow.infer.noise_space import without_validation
 from pyro_pcflow.infer.views import random_directions
 from pyro_pcflow.ops.random import seeded
 
-__all__ = ["calibrate_temper", "hidden_coverage"]
+__all__ = ["calibrate_temper"]
 
 EXPONENTS = (1.0, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01)
-# Completions of a cloud, hidden points of it, and points that are drawn of each completion.
-NUM_SAMPLES, HIDDEN_POINTS, DRAWN_POINTS = 32, 64, 32
+# Completions of a cloud, and hidden points of it.
+NUM_SAMPLES, HIDDEN_POINTS = 32, 64
 # Width of the sensor's edge, as a share of half of the longest side of a cloud.
 SOFTNESS = 0.05
 
@@ -87,33 +88,6 @@ def calibrate_temper(
     return found
 
 
-def hidden_coverage(densities: Sequence[Distribution], hidden: Tensor, mask: Tensor, level: float = 0.9) -> Tensor:
-    """The share of hidden points of clouds that lie within the highest-density region of a posterior predictive.
-
-    The region of each draw is that of the mixture of all others, from which that draw is as independent as the truth
-    is: regions of a few draws would be too small for either, if they were compared with their own points.
-
-    Args:
-        densities: of hidden points, given each of at least two draws of the posterior, with `batch_shape (S,)`.
-        hidden: hidden points, shape `(S, M, D)`.
-        mask: True at points, shape `(S, M)`.
-        level: of the region.
-
-    Returns:
-        Shape `(S,)`.
-    """
-    drawn = torch.stack([density.sample(torch.Size((DRAWN_POINTS,))) for density in densities])  # (K, P, S, D)
-    own = torch.arange(len(densities)).repeat_interleave(DRAWN_POINTS)
-    points = drawn.flatten(0, 1)
-    of_drawn = torch.stack([density.log_prob(points) for density in densities])  # (K, K * P, S)
-    of_drawn[own, torch.arange(len(points))] = -torch.inf
-    others = of_drawn.logsumexp(0) - math.log(len(densities) - 1)
-    of_hidden = torch.stack([density.log_prob(hidden.movedim(1, 0)) for density in densities])
-    height = of_hidden.logsumexp(0) - math.log(len(densities))
-    inside = (height >= others.quantile(1 - level, dim=0)).movedim(0, 1)
-    return (inside & mask).sum(-1) / mask.sum(-1).clamp(min=1)
-
-
 def _coverage(completer: Completer, clouds: Tensor, count: int, exponent: float, level: float) -> Tensor:
     """Coverage of the clouds that have hidden points, for one number of points and one exponent."""
     model = completer.model
@@ -139,9 +113,10 @@ def _coverage(completer: Completer, clouds: Tensor, count: int, exponent: float,
             proposal=completer,
             temper=exponent,
             num_samples=NUM_SAMPLES,
+            check=False,
         )
         points = [model.decoder.condition(model.decoder_context(z)) for z in result.latents["z"]]
-        covered = hidden_coverage([seen(point).complement() for point in points], hidden, hidden_mask, level)
+        covered = region_share([seen(point).complement() for point in points], hidden, hidden_mask, level)
     return covered[hidden_mask.any(-1)]
 
 

@@ -21,7 +21,7 @@ def regression(inputs, outputs, deviation):
         if outputs.dim() == 1:
             weights = pyro.sample("weights", prior)
             with pyro.plate("data", len(outputs)):
-                pyro.sample("y", dist.Normal((weights.unsqueeze(-2) @ inputs.mT).squeeze(-2), deviation), obs=outputs)
+                pyro.sample("y", dist.Normal((weights * inputs).sum(-1), deviation), obs=outputs)
             return
         with pyro.plate("problems", len(outputs)):
             weights = pyro.sample("weights", prior)

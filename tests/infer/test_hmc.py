@@ -27,13 +27,13 @@ def test_moments_of_tempered_normals(exponent, scaled):
     deviations = torch.tensor([[0.5, 2.0], [0.1, 0.3]]).double()
     precision = 1 + exponent / deviations.square()
     expected = exponent * means / deviations.square() / precision
-    scale_tril = torch.diag_embed(precision.rsqrt()) if scaled else None
+    root = torch.diag_embed(precision.rsqrt()) if scaled else None
     result = sample_hmc(
         Tempered(gaussian(means, deviations), exponent),
         torch.zeros(64, 2, 2).double(),
         num_steps=100,
         warmup_steps=60,
-        scale_tril=scale_tril,
+        root=root,
     )
     draws = result.noise.flatten(0, 1)
     # An effective number of a fifth of all draws, and four standard errors.
@@ -90,7 +90,7 @@ def test_the_scale_makes_a_narrow_ridge_round():
         return ridge.log_prob(noise), noise.new_zeros(noise.shape[:-1])
 
     start = ridge.sample((64,))
-    options = {"num_steps": 100, "warmup_steps": 60, "scale_tril": factor}
+    options = {"num_steps": 100, "warmup_steps": 60, "root": factor}
     result = sample_hmc(Tempered(log_densities), start, **options)
     assert result.step_size > 0.5
     assert result.acceptance > 0.6

@@ -9,6 +9,7 @@ import torch
 from pyro import poutine
 
 import pyro_pcflow as pcf
+from pyro_pcflow.distributions import PointCloud
 from pyro_pcflow.infer import non_centred
 from pyro_pcflow.infer.noise_space import NoiseSpace
 
@@ -131,3 +132,62 @@ def test_models_that_cannot_be_walked_in():
         NoiseSpace(nothing, torch.Size())
     with pytest.raises(ValueError, match="'number' is discrete"):
         NoiseSpace(discrete, torch.Size())
+
+
+def test_a_model_that_does_not_broadcast_is_an_error():
+    """Under a plate to the left its mean has a dimension too many, and each chain would see the data of all."""
+    inputs, outputs = torch.randn(5, 4), torch.randn(5)
+
+    def wrong():
+        weights = pyro.sample("weights", dist.Normal(torch.zeros(4), 1.0).to_event(1))
+        with pyro.plate("data", 5):
+            pyro.sample("y", dist.Normal((weights.unsqueeze(-2) @ inputs.mT).squeeze(-2), 1.0), obs=outputs)
+
+    def right():
+        weights = pyro.sample("weights", dist.Normal(torch.zeros(4), 1.0).to_event(1))
+        with pyro.plate("data", 5):
+            pyro.sample("y", dist.Normal((weights * inputs).sum(-1), 1.0), obs=outputs)
+
+    with pytest.raises(ValueError, match="another log-density when many chains"):
+        NoiseSpace(wrong, torch.Size()).check_that_chains_are_apart()
+    NoiseSpace(right, torch.Size()).check_that_chains_are_apart()
+
+
+def test_the_prior_alone():
+    vae = pcf.PointCloudVAE(latent_dim=4, decoder={"num_couplings": 2, "hidden_dims": [8]})
+    cloud = torch.randn(3, 10, 3)
+
+    def model():
+        pyro.sample("x", PointCloud(vae.point_model(3), num_points=10), obs=cloud)
+
+    space = NoiseSpace(model, torch.Size([3]))
+    noise = space.from_prior(5)
+    torch.testing.assert_close(space.log_prior(noise), space.log_densities(noise)[0])
+    assert space.log_prior(noise).shape == (5, 3)
+
+
+def test_information_of_points_and_of_other_data():
+    """Of a normal with known covariance: `N` times the precision, of any data, by random signs or by simulation."""
+    pyro.set_rng_seed(0)
+    root = torch.tensor([[0.5, 0.0], [0.3, 0.2]]).double()
+    precision = torch.linalg.inv(root @ root.mT)
+
+    def model(as_cloud):
+        loc = pyro.sample("loc", dist.Normal(torch.zeros(2).double(), 1.0).to_event(1))
+        point = dist.MultivariateNormal(loc, scale_tril=root)
+        if as_cloud:
+            pyro.sample("x", PointCloud(point, num_points=40), obs=cloud)
+        else:
+            pyro.sample("x", point.expand_by([]), obs=cloud[0])
+
+    cloud = dist.MultivariateNormal(torch.zeros(2).double(), scale_tril=root).sample((40,))
+    for as_cloud, count in ((True, 40), (False, 1)):
+        space = NoiseSpace(lambda as_cloud=as_cloud: model(as_cloud), torch.Size())
+        # Where the cloud has its mean, squares of scores are those of the empirical covariance.
+        place = cloud.mean(0) if as_cloud else torch.zeros(2).double()
+        found = space.information(place.expand(100, 2), 100) / count
+        centred = cloud - cloud.mean(0)
+        expected = precision @ (centred.mT @ centred / 40) @ precision if as_cloud else precision
+        # Squares of normals have a relative standard error of sqrt(2 / 10000).
+        scale = expected.diagonal().sqrt()
+        assert ((found - expected).abs() / scale / scale.unsqueeze(-1) < 5 * (2 / 1e4) ** 0.5).all()

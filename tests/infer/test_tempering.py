@@ -8,7 +8,7 @@ import torch
 
 import pyro_pcflow as pcf
 from pyro_pcflow.infer import Completer, calibrate_temper
-from pyro_pcflow.infer.tempering import hidden_coverage
+from pyro_pcflow.infer.checks import region_share
 
 
 @pytest.mark.parametrize("num_draws", [8, 40])
@@ -23,7 +23,7 @@ def test_regions_of_a_right_posterior_hold_what_they_should(num_draws, level):
     for spread in (1.0, 0.3):
         draws = spread * torch.randn(num_draws, 500, 2).double()
         densities = [dist.Normal(loc, 0.3).to_event(1) for loc in draws]
-        shares[spread] = hidden_coverage(densities, hidden, mask, level)
+        shares[spread] = region_share(densities, hidden, mask, level)
     right = shares[1.0]
     # The truth is one more draw, and its rank among all is known to one of them.
     assert abs(right.mean() - level) < 4 * right.std() / 500**0.5 + 0.5 / (num_draws + 1)

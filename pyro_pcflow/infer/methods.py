@@ -1,0 +1,206 @@
+"""Ways to draw from the posterior over the noise of partial clouds: guides, chains, a completer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from pyro.infer import MCMC, NUTS, Trace_ELBO
+from pyro.ops.stats import effective_sample_size, split_gelman_rubin
+from torch import Tensor
+
+from pyro_pcflow.infer.chains import Chains, gathered
+from pyro_pcflow.infer.completer import Completer
+from pyro_pcflow.infer.hmc import Tempered, sample_hmc
+from pyro_pcflow.infer.noise_space import BASE_SUFFIX, NoiseSpace, non_centred
+
+__all__ = ["by_hmc", "by_nuts", "by_proposal", "by_svi"]
+
+# Draws per chain of the proposal, or of the prior, of which some are where chains start: by importance weights, which
+# are flattened until so many effective candidates per chain are left.
+CANDIDATES_PER_CHAIN, HAVE_A_SAY = 32, 1.5
+# Random gradients of a chain by which the information of the points is found, which is the scale of the steps, and the
+# first step size in its units.
+NUM_GRADIENTS, STEP_SIZE = 4, 0.35
+# Mean number of leapfrogs of a trajectory.
+NUM_LEAPFROGS = 7
+
+
+def by_svi(
+    space: NoiseSpace,
+    model: Callable[[], None],
+    num_samples: int,
+    num_steps: int,
+    init: Callable,
+    lr: float,
+    guide: Callable,
+) -> tuple[Tensor, dict[str, Any]]:
+    """Fit a guide to each cloud: draws, shape `(num_samples, *batch, L)`, and diagnostics."""
+    model = non_centred(model)
+    autoguide = guide(model, init_loc_fn=init)
+    elbo = Trace_ELBO()
+    elbo.differentiable_loss(model, autoguide)  # a new guide has no parameters before its first run
+    parameters = list(autoguide.parameters())
+    optimizer = torch.optim.Adam(parameters, lr=lr)
+    schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.01 ** (1 / num_steps))
+    losses = []
+    for _ in range(num_steps):
+        loss = elbo.differentiable_loss(model, autoguide)
+        # Only for the guide, so that no gradient gathers in the flow.
+        for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
+            parameter.grad = gradient
+        optimizer.step()
+        schedule.step()
+        losses.append(loss.item())
+    with torch.no_grad():
+        draws = [autoguide() for _ in range(num_samples)]
+    return space.join({name: torch.stack([draw[name] for draw in draws]) for name in space.names}), {"losses": losses}
+
+
+def by_nuts(
+    space: NoiseSpace,
+    model: Callable[[], None],
+    num_samples: int,
+    num_chains: int,
+    num_steps: int,
+    warmup_steps: int,
+    init: Callable,
+) -> tuple[Tensor, dict[str, Any], Chains]:
+    """Chains one after the other: some of their draws, shape `(num_samples, *batch, L)`, diagnostics, all draws."""
+    chains = []
+    for _ in range(num_chains):
+        kernel = NUTS(non_centred(model), init_strategy=init)
+        chain = MCMC(kernel, num_samples=num_steps, warmup_steps=warmup_steps, disable_progbar=True)
+        chain.run()
+        chains.append(chain)
+    noise = torch.stack([space.join(chain.get_samples()) for chain in chains], 1)
+    diagnostics = chains[0].diagnostics()
+    if num_chains > 1:
+        diagnostics |= _mixing(noise, {})
+    diverging = torch.zeros(num_steps, num_chains, dtype=torch.bool)
+    for index, chain in enumerate(chains):
+        diverging[chain.diagnostics()["divergences"]["chain 0"], index] = True
+    return _thinned(noise, num_samples), diagnostics, gathered(space, noise, diverging=diverging)
+
+
+def by_hmc(
+    space: NoiseSpace,
+    partial: Tensor,
+    mask: Tensor,
+    labels: Tensor | None,
+    proposal: Completer | None,
+    temper: float | None,
+    num_samples: int,
+    num_chains: int,
+    num_steps: int,
+    warmup_steps: int,
+) -> tuple[Tensor, dict[str, Any], Chains]:
+    """Many short chains of each cloud: some draws, shape `(num_samples, *batch, L)`, diagnostics, all draws."""
+    space.check_that_chains_are_apart()
+    exponent = _exponent(temper, proposal, mask)
+    exponent = exponent if exponent.shape == space.batch_shape else exponent.mean()
+    target = Tempered(space.log_densities, exponent)
+    count = CANDIDATES_PER_CHAIN * num_chains
+    candidates = space.from_prior(count)
+    prior_deviation = candidates.std(0)
+    log_ratio = candidates.new_zeros(())
+    if proposal is not None:
+        candidates, log_ratio = by_proposal(space, proposal, partial, mask, labels, count)
+    start = _resampled(candidates, log_ratio, target, num_chains)
+    result = sample_hmc(
+        target,
+        start,
+        num_steps=num_steps,
+        warmup_steps=warmup_steps,
+        num_leapfrogs=NUM_LEAPFROGS,
+        root=lambda noise: _root(prior_deviation, exponent, space.information(noise, NUM_GRADIENTS)),
+        step_size=STEP_SIZE,
+    )
+    chains = gathered(space, result.noise, **result.statistics)
+    log_prior = chains.statistics["log_prior"].transpose(0, 1)
+    diagnostics = {
+        **_mixing(result.noise, {"log_prior": log_prior, "log_likelihood": result.log_likelihood}),
+        "acceptance": result.acceptance,
+        "step_size": result.step_size,
+        "temper": exponent.expand(space.batch_shape),
+        "log_likelihood": result.log_likelihood,
+    }
+    return _thinned(result.noise, num_samples), diagnostics, chains
+
+
+def _exponent(temper: float | None, proposal: Completer | None, mask: Tensor) -> Tensor:
+    """The exponent of the likelihood of each cloud, shape `(*batch,)`; by default what the proposal says, or 1."""
+    if temper is None and proposal is not None:
+        return proposal.exponent(mask.sum(-1))
+    return torch.full(mask.shape[:-1], 1.0 if temper is None else float(temper), device=mask.device)
+
+
+def by_proposal(
+    space: NoiseSpace, proposal: Completer, partial: Tensor, mask: Tensor, labels: Tensor | None, count: int
+) -> tuple[Tensor, Tensor]:
+    """Draws of the proposal, and of the prior of what it does not know, with log-ratios of the prior to it."""
+    name = "z" + BASE_SUFFIX if proposal.model.prior is not None else "z"
+    if name not in space.names or not space.batch_shape == partial.shape[:-2]:
+        raise ValueError(
+            "the proposal is for latents of its model, one for each cloud, and this model has "
+            f"{', '.join(space.names)}: give the model that the completer was made of, or leave the proposal out"
+        )
+    with torch.no_grad():
+        posterior = proposal.condition_noise(partial, mask, labels=labels)
+        drawn = posterior.sample(torch.Size((count,)))
+        log_ratio = proposal.noise_prior(labels).log_prob(drawn) - posterior.log_prob(drawn)
+        place = space.slice_of(name)
+        if place.stop - place.start == space.size:
+            return drawn, log_ratio
+        noise = space.from_prior(count)
+        noise[..., place] = drawn
+        return noise, log_ratio
+
+
+def _resampled(candidates: Tensor, log_ratio: Tensor, target: Tempered, num_chains: int) -> Tensor:
+    """Candidates drawn by their importance weights, flattened until more have a say than there are chains."""
+    with torch.no_grad():
+        log_likelihood = torch.cat([target(noise)[1] for noise in candidates.split(num_chains)])
+        height = (log_ratio + target.exponent * log_likelihood).nan_to_num(nan=-torch.inf)
+        low, high = torch.zeros_like(height[0]), torch.ones_like(height[0])
+        for _ in range(30):
+            middle = 0.5 * (low + high)
+            weights = (middle * height).softmax(0)
+            enough = weights.square().sum(0).reciprocal() > HAVE_A_SAY * num_chains
+            low, high = torch.where(enough, middle, low), torch.where(enough, high, middle)
+        weights = (low * height).softmax(0).movedim(0, -1)
+        chosen = torch.multinomial(weights.reshape(-1, len(candidates)), num_chains)
+        chosen = chosen.reshape(*weights.shape[:-1], num_chains).movedim(-1, 0).unsqueeze(-1)
+        return candidates.gather(0, chosen.expand(*chosen.shape[:-1], candidates.shape[-1]))
+
+
+def _root(prior_deviation: Tensor, exponent: Tensor, information: Tensor) -> Tensor:
+    """Root of the inverse of the posterior's precision, shape `(*batch, L, L)`.
+
+    The metric of Girolami and Calderhead (Riemann manifold Langevin and Hamiltonian Monte Carlo methods, Journal of the
+    Royal Statistical Society B 2011), the same for all chains of a cloud. In units of the prior its eigenvalues are at
+    least 1, however much larger the largest ones are.
+    """
+    gain = prior_deviation.unsqueeze(-1) * information * prior_deviation.unsqueeze(-2)
+    values, vectors = torch.linalg.eigh(exponent[..., None, None] * gain)
+    return prior_deviation.unsqueeze(-1) * vectors * (1 + values.clamp(min=0)).rsqrt().unsqueeze(-2)
+
+
+def _mixing(noise: Tensor, others: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Split `r_hat` and effective numbers of draws, of arrays of shape `(steps, chains, *batch, ...)`."""
+    found = {}
+    for name, values in {"": noise, **others}.items():
+        suffix = f"_{name}" if name else ""
+        found[f"r_hat{suffix}"] = split_gelman_rubin(values, chain_dim=1, sample_dim=0)
+        found[f"n_eff{suffix}"] = effective_sample_size(values, chain_dim=1, sample_dim=0)
+    return found
+
+
+def _thinned(noise: Tensor, num_samples: int) -> Tensor:
+    """Draws at even distances of chains `(steps, chains, *batch, L)`: shape `(num_samples, *batch, L)`."""
+    steps, chains = noise.shape[:2]
+    kept = math.ceil(num_samples / chains)
+    rows = torch.linspace(steps - 1, 0, kept + 1)[:kept].round().long() if kept > 1 else torch.tensor([steps - 1])
+    return noise[rows].flatten(0, 1)[:num_samples]
