@@ -94,8 +94,8 @@ def sample_posterior(
         The chains.
 
     Raises:
-        ValueError: if the model has no latents or discrete ones, a number is out of range, latents are not in plates of the
-            batch shape, or the model cannot be put into a plate.
+        ValueError: if the model has no latents or discrete ones, a number is out of range, latents are not in plates of
+            the batch shape, or the model cannot be put into a plate.
 
     Examples:
         >>> import pyro.distributions as dist

@@ -23,10 +23,10 @@ def density(loc=0.0, scale=1.0):
 
 def check(points, seen=None, **options):
     """What is said of a cloud, of sixteen draws of a posterior that is a standard normal each."""
-    densities = [density()] * 16
+    densities = seen or [density()] * 16
     found = {"prior": torch.zeros(()), "r_hat": torch.ones(()), "any_part": False, **options}
     mask = torch.ones(points.shape[:-1], dtype=torch.bool)
-    return check_draws(seen or densities, densities, points, mask, **found)
+    return check_draws(densities, densities, points, mask, **found)
 
 
 def test_shares_of_a_normal_in_closed_form():
@@ -48,6 +48,9 @@ def test_what_the_model_made_passes():
     assert found.passed.all()
     assert found.messages == ()
     assert (found.strange < 0.05).all()
+    # The 1% quantile of 64 replicates lies between the first and the second of them, and one more lies below it in
+    # (0.01 * 63 + 1) of 65 cases.
+    assert abs(found.missed.mean() - 1.63 / 65) < 0.01
     assert found.missing.abs().max() < 0.2
     assert (found.ratio - 1).abs().max() < 0.2
     with warnings.catch_warnings():
@@ -90,13 +93,25 @@ def test_few_points_are_not_doubted_for_one_that_is_strange():
     points = 0.5 * torch.randn(15, 3)
     points[0] = 4.0
     found = check(points)
-    assert found.strange > 0.05
+    assert found.strange > 0.03
+    assert found.missed > 0.03
     assert found.passed
 
 
 def test_a_sensor_that_sees_nothing_of_what_was_found():
     away = one_sided(density(-50.0), FRONT)
     assert float(check(torch.randn(20, 3), [away] * 16).strange) == 1
+
+
+def test_draws_that_explain_a_point_each_explain_no_cloud():
+    """Of two places, a draw has one: each point is explained by some draw, and the cloud by none."""
+    torch.manual_seed(0)
+    points = torch.randn(200, 3) + 5.0 * (torch.arange(200) % 2).unsqueeze(-1)
+    found = check(points, [density(0.0), density(5.0)] * 8)
+    assert found.strange < 0.05
+    assert abs(found.missed - 0.5) < 0.05
+    assert not found
+    assert "another pose" in found.messages[0]
 
 
 def test_empty_clouds_and_padding():
