@@ -6,8 +6,8 @@ r"""Train the completer of a model of many clouds for some time.
         --outliers 0.1 --lr 1.5e-3 --seconds 5400 --out runs/completer-2
 
 Trained on the train split, or on a file of other clouds of the kind, and watched on the val split, on which the
-exponents of the likelihood are then chosen. The run folder has the completer with its model, the metrics, and
-`shipped.pt`: both in half precision.
+exponents of the likelihood are then chosen. The run folder has `model.pt`, the completer before that, the metrics, and
+`shipped.pt`: the completer with its model, in half precision.
 """
 
 from __future__ import annotations
@@ -54,10 +54,10 @@ def main() -> None:
     parser.add_argument("--train", type=Path, help="a npy file of clouds to train on, in place of the train split")
     parser.add_argument("--start", type=Path, help="a trained completer to go on with, in place of a new one")
     parser.add_argument("--outliers", type=float, help="largest share of outliers in one of four views (none)")
-    parser.add_argument("--seconds", type=float, default=3000.0, help="training time (%(default)s)")
+    parser.add_argument("--seconds", type=float, default=3000.0, help="training time, 0 to calibrate alone (%(default)s)")
     parser.add_argument("--lr", type=float, help="highest learning rate (the completer's own)")
     parser.add_argument("--batch-size", type=int, default=32, help="real clouds per step (%(default)s)")
-    parser.add_argument("--num-calibrated", type=int, default=100, help="clouds of the val split for the exponents")
+    parser.add_argument("--num-calibrated", type=int, default=30, help="clouds of the val split for the exponents")
     parser.add_argument("--out", type=Path, required=True, help="run folder")
     parser.add_argument("--resume", action="store_true", help="go on with the run in the folder")
     arguments = parser.parse_args()
@@ -69,20 +69,21 @@ def main() -> None:
     if arguments.outliers:
         spoilt = pcf.infer.Outliers(VIEWS, most=arguments.outliers)
         completer.views = pcf.infer.OneOf((VIEWS, spoilt), (ONE_IN - 1.0, 1.0))
-    result = pcf.fit(
-        completer,
-        pcf.data.MappedClouds(arguments.train) if arguments.train else train,
-        held_out=validation,
-        noise=noise,
-        lr=arguments.lr,
-        batch_size=arguments.batch_size,
-        max_seconds=arguments.seconds,
-        out=arguments.out,
-        resume=arguments.resume,
-    )
-    print(result, flush=True)
+    if arguments.seconds:
+        result = pcf.fit(
+            completer,
+            pcf.data.MappedClouds(arguments.train) if arguments.train else train,
+            held_out=validation,
+            noise=noise,
+            lr=arguments.lr,
+            batch_size=arguments.batch_size,
+            max_seconds=arguments.seconds,
+            out=arguments.out,
+            resume=arguments.resume,
+        )
+        print(result, flush=True)
+    arguments.out.mkdir(parents=True, exist_ok=True)
     calibrate(completer, validation[: arguments.num_calibrated], noise)
-    pcf.save(completer, arguments.out / "model.pt")
     shipped = arguments.out / "shipped.pt"
     pcf.save(deepcopy(completer).half(), shipped)
     print(f"{shipped}: {shipped.stat().st_size / 1e6:.1f} MB")

@@ -19,7 +19,7 @@ from pyro_pcflow.ops.random import seeded
 
 __all__ = ["calibrate_temper"]
 
-EXPONENTS = (1.0, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01)
+EXPONENTS = (1.0, 0.3, 0.1, 0.03, 0.01)
 # Completions of a cloud, and hidden points of it.
 NUM_SAMPLES, HIDDEN_POINTS = 32, 64
 # Width of the sensor's edge, as a share of half of the longest side of a cloud.
