@@ -94,8 +94,8 @@ def sample_posterior(
         The chains.
 
     Raises:
-        ValueError: if the model has no latents or discrete ones, a number is out of range, or latents are not in plates
-            of the batch shape.
+        ValueError: if the model has no latents or discrete ones, a number is out of range, latents are not in plates of
+            the batch shape, or chains in one plate have other densities than one by one.
 
     Examples:
         >>> import pyro.distributions as dist
@@ -125,6 +125,7 @@ def sample_posterior(
             )
         target = Tempered(space.log_densities)
         start, scale_tril, left = space.from_prior(num_chains), None, warmup_steps
+        _check_vectorised(space, start[:2])
         for share in WINDOWS:
             steps = int(share * warmup_steps)
             if steps < FEWEST_STEPS:
@@ -148,6 +149,19 @@ def sample_posterior(
             scale_tril=scale_tril,
         )
         return gathered(space, result.noise, **result.statistics)
+
+
+def _check_vectorised(space: NoiseSpace, noise: Tensor) -> None:
+    """Raise unless chains `(2, *batch, L)` have the densities together that they have one by one."""
+    with torch.no_grad():
+        together = space.log_densities(noise)
+        alone = [torch.cat(parts) for parts in zip(*map(space.log_densities, noise.split(1)), strict=True)]
+    for one, other in zip(together, alone, strict=True):
+        if one.shape != other.shape or not torch.allclose(one, other, rtol=1e-3, atol=1e-2, equal_nan=True):
+            raise ValueError(
+                "in a plate of two chains the model has other log-densities than chain by chain, so that it is not "
+                "vectorised: index and sum events from the right, and let shapes broadcast"
+            )
 
 
 def gathered(space: NoiseSpace, noise: Tensor, **statistics: Tensor) -> Chains:

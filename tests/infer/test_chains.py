@@ -21,7 +21,7 @@ def regression(inputs, outputs, deviation):
         if outputs.dim() == 1:
             weights = pyro.sample("weights", prior)
             with pyro.plate("data", len(outputs)):
-                pyro.sample("y", dist.Normal((weights.unsqueeze(-2) @ inputs.mT).squeeze(-2), deviation), obs=outputs)
+                pyro.sample("y", dist.Normal((weights * inputs).sum(-1), deviation), obs=outputs)
             return
         with pyro.plate("problems", len(outputs)):
             weights = pyro.sample("weights", prior)
@@ -145,6 +145,20 @@ def test_the_scale_of_all_chains_together():
     scale = _pooled_scale(noise)
     assert scale.shape == (3, 2, 2)
     torch.testing.assert_close(scale @ scale.mT, (factor @ factor.T).expand(3, 2, 2), rtol=0.05, atol=0.05)
+
+
+def test_a_model_that_mixes_up_chains_is_refused():
+    """Matrix products that take the dimension of the chains for their own would count the data once per chain."""
+    inputs = ridge()
+
+    def model():
+        weights = pyro.sample("weights", dist.Normal(torch.zeros(4).double(), 1.0).to_event(1))
+        with pyro.plate("data", 50):
+            mean = (weights.unsqueeze(-2) @ inputs.mT).squeeze(-2)
+            pyro.sample("y", dist.Normal(mean, 1.0), obs=torch.zeros(50).double())
+
+    with pytest.raises(ValueError, match="other log-densities than chain by chain"):
+        sample_posterior(model)
 
 
 def test_wrong_use():
