@@ -71,7 +71,8 @@ def sample_posterior(
 
     One evaluation of the model is of all chains, in a plate of Pyro to the left of its own, so that 16 chains cost
     little more than one, and whether they agree tells whether they have mixed. So a model must be one that can be put
-    into a plate, as for `vectorize_particles`: index events from the right (`z[..., 0]`), and let shapes broadcast.
+    into a plate, which `vectorize_particles` wants, too: index and sum events from the right (`z[..., 0]`), and let
+    shapes broadcast.
 
     Chains walk in the noise under a flow prior, see `non_centred`, and latents of bounded support on the real line.
     They start from draws of the prior. In the warm-up the covariance of all chains becomes the scale of their steps,
