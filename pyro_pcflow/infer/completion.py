@@ -22,7 +22,7 @@ from torch.distributions import Distribution
 from pyro_pcflow.distributions import MixtureOfFlows, PointCloud, PointCloudFlow
 from pyro_pcflow.infer.chains import FEWEST_STEPS, Chains, gathered
 from pyro_pcflow.infer.completer import Completer
-from pyro_pcflow.infer.hmc import Tempered, sample_hmc
+from pyro_pcflow.infer.hmc import CANDIDATES_PER_CHAIN, Tempered, resampled, sample_hmc
 from pyro_pcflow.infer.noise_space import BASE_SUFFIX, NoiseSpace, non_centred
 
 __all__ = ["Completion", "complete"]
@@ -45,9 +45,6 @@ LEARNING_RATE = 0.02
 # Steps that are kept, and those before them that adapt a method.
 NUM_STEPS = {"hmc": 8, "svi": 500, "nuts": 500}
 WARMUP_STEPS = {"hmc": 8, "nuts": 200}
-# Draws per chain of the proposal, or of the prior, of which some are where chains start: by importance weights, which
-# are flattened until so many effective candidates per chain are left.
-CANDIDATES_PER_CHAIN, HAVE_A_SAY = 32, 1.5
 # Added to the variances of candidates, whose covariance is the scale of the steps.
 LEAST_VARIANCE = 0.02
 # Mean number of leapfrogs of a trajectory.
@@ -408,7 +405,7 @@ def _by_hmc(
     else:
         candidates, log_ratio = _proposed(space, proposal, partial, mask, labels, count)
         scale_tril = _scale_tril(candidates)
-    start = _resampled(candidates, log_ratio, target, num_chains)
+    start = resampled(candidates, log_ratio, target, num_chains)
     result = sample_hmc(
         target,
         start,
@@ -461,23 +458,6 @@ def _proposed(
         noise = space.from_prior(count)
         noise[..., place] = drawn
         return noise, log_ratio
-
-
-def _resampled(candidates: Tensor, log_ratio: Tensor, target: Tempered, num_chains: int) -> Tensor:
-    """Candidates drawn by their importance weights, flattened until more have a say than there are chains."""
-    with torch.no_grad():
-        log_likelihood = torch.cat([target(noise)[1] for noise in candidates.split(num_chains)])
-        height = (log_ratio + target.exponent * log_likelihood).nan_to_num(nan=-torch.inf)
-        low, high = torch.zeros_like(height[0]), torch.ones_like(height[0])
-        for _ in range(30):
-            middle = 0.5 * (low + high)
-            weights = (middle * height).softmax(0)
-            enough = weights.square().sum(0).reciprocal() > HAVE_A_SAY * num_chains
-            low, high = torch.where(enough, middle, low), torch.where(enough, high, middle)
-        weights = (low * height).softmax(0).movedim(0, -1)
-        chosen = torch.multinomial(weights.reshape(-1, len(candidates)), num_chains)
-        chosen = chosen.reshape(*weights.shape[:-1], num_chains).movedim(-1, 0).unsqueeze(-1)
-        return candidates.gather(0, chosen.expand(*chosen.shape[:-1], candidates.shape[-1]))
 
 
 def _scale_tril(draws: Tensor) -> Tensor:

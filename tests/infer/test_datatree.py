@@ -117,8 +117,8 @@ def test_summaries_of_arviz(rows):
     tree = to_datatree(rows)
     summary = stats.summary(tree, round_to="none")
     assert float(summary.loc["loc", "mean"]) == pytest.approx(rows.samples["loc"].mean().item())
-    # By ranks there, by values here.
-    assert float(summary.loc["loc", "r_hat"]) == pytest.approx(rows.r_hat["loc"].item(), abs=0.02)
+    assert float(summary.loc["loc", "r_hat"]) < 1.05  # by ranks
+    assert float(stats.rhat(tree, method="split")["loc"]) == pytest.approx(rows.r_hat["loc"].item(), abs=0.01)
     assert float(stats.ess(tree, method="mean")["loc"]) == pytest.approx(rows.n_eff["loc"].item(), rel=0.3)
 
 
