@@ -225,9 +225,10 @@ def as_gaussians(distribution: Distribution) -> tuple[Tensor, Tensor, Tensor] | 
     if isinstance(distribution, TransformedDistribution):
         gaussians = as_gaussians(distribution.base_dist)
         assert gaussians is not None  # or the transformed one would be none
-        return _transformed(*gaussians, distribution.transforms)
+        return _transformed(*gaussians, [part for part in distribution.transforms if isinstance(part, Bijection)])
     while isinstance(distribution, Independent):
         distribution = distribution.base_dist
+    assert isinstance(distribution, Normal)  # as was counted
     loc = distribution.loc.unsqueeze(-2)
     return torch.zeros_like(loc[..., 0]), loc, torch.diag_embed(distribution.scale.unsqueeze(-2))
 

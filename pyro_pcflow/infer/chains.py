@@ -11,7 +11,7 @@ import torch
 from pyro.ops.stats import effective_sample_size, split_gelman_rubin
 from torch import Tensor
 
-from pyro_pcflow.infer.hmc import Tempered, sample_hmc
+from pyro_pcflow.infer.hmc import CANDIDATES_PER_CHAIN, Tempered, resampled, sample_hmc
 from pyro_pcflow.infer.noise_space import NoiseSpace
 
 __all__ = ["FEWEST_STEPS", "Chains", "gathered", "sample_posterior"]
@@ -71,12 +71,13 @@ def sample_posterior(
 
     One evaluation of the model is of all chains, in a plate of Pyro to the left of its own, so that 16 chains cost
     little more than one, and whether they agree tells whether they have mixed. So a model must be one that can be put
-    into a plate, as for `vectorize_particles`: index events from the right (`z[..., 0]`), and let shapes broadcast.
+    into a plate, which `vectorize_particles` wants, too: index and sum events from the right (`z[..., 0]`), and let
+    shapes broadcast.
 
     Chains walk in the noise under a flow prior, see `non_centred`, and latents of bounded support on the real line.
-    They start from draws of the prior. In the warm-up the covariance of all chains becomes the scale of their steps,
-    three times, and the size of the steps is adapted to a mean acceptance of 0.8; see Neal, MCMC using Hamiltonian
-    dynamics, 2011.
+    They start from the best of many draws of the prior. In the warm-up the covariance of all chains becomes the scale
+    of their steps, three times, and the size of the steps is adapted to a mean acceptance of 0.8; see Neal, MCMC using
+    Hamiltonian dynamics, 2011.
 
     Weights of flows are not trained, and Pyro's parameter store does not change. Random numbers come from torch's
     global generator: `pyro.set_rng_seed` makes a run repeat.
@@ -125,7 +126,9 @@ def sample_posterior(
             )
         space.check_that_chains_are_apart()
         target = Tempered(space.log_densities)
-        start, root, left = space.from_prior(num_chains), None, warmup_steps
+        candidates = space.from_prior(CANDIDATES_PER_CHAIN * num_chains)
+        start = resampled(candidates, candidates.new_zeros(()), target, num_chains)
+        root, left = None, warmup_steps
         for share in WINDOWS:
             steps = int(share * warmup_steps)
             if steps < FEWEST_STEPS:

@@ -133,7 +133,8 @@ def as_datatree(
     arrays = {
         group: {name: _array(value) for name, value in values.items()} for group, values in groups.items() if values
     }
-    return arviz_base.from_dict(arrays, dims=dict(dims or {}))
+    # There may be more chains than draws, which its check takes for a mistake.
+    return arviz_base.from_dict(arrays, dims=dict(dims or {}), check_conventions=False)
 
 
 def _array(value: Tensor) -> np.ndarray:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["HmcResult", "State", "Target", "Tempered", "move", "sample_hmc"]
+__all__ = ["CANDIDATES_PER_CHAIN", "HmcResult", "State", "Target", "Tempered", "move", "resampled", "sample_hmc"]
 
 # Stochastic approximation of the logarithm of the step size (Andrieu and Thoms, A tutorial on adaptive MCMC, Statistics
 # and Computing 2008, section 4.2.2). The mean over chains is so sure that a few steps are enough.
@@ -17,6 +17,9 @@ TARGET_ACCEPTANCE, GAIN, DECAY = 0.8, 1.5, 0.6
 # Nats of energy that a trajectory may lose before it counts as divergent (Betancourt, A conceptual introduction to
 # Hamiltonian Monte Carlo, 2017, section 6.2; the threshold is Stan's).
 LOST_ENERGY = 1000.0
+# Draws per chain of the proposal, or of the prior, of which some are where chains start: by importance weights, which
+# are flattened until so many effective candidates per chain are left.
+CANDIDATES_PER_CHAIN, HAVE_A_SAY = 32, 1.5
 # From noise (chains, *batch, L) to the log-densities of prior and likelihood, (chains, *batch) each.
 LogDensities = Callable[[Tensor], tuple[Tensor, Tensor]]
 # From noise to the log-density that is sampled, and the log-likelihood, (chains, *batch) each.
@@ -186,3 +189,20 @@ def _times(root: Tensor | None, vectors: Tensor, *, transposed: bool = False) ->
     if root is None:
         return vectors
     return ((root.mT if transposed else root) @ vectors.unsqueeze(-1)).squeeze(-1)
+
+
+def resampled(candidates: Tensor, log_ratio: Tensor, target: Tempered, num_chains: int) -> Tensor:
+    """Candidates drawn by their importance weights, flattened until more have a say than there are chains."""
+    with torch.no_grad():
+        log_likelihood = torch.cat([target(noise)[1] for noise in candidates.split(num_chains)])
+        height = (log_ratio + target.exponent * log_likelihood).nan_to_num(nan=-torch.inf)
+        low, high = torch.zeros_like(height[0]), torch.ones_like(height[0])
+        for _ in range(30):
+            middle = 0.5 * (low + high)
+            weights = (middle * height).softmax(0)
+            enough = weights.square().sum(0).reciprocal() > HAVE_A_SAY * num_chains
+            low, high = torch.where(enough, middle, low), torch.where(enough, high, middle)
+        weights = (low * height).softmax(0).movedim(0, -1)
+        chosen = torch.multinomial(weights.reshape(-1, len(candidates)), num_chains)
+        chosen = chosen.reshape(*weights.shape[:-1], num_chains).movedim(-1, 0).unsqueeze(-1)
+        return candidates.gather(0, chosen.expand(*chosen.shape[:-1], candidates.shape[-1]))

@@ -13,14 +13,11 @@ from torch import Tensor
 
 from pyro_pcflow.infer.chains import Chains, gathered
 from pyro_pcflow.infer.completer import Completer
-from pyro_pcflow.infer.hmc import Tempered, sample_hmc
+from pyro_pcflow.infer.hmc import CANDIDATES_PER_CHAIN, Tempered, resampled, sample_hmc
 from pyro_pcflow.infer.noise_space import BASE_SUFFIX, NoiseSpace, non_centred
 
 __all__ = ["by_hmc", "by_nuts", "by_proposal", "by_svi"]
 
-# Draws per chain of the proposal, or of the prior, of which some are where chains start: by importance weights, which
-# are flattened until so many effective candidates per chain are left.
-CANDIDATES_PER_CHAIN, HAVE_A_SAY = 32, 1.5
 # Random gradients of a chain by which the information of the points is found, which is the scale of the steps, and the
 # first step size in its units.
 NUM_GRADIENTS, STEP_SIZE = 4, 0.35
@@ -108,7 +105,7 @@ def by_hmc(
     log_ratio = candidates.new_zeros(())
     if proposal is not None:
         candidates, log_ratio = by_proposal(space, proposal, partial, mask, labels, count)
-    start = _resampled(candidates, log_ratio, target, num_chains)
+    start = resampled(candidates, log_ratio, target, num_chains)
     result = sample_hmc(
         target,
         start,
@@ -157,23 +154,6 @@ def by_proposal(
         noise = space.from_prior(count)
         noise[..., place] = drawn
         return noise, log_ratio
-
-
-def _resampled(candidates: Tensor, log_ratio: Tensor, target: Tempered, num_chains: int) -> Tensor:
-    """Candidates drawn by their importance weights, flattened until more have a say than there are chains."""
-    with torch.no_grad():
-        log_likelihood = torch.cat([target(noise)[1] for noise in candidates.split(num_chains)])
-        height = (log_ratio + target.exponent * log_likelihood).nan_to_num(nan=-torch.inf)
-        low, high = torch.zeros_like(height[0]), torch.ones_like(height[0])
-        for _ in range(30):
-            middle = 0.5 * (low + high)
-            weights = (middle * height).softmax(0)
-            enough = weights.square().sum(0).reciprocal() > HAVE_A_SAY * num_chains
-            low, high = torch.where(enough, middle, low), torch.where(enough, high, middle)
-        weights = (low * height).softmax(0).movedim(0, -1)
-        chosen = torch.multinomial(weights.reshape(-1, len(candidates)), num_chains)
-        chosen = chosen.reshape(*weights.shape[:-1], num_chains).movedim(-1, 0).unsqueeze(-1)
-        return candidates.gather(0, chosen.expand(*chosen.shape[:-1], candidates.shape[-1]))
 
 
 def _root(prior_deviation: Tensor, exponent: Tensor, information: Tensor) -> Tensor:

@@ -105,6 +105,34 @@ def test_a_bounded_latent_and_what_follows_from_it():
     torch.testing.assert_close(chains.samples["odds"], share / (1 - share))
 
 
+def test_chains_leave_a_heavy_tailed_prior():
+    """Eight schools (Rubin, Estimation in parallel randomized experiments, 1981), against a sum over a grid."""
+    effects = torch.tensor([28.0, 8.0, -3.0, 7.0, -1.0, 1.0, 18.0, 12.0]).double()
+    errors = torch.tensor([15.0, 10.0, 16.0, 11.0, 9.0, 11.0, 10.0, 18.0]).double()
+    zero = torch.zeros(()).double()
+
+    def model():
+        mean, spread = pyro.sample("mean", dist.Normal(zero, 5.0)), pyro.sample("spread", dist.HalfCauchy(zero + 5.0))
+        with pyro.plate("schools", 8):
+            school = pyro.sample("school", dist.Normal(zero, 1.0))
+            pyro.sample("effect", dist.Normal(mean + spread * school, errors), obs=effects)
+
+    pyro.set_rng_seed(1)
+    chains = sample_posterior(model, num_chains=128)
+    assert all((value < 1.1).all() for value in chains.r_hat.values())
+    # With the schools and the mean integrated out, an effect is normal.
+    spreads = torch.linspace(0.005, 60, 6001).double()
+    variance = errors.square() + spreads.square().unsqueeze(-1)
+    precision = 1 / 25 + (1 / variance).sum(-1)
+    middle = (effects / variance).sum(-1) / precision
+    log_evidence = -0.5 * (variance.log() + effects.square() / variance).sum(-1)
+    log_evidence = log_evidence - 0.5 * precision.log() + 0.5 * precision * middle.square()
+    weights = (log_evidence + dist.HalfCauchy(5.0).log_prob(spreads)).softmax(0)
+    for name, expected in (("mean", (weights * middle).sum()), ("spread", (weights * spreads).sum())):
+        draws = chains.samples[name]
+        assert abs(draws.mean() - expected) < 4 * draws.std() / chains.n_eff[name].sqrt()
+
+
 def test_log_densities_are_those_of_the_draws():
     known = make_conjugate(strength=0.7)
     cloud = known.flow.cloud(torch.zeros(2).double(), num_points=10).sample()
@@ -145,6 +173,20 @@ def test_the_scale_of_all_chains_together():
     scale = _pooled_scale(noise)
     assert scale.shape == (3, 2, 2)
     torch.testing.assert_close(scale @ scale.mT, (factor @ factor.T).expand(3, 2, 2), rtol=0.05, atol=0.05)
+
+
+def test_a_model_that_mixes_up_chains_is_refused():
+    """Matrix products that take the dimension of the chains for their own would count the data once per chain."""
+    inputs = ridge()
+
+    def model():
+        weights = pyro.sample("weights", dist.Normal(torch.zeros(4).double(), 1.0).to_event(1))
+        with pyro.plate("data", 50):
+            mean = (weights.unsqueeze(-2) @ inputs.mT).squeeze(-2)
+            pyro.sample("y", dist.Normal(mean, 1.0), obs=torch.zeros(50).double())
+
+    with pytest.raises(ValueError, match="another log-density when many chains"):
+        sample_posterior(model)
 
 
 def test_wrong_use():

@@ -169,8 +169,8 @@ def small_completer():
 
 
 @pytest.mark.parametrize("batch_shape", [(), (1,), (3,)])
-@pytest.mark.parametrize("method", ["hmc", "svi", pytest.param("nuts", marks=pytest.mark.slow)])
-def test_all_methods_take_them(method, batch_shape):
+@pytest.mark.parametrize("method", ["hmc", "svi"])
+def test_they_nest_in_a_completion(method, batch_shape):
     """Around the recorded points; the completer proposes the shape, and the prior what the sensor does not know."""
     completer = small_completer()
     partial = torch.randn(*batch_shape, 20, 3)
@@ -181,8 +181,6 @@ def test_all_methods_take_them(method, batch_shape):
 
     for proposal in (None, completer) if method == "hmc" else (None,):
         options = {"proposal": proposal} if proposal else {}
-        if method == "nuts":
-            options["warmup_steps"] = 8
         result = complete(
             completer.model, partial, 20, observe=sensor, method=method, num_steps=8, num_samples=4, **options
         )
