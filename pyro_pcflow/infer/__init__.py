@@ -8,6 +8,7 @@ from pyro_pcflow.infer.completion import Completion, complete
 from pyro_pcflow.infer.noise_space import non_centred
 from pyro_pcflow.infer.point_process import sample_point_process
 from pyro_pcflow.infer.pose import sample_pose
+from pyro_pcflow.infer.registration import PoseModes, Registration, register
 from pyro_pcflow.infer.tempering import calibrate_temper
 from pyro_pcflow.infer.views import Crop, DepthCamera, Hole, OneOf, OneSide, Outliers, Whole
 
@@ -23,6 +24,8 @@ __all__ = [
     "OneOf",
     "OneSide",
     "Outliers",
+    "PoseModes",
+    "Registration",
     "Whole",
     "calibrate_temper",
     "complete",
@@ -30,6 +33,7 @@ __all__ = [
     "fan_in_normal",
     "functional_copy",
     "non_centred",
+    "register",
     "sample_point_process",
     "sample_pose",
     "simulation_based_calibration",
