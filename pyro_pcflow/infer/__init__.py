@@ -7,7 +7,7 @@ from pyro_pcflow.infer.completer import Completer
 from pyro_pcflow.infer.completion import Completion, complete
 from pyro_pcflow.infer.noise_space import non_centred
 from pyro_pcflow.infer.point_process import sample_point_process
-from pyro_pcflow.infer.pose import sample_pose
+from pyro_pcflow.infer.pose import pose_of, sample_pose
 from pyro_pcflow.infer.registration import PoseModes, Registration, register
 from pyro_pcflow.infer.tempering import calibrate_temper
 from pyro_pcflow.infer.views import Crop, DepthCamera, Hole, OneOf, OneSide, Outliers, Whole
@@ -33,6 +33,7 @@ __all__ = [
     "fan_in_normal",
     "functional_copy",
     "non_centred",
+    "pose_of",
     "register",
     "sample_point_process",
     "sample_pose",
