@@ -81,7 +81,7 @@ def write_json(content: dict[str, Any], path: Path) -> None:
 def _plain(value: Any) -> Any:
     if isinstance(value, Tensor):
         return _plain(value.detach().cpu().numpy())
-    if isinstance(value, np.ndarray):
+    if isinstance(value, np.ndarray | np.generic):
         return _plain(value.tolist())
     if isinstance(value, dict):
         return {key: _plain(some) for key, some in value.items()}
