@@ -4,8 +4,8 @@
     python -m benchmarks.registration MESH_FOLDER --scans 4 --seconds 2          # a smoke run
 
 A flow is trained on each mesh. The scans are shared out over the meshes: 300 points each, 285 of them points of the
-mesh's surface that the flow was not trained on, with its noise, under a uniform rotation and a normal translation of one
-half extent, and 15 outliers, uniform in the bounding box of these. `pcf.infer.register` finds the pose from nothing.
+mesh's surface that the flow was not trained on, with its noise, under a uniform rotation and a normal translation of
+one half extent, and 15 outliers, uniform in the bounding box of these. `pcf.infer.register` starts from nothing.
 
 A rotation is covered if it lies in the highest-density region of the posterior: its density under the mixture of the
 modes, each a normal in its tangent space, is among the highest 90% of those of the draws. A translation is covered
@@ -178,9 +178,7 @@ def main() -> None:
         trials = []
         for scan in range(number, arguments.scans, len(paths)):
             seed = 100_000 * arguments.seed + scan
-            trials.append(
-                run_trial(flow, shape.test, seed, arguments.method, arguments.temper, arguments.draws)
-            )
+            trials.append(run_trial(flow, shape.test, seed, arguments.method, arguments.temper, arguments.draws))
             print(shape.name, scan, trials[-1], file=sys.stderr, flush=True)
         every += trials
         if trials:

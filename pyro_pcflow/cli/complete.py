@@ -62,8 +62,8 @@ def run(arguments: argparse.Namespace) -> None:
     model = load_model(arguments.model, arguments.device, labels, arguments.custom)
     if not isinstance(model, CloudModel):
         raise ValueError(
-            f"{arguments.model} holds a {type(model.module).__name__}, one shape, of which nothing is unknown: complete "
-            "takes a model of many shapes"
+            f"{arguments.model} holds a {type(model.module).__name__}, one shape, of which nothing is unknown: "
+            "complete takes a model of many shapes"
         )
     check_format(arguments.out, arguments.num_samples, model.point_dim)
     scan = read_scan(arguments.scan, model, arguments.scan_points, arguments.seed)

@@ -146,7 +146,7 @@ def register(
     | method | draws |
     | --- | --- |
     | `"laplace"` | of the normal that has the height and the curvature of the posterior at the maximum |
-    | `"hmc"` | of 8 chains of Hamiltonian Monte Carlo around each maximum, which start in that normal: exact in the limit |
+    | `"hmc"` | of 8 chains of Hamiltonian Monte Carlo around each, from draws of that normal; exact in the limit |
 
     A symmetric object has several poses that explain a scan alike, see `Registration.modes`; draws are shared out by
     their weights. Random numbers come from torch's global generator. Weights of a flow that needs no gradients,

@@ -23,7 +23,9 @@ def modes(weight=(0.5, 0.5)):
 
 def test_density_of_two_modes_by_hand():
     turned = rotation_from_vector(torch.tensor([[0.2, 0.0, 0.0]]).double())
-    of_rotation, of_translation = registration.log_density(modes((0.7, 0.3)), turned, torch.tensor([[0.0, 0.4, 0.0]]).double())
+    of_rotation, of_translation = registration.log_density(
+        modes((0.7, 0.3)), turned, torch.tensor([[0.0, 0.4, 0.0]]).double()
+    )
     expected = math.log(0.7) - 2.0 - 3 * math.log(0.1) - 1.5 * math.log(2 * math.pi)
     assert of_rotation.item() == pytest.approx(expected, abs=1e-6)
     assert of_translation.item() == pytest.approx(-2.0 - 3 * math.log(0.2) - 1.5 * math.log(2 * math.pi))
@@ -52,7 +54,9 @@ def test_a_scan_is_the_object_in_its_pose_with_outliers_last():
     scan, rotation, translation = registration.make_scan(points, 3)
     back = (scan - translation) @ rotation
     near = torch.cdist(back, points).amin(1) < 1e-4
-    assert scan.shape == (300, 3) and near[:285].all() and not near[285:].any()
+    assert scan.shape == (300, 3)
+    assert near[:285].all()
+    assert not near[285:].any()
     assert torch.equal(scan, registration.make_scan(points, 3)[0])
     low, high = scan[:285].amin(0), scan[:285].amax(0)
     assert ((scan[285:] >= low) & (scan[285:] <= high)).all()
@@ -61,7 +65,17 @@ def test_a_scan_is_the_object_in_its_pose_with_outliers_last():
 def test_a_line_has_shares_with_their_errors():
     trials = [registration.Trial(i < 9, i < 5, float(i), 0.1 * i, 1, 0.9, 2.0) for i in range(10)]
     cells = registration.row("cube", trials).strip("| ").split(" | ")
-    assert cells == ["cube", "10", "90.0% ± 9.5%", "50.0% ± 15.8%", "4.5° (most 9°)", "0.45 (most 0.9)", "1.00", "0.900", "2.00"]
+    assert cells == [
+        "cube",
+        "10",
+        "90.0% ± 9.5%",
+        "50.0% ± 15.8%",
+        "4.5° (most 9°)",
+        "0.45 (most 0.9)",
+        "1.00",
+        "0.900",
+        "2.00",
+    ]
 
 
 @pytest.mark.slow

@@ -94,7 +94,8 @@ def test_errors(models, scan, tmp_path, capsys, change, told):
     out = tmp_path / change.get("out", "a.json")
     assert main(words(models, scan[0], out, *change.get("more", []), model=change.get("model", "flow"))) == 2
     assert told in capsys.readouterr().err
-    assert not out.exists() and not out.with_suffix(".ply").exists()
+    assert not out.exists()
+    assert not out.with_suffix(".ply").exists()
 
 
 def test_several_clouds_are_not_one_scan(models, tmp_path, capsys):

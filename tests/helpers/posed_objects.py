@@ -5,8 +5,7 @@ from __future__ import annotations
 import pyro.distributions as dist
 import torch
 
-from pyro_pcflow.distributions import GaussianMixture
-from pyro_pcflow.distributions.gaussian_mixture import Gaussians
+from pyro_pcflow.distributions.gaussian_mixture import GaussianMixture, Gaussians
 from pyro_pcflow.transforms import Similarity, rotation_matrix
 
 # Turned into itself by half turns about three axes; by those and any turn about the last; by nothing.

@@ -187,7 +187,8 @@ def test_poses_of_draws(around):
 def test_poses_of_draws_without_a_prior_of_places():
     pose = pose_of({"pose_quaternion_offset": torch.zeros(5, 2)}, around=torch.tensor([0.0, 2.0]))
     torch.testing.assert_close(pose.rotation, torch.tensor([[0.0, -1.0], [1.0, 0.0]]).expand(5, 2, 2))
-    assert pose.translation.tolist() == [0.0, 0.0] and pose.scale == 1
+    assert pose.translation.tolist() == [0.0, 0.0]
+    assert pose.scale == 1
 
 
 def test_wrong_draws():

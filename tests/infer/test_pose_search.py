@@ -15,7 +15,11 @@ from pyro_pcflow.transforms import rotation_matrix, rotation_vector
 
 
 def some_poses(count, scale=1.3):
-    return Poses(rotation_matrix(torch.randn(count, 4).double()), torch.randn(count, 3).double(), torch.full((count,), scale).double())
+    return Poses(
+        rotation_matrix(torch.randn(count, 4).double()),
+        torch.randn(count, 3).double(),
+        torch.full((count,), scale).double(),
+    )
 
 
 def test_matches_are_those_of_a_mixture_of_normals():
@@ -90,7 +94,9 @@ def test_all_poses_of_an_ellipsoid_are_found():
     pyro.set_rng_seed(0)
     pose = random_pose()
     points = ELLIPSOID.sample((1024,))
-    starts = Poses(rotation_matrix(torch.randn(256, 4).double()), pose.translation.expand(256, 3), torch.ones(256).double())
+    starts = Poses(
+        rotation_matrix(torch.randn(256, 4).double()), pose.translation.expand(256, 3), torch.ones(256).double()
+    )
     found = search_poses(points, scan_of(ELLIPSOID, pose, 300), starts, 0.02, fit_scale=False)
     own = torch.diag_embed(torch.tensor([[1, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]]).double())
     images = pose.rotation @ own

@@ -47,7 +47,8 @@ def test_posterior_of_the_place_in_closed_form():
     torch.testing.assert_close(found.covariance[3:, 3:].diagonal(), 1 / precision, rtol=5e-3, atol=0)
     assert ((found.translation.mean(0) - mean).abs() < 4 * (1 / precision / 4000).sqrt()).all()
     assert (found.translation.std(0) * precision.sqrt() - 1).abs().max() < 4 / math.sqrt(2 * 4000)
-    assert (found.outlier_probability == 0).all() and (found.outlier_share == 0).all()
+    assert (found.outlier_probability == 0).all()
+    assert (found.outlier_share == 0).all()
 
 
 def test_chains_of_a_wide_posterior_against_uniform_rotations():
@@ -117,7 +118,9 @@ def test_a_bracket_among_outliers(scale):
     prior = None if scale == 1.0 else dist.LogNormal(torch.zeros(()).double(), 0.3)
     found = register(BRACKET, scan, scale=prior, num_starts=STARTS)
     assert len(found.modes.weight) == 1
-    away = torch.cat([rotation_vector(found.modes.rotation[0].mT @ pose.rotation), pose.translation - found.modes.translation[0]])
+    away = torch.cat(
+        [rotation_vector(found.modes.rotation[0].mT @ pose.rotation), pose.translation - found.modes.translation[0]]
+    )
     distance = away @ torch.linalg.solve(found.covariance, away)
     assert distance < 22.5  # exceeded once in 1000, of 6 degrees of freedom
     assert degrees(found.modes.rotation[0], pose.rotation) < 5
@@ -150,7 +153,9 @@ def test_regions_cover_poses_of_simulated_scans(method):
         found = register(BRACKET, scan_of(BRACKET, pose, 100, num_outliers=5), method=method, num_starts=STARTS)
         nearest = degrees(found.modes.rotation, pose.rotation).argmin()
         mode = found.modes
-        away = torch.cat([rotation_vector(mode.rotation[nearest].mT @ pose.rotation), pose.translation - mode.translation[nearest]])
+        away = torch.cat(
+            [rotation_vector(mode.rotation[nearest].mT @ pose.rotation), pose.translation - mode.translation[nearest]]
+        )
         covered.append(away @ torch.linalg.solve(mode.covariance[nearest], away) < 10.645)
     share = torch.stack(covered).double().mean()
     assert abs(share - 0.9) < 3 * (0.9 * 0.1 / 200) ** 0.5
@@ -182,7 +187,9 @@ def test_tempering_widens():
     pyro.set_rng_seed(0)
     pose = random_pose()
     scan = scan_of(BRACKET, pose, 300)
-    full, half = (register(BRACKET, scan, temper=temper, outlier_probability=None, num_starts=STARTS) for temper in (1.0, 0.25))
+    full, half = (
+        register(BRACKET, scan, temper=temper, outlier_probability=None, num_starts=STARTS) for temper in (1.0, 0.25)
+    )
     ratio = half.covariance.diagonal() / full.covariance.diagonal()
     assert (ratio - 4).abs().max() < 0.6
 
