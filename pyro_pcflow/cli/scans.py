@@ -22,6 +22,9 @@ from pyro_pcflow.ops.files import new_file
 
 __all__ = ["half_space", "read_scan", "write_json"]
 
+# For the probability that a point is seen: it is computed in every step.
+SENSOR_SAMPLES = 512
+
 
 def read_scan(path: str, model: SavedModel, num_points: int | None, seed: int) -> Tensor:
     """The only cloud of a file, `(N, D)`, as the model computes.
@@ -66,7 +69,7 @@ def half_space(arguments: argparse.Namespace, scan: Tensor) -> Callable[[Distrib
     softness = 0.05 if arguments.softness is None else arguments.softness
 
     def seen(point: Distribution) -> ThinnedPoint:
-        return one_sided(point, direction, offset, softness)
+        return one_sided(point, direction, offset, softness, SENSOR_SAMPLES)
 
     return seen
 

@@ -238,6 +238,17 @@ class PosePosterior:
             (gradient,) = torch.autograd.grad(self(at)[0].sum(), at)
         return gradient.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
 
+    def _prior_information(self) -> Tensor:
+        """Minus the curvature of the logarithm of the prior where it is concave, shape `(M, L, L)`."""
+        at = self._zero.requires_grad_()
+        with torch.enable_grad():
+            # The zeros let a flat prior have a slope, too.
+            log_prior = self._log_prior(*self.place(at)).sum() + 0 * at.square().sum()
+            (slope,) = torch.autograd.grad(log_prior, at, create_graph=True)
+            rows = [torch.autograd.grad(part.sum(), at, retain_graph=True)[0] for part in slope.unbind(-1)]
+        values, vectors = torch.linalg.eigh(-torch.stack(rows, -2).nan_to_num(0.0, 0.0, 0.0).double())
+        return (vectors * values.clamp(min=0).unsqueeze(-2)) @ vectors.mT
+
     def _root(self) -> Tensor:
         """Root of the inverse of the information of the points, one by one, with weak bounds; shape `(M, L, L)`."""
         at = self.logit.new_zeros(len(self.scan), len(self.logit), self.size).requires_grad_()
@@ -248,7 +259,8 @@ class PosePosterior:
         scores = scores.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0).double()
         extent = float((self.scan.amax(0) - self.scan.amin(0)).max())
         least = [ANGLE_PRECISION] * 3 + [CENTER_PRECISION / extent**2] * 3 + [OTHER_PRECISION] * (self.size - 6)
-        information = self.temper * torch.einsum("nmi,nmj->mij", scores, scores) + torch.diag(scores.new_tensor(least))
+        information = self.temper * torch.einsum("nmi,nmj->mij", scores, scores) + self._prior_information()
+        information = information + torch.diag(scores.new_tensor(least))
         # Reversed in order, the root of the precision is the inverse of a root of the covariance.
         inverse = torch.linalg.cholesky(information)
         identity = torch.eye(self.size, dtype=inverse.dtype, device=inverse.device)

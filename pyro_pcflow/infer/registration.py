@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyro.distributions as dist
@@ -26,6 +26,7 @@ __all__ = ["PoseModes", "Registration", "register"]
 METHODS = ("laplace", "hmc")
 # Points of the object that the search compares with the scan, and the fewest points that have a pose.
 OBJECT_POINTS, FEWEST_POINTS = 1024, 4
+FEW_OUTLIERS = dist.Beta(1.0, 10.0)
 # The uniform background of the search: the mean of the prior, within these bounds.
 SEARCHED_OUTLIERS = (0.02, 0.5)
 # Where starts lie about the middle of the scan, per deviation of its coordinates.
@@ -36,6 +37,8 @@ FAR_BELOW, FIRST_STEPS, LAST_STEPS = 0.3, 6, 15
 # Squared distance, in standard deviations, within which two maxima are one mode: a chi-square of 8 degrees of freedom
 # exceeds it with a probability of 1e-4. Modes of less than the least weight are dropped.
 ONE_MODE, LEAST_WEIGHT = 30.0, 1e-4
+# Nats below the best from which the width of a mode cannot make up for its height.
+NEGLIGIBLE = 40.0
 NUM_CHAINS, NUM_STEPS, WARMUP_STEPS, NUM_LEAPFROGS = 8, 40, 20, 4
 # Draws that probabilities of outliers are the mean over.
 OUTLIER_DRAWS = 16
@@ -83,7 +86,7 @@ class Registration:
             to the object.
         outlier_share: draws of the share of outliers in general, shape `(K,)`; 0 without a prior.
         method: how they were drawn.
-        diagnostics: `num_maxima`, how many candidates came to the end, from how many `num_starts`; for `"hmc"` and each
+        diagnostics: `num_starts`, how many poses the search began with; for `"hmc"` and each
             mode `r_hat`, split, and `n_eff`, shape `(M, L)`, of the rotation vector, the translation, the logarithm of
             the scale and the logit of the share of outliers; `acceptance` and `step_size`, shape `(M,)`.
     """
@@ -129,7 +132,7 @@ def register(
     spread: float | None = None,
     translation: Distribution | None = None,
     scale: Distribution | None = None,
-    outlier_probability: Distribution | None = dist.Beta(1.0, 10.0),  # noqa: B008  a constant
+    outlier_probability: Distribution | None = FEW_OUTLIERS,
     observe: Callable[[Distribution], Distribution] | None = None,
     method: str = "laplace",
     temper: float = 1.0,
@@ -165,7 +168,8 @@ def register(
             default the object's centre is normal about the middle of the scan's bounding box, with its longest side as
             standard deviation.
         scale: prior over positive numbers, such as `LogNormal(0, 0.1)`; by default the object has its own size.
-        outlier_probability: prior over the share of outliers in (0, 1); None if every point is of the object.
+        outlier_probability: prior over the share of outliers in (0, 1), by default `Beta(1, 10)`; None if every point
+            is of the object.
         observe: from the density of the posed object to that of its observed points, for example
             `lambda point: one_sided(point, direction)`, see `complete`; by default they are the same.
         method: see above.
@@ -202,6 +206,7 @@ def register(
         origin = torch.zeros_like(scan[0]) if observe is not None else scan.median(0).values
         near = (scan - origin).to(points)
         middle = points.mean(0)
+        prior = _moved_prior(prior, near)
         poses = _starts(prior, near, num_starts)
         low, high = SEARCHED_OUTLIERS
         share = 0.0 if outlier_probability is None else float(outlier_probability.mean)
@@ -276,6 +281,15 @@ def _checked_prior(
     return PosePrior(around, spread, translation, scale, outlier_probability)
 
 
+def _moved_prior(prior: PosePrior, like: Tensor) -> PosePrior:
+    """The same prior where a tensor is: those that users give are there already."""
+    around = None if prior.around is None else prior.around.to(like)
+    outliers = prior.outlier_probability
+    if outliers is FEW_OUTLIERS:
+        outliers = dist.Beta(*(part.to(like) for part in (FEW_OUTLIERS.concentration1, FEW_OUTLIERS.concentration0)))
+    return replace(prior, around=around, outlier_probability=outliers)
+
+
 def _check_options(method: str, temper: float, num_samples: int, num_starts: int) -> None:
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
@@ -307,7 +321,9 @@ def _maxima(posterior: PosePosterior) -> tuple[PosePosterior, Tensor, Tensor]:
     height = posterior.height()
     margin = FAR_BELOW * posterior.temper * len(posterior.scan)
     posterior = posterior[height > height.max() - margin].climbed(LAST_STEPS)
-    posterior = posterior[posterior.height().argsort(descending=True)]
+    height = posterior.height()
+    order = height.argsort(descending=True)
+    posterior = posterior[order[height[order] > height.max() - NEGLIGIBLE]]
     root, log_mass = posterior.laplace()
     away = posterior.coordinates_of(posterior).unsqueeze(-1)  # (K, M, L, 1)
     distance = torch.linalg.solve(root, away).square().sum((-1, -2))

@@ -119,10 +119,13 @@ def rotation_vector(rotation: Tensor) -> Tensor:
     quaternion = products.gather(-2, largest[..., None, None].expand(*largest.shape, 1, 4)).squeeze(-2)
     quaternion = quaternion / quaternion.norm(dim=-1, keepdim=True)
     quaternion = torch.where(quaternion[..., :1] < 0, -quaternion, quaternion)
-    size = quaternion[..., 1:].norm(dim=-1, keepdim=True)
-    angle = 2 * torch.atan2(size, quaternion[..., :1])
-    tiny = torch.finfo(size.dtype).tiny
-    return torch.where(size > tiny, angle / size.clamp(min=tiny), 2.0) * quaternion[..., 1:]
+    cosine, axis = quaternion.split([1, 3], -1)
+    square = axis.square().sum(-1, keepdim=True)
+    # Of a small angle the first terms of its series, since the square root of zero has no gradient.
+    small = square < torch.finfo(square.dtype).eps ** 0.5
+    sine = torch.where(small, 1.0, square).sqrt()
+    series = 2 / cosine - 2 * square / (3 * cosine**3)
+    return torch.where(small, series, 2 * torch.atan2(sine, cosine) / sine) * axis
 
 
 class Similarity(Bijection):

@@ -39,8 +39,8 @@ def test_complete(models, scan, tmp_path, capsys):
         40,
         labels=torch.tensor([1]),
         num_samples=2,
-        observe=lambda point: one_sided(point, direction, softness=0.2),
-        fill=lambda point: one_sided(point, direction, softness=0.2).complement(),
+        observe=lambda point: one_sided(point, direction, softness=0.2, num_samples=512),
+        fill=lambda point: one_sided(point, direction, softness=0.2, num_samples=512).complement(),
     )
     got = pcf.data.load_clouds(out, None)
     torch.testing.assert_close(got, expected.clouds[:, 0])
