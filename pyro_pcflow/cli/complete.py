@@ -112,7 +112,10 @@ def _completer(arguments: argparse.Namespace, model: SavedModel) -> Completer:
     module = load(path, device=model.device, custom=load_custom(arguments.custom).values())
     if not isinstance(module, Completer):
         raise ValueError(f"{path} holds a {type(module).__name__}: --proposal takes a completer, as pcf.save writes it")
-    ours, theirs = model.module.state_dict(), module.model.state_dict()
+    ours, theirs = (
+        {name: value for name, value in some.state_dict().items() if isinstance(value, torch.Tensor)}
+        for some in (model.module, module.model)
+    )
     if ours.keys() != theirs.keys() or not all(torch.equal(ours[name], theirs[name]) for name in ours):
         raise ValueError(f"{path} holds the completer of another model than {arguments.model}")
     return module.to(model.dtype).eval()

@@ -159,7 +159,7 @@ def register(
         flow: the object: an unconditional flow over points of 3 coordinates, or any point distribution with
             `event_shape (3,)` and no batch shape, such as `flow.condition(context)`.
         scan: shape `(N, 3)`, in the flow's units unless there is a prior for the scale.
-        around: quaternion that rotations are near, as for `sample_pose`, shape `(4,)`; the identity by default. It
+        around: quaternion that rotations are near, as in `sample_pose`, shape `(4,)`; the identity by default. It
             needs `spread`.
         spread: standard deviation of the rotation's angle about each axis, in radians: the prior density falls as
             `exp(-angle**2 / (2 * spread**2))`, with the angle from `around`. By default every rotation is equally

@@ -53,7 +53,7 @@ def test_a_scan_is_the_object_in_its_pose_with_outliers_last():
     points = torch.randn(500, 3)
     scan, rotation, translation = registration.make_scan(points, 3)
     back = (scan - translation) @ rotation
-    near = torch.cdist(back, points).amin(1) < 1e-4
+    near = torch.cdist(back, points).amin(1) < 0.01
     assert scan.shape == (300, 3)
     assert near[:285].all()
     assert not near[285:].any()
