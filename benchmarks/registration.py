@@ -1,6 +1,6 @@
 """The pose of a known object in a scan: whether regions of the posterior cover the true pose as often as they say.
 
-    python -m benchmarks.registration MESH_FOLDER                                # the table of docs/benchmarks.md
+    python -m benchmarks.registration MESH_FOLDER                                # 100 scans
     python -m benchmarks.registration MESH_FOLDER --scans 4 --seconds 2          # a smoke run
 
 A flow is trained on each mesh. The scans are shared out over the meshes: 300 points each, 285 of them points of the
