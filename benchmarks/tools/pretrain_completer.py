@@ -23,7 +23,6 @@ import torch
 import pyro_pcflow as pcf
 from benchmarks.common.categories import load_splits
 from benchmarks.common.constants import NOISE_PER_HALF_EXTENT
-from pyro_pcflow.infer.views import VIEWS
 
 # One in so many views has outliers, if there are any.
 ONE_IN = 4
@@ -54,7 +53,9 @@ def main() -> None:
     parser.add_argument("--train", type=Path, help="a npy file of clouds to train on, in place of the train split")
     parser.add_argument("--start", type=Path, help="a trained completer to go on with, in place of a new one")
     parser.add_argument("--outliers", type=float, help="largest share of outliers in one of four views (none)")
-    parser.add_argument("--seconds", type=float, default=3000.0, help="training time, 0 to calibrate alone (%(default)s)")
+    parser.add_argument(
+        "--seconds", type=float, default=3000.0, help="training time, or 0 (%(default)s)"
+    )
     parser.add_argument("--lr", type=float, help="highest learning rate (the completer's own)")
     parser.add_argument("--batch-size", type=int, default=32, help="real clouds per step (%(default)s)")
     parser.add_argument("--num-calibrated", type=int, default=30, help="clouds of the val split for the exponents")
@@ -67,8 +68,8 @@ def main() -> None:
     completer = pcf.load(arguments.start) if arguments.start else pcf.infer.Completer(load_model(arguments.model))
     assert isinstance(completer, pcf.infer.Completer)
     if arguments.outliers:
-        spoilt = pcf.infer.Outliers(VIEWS, most=arguments.outliers)
-        completer.views = pcf.infer.OneOf((VIEWS, spoilt), (ONE_IN - 1.0, 1.0))
+        spoilt = pcf.infer.Outliers(completer.views, most=arguments.outliers)
+        completer.views = pcf.infer.OneOf((completer.views, spoilt), (ONE_IN - 1.0, 1.0))
     if arguments.seconds:
         result = pcf.fit(
             completer,

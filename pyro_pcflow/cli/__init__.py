@@ -24,6 +24,8 @@ COMMANDS = {
     "sample": "draw clouds from a trained flow or model",
     "score": "log-density of every point and every cloud",
     "evaluate": "compare samples with held-out clouds",
+    "complete": "whole clouds that agree with a partial scan",
+    "register": "the pose of a known object in a scan",
     "convert": "gather clouds in one file that need not fit in memory",
 }
 # As a shell reports a process that a signal ended.

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ALL",
+    "add_sensor",
     "assignments",
     "check_new_file",
     "check_parent",
@@ -62,6 +63,22 @@ def number(expected: str, holds: Callable[[float], bool]) -> Callable[[str], flo
         return value
 
     return parse
+
+
+def add_sensor(parser: argparse.ArgumentParser) -> None:
+    """Add the options of a sensor that sees one side of an object."""
+    real = number("a number", lambda _: True)
+    parser.add_argument(
+        "--direction",
+        type=real,
+        nargs="+",
+        metavar="X",
+        help="towards a sensor that sees one side of the object only, in the scan's coordinates (it sees all of it)",
+    )
+    parser.add_argument("--offset", type=real, help="how far along --direction the visible side begins (0)")
+    parser.add_argument(
+        "--softness", type=number("a positive number", lambda value: value > 0), help="width of that edge (0.05)"
+    )
 
 
 def assignments(words: Sequence[str]) -> dict[str, Any]:

@@ -4,12 +4,14 @@ from pyro_pcflow.infer.annealing import Evidence, evidence
 from pyro_pcflow.infer.bayesian_weights import BayesianWeights, fan_in_normal, functional_copy
 from pyro_pcflow.infer.calibration import Calibration, simulation_based_calibration
 from pyro_pcflow.infer.chains import Chains, sample_posterior
+from pyro_pcflow.infer.checks import CompletionCheck
 from pyro_pcflow.infer.completer import Completer
 from pyro_pcflow.infer.completion import Completion, complete
 from pyro_pcflow.infer.datatree import to_datatree
 from pyro_pcflow.infer.noise_space import non_centred
 from pyro_pcflow.infer.point_process import sample_point_process
-from pyro_pcflow.infer.pose import sample_pose
+from pyro_pcflow.infer.pose import pose_of, sample_pose
+from pyro_pcflow.infer.registration import PoseModes, Registration, register
 from pyro_pcflow.infer.sensors import UnknownBackground, UnknownNoise
 from pyro_pcflow.infer.tempering import calibrate_temper
 from pyro_pcflow.infer.views import Crop, DepthCamera, Hole, OneOf, OneSide, Outliers, Whole
@@ -20,6 +22,7 @@ __all__ = [
     "Chains",
     "Completer",
     "Completion",
+    "CompletionCheck",
     "Crop",
     "DepthCamera",
     "Evidence",
@@ -27,6 +30,8 @@ __all__ = [
     "OneOf",
     "OneSide",
     "Outliers",
+    "PoseModes",
+    "Registration",
     "UnknownBackground",
     "UnknownNoise",
     "Whole",
@@ -36,6 +41,8 @@ __all__ = [
     "fan_in_normal",
     "functional_copy",
     "non_centred",
+    "pose_of",
+    "register",
     "sample_point_process",
     "sample_pose",
     "sample_posterior",

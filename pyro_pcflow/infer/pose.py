@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import pyro
 import pyro.distributions as dist
 import torch
@@ -11,7 +13,7 @@ from torch.distributions import Distribution
 from pyro_pcflow.distributions import UniformRotation
 from pyro_pcflow.transforms import Similarity, similarity
 
-__all__ = ["sample_pose"]
+__all__ = ["pose_of", "sample_pose"]
 
 # Standard deviation of a quaternion's length, which has no meaning: so narrow that the singular length 0 is far away,
 # and no narrower than a rotation is usually known, since a sampler's steps fit the narrowest direction.
@@ -67,10 +69,7 @@ def sample_pose(
         >>> sorted(pyro.poutine.trace(model).get_trace(torch.randn(10, 3)).stochastic_nodes)
         ['pose_quaternion_offset', 'pose_translation']
     """
-    around = torch.tensor([1.0, 0.0, 0.0, 0.0]) if around is None else around
-    if not isinstance(around, Tensor) or around.dim() < 1 or around.shape[-1] not in (2, 4):
-        got = f"shape {tuple(around.shape)}" if isinstance(around, Tensor) else type(around).__name__
-        raise ValueError(f"expected a quaternion as a tensor of 4 numbers for space or of 2 for the plane, got {got}")
+    around = _quaternion(around)
     if spread is not None and not spread > 0:
         raise ValueError(f"expected a positive spread in radians, got {spread}")
     point_dim = 2 if around.shape[-1] == 2 else 3
@@ -81,7 +80,6 @@ def sample_pose(
         )
     if scale is not None and scale.event_shape != ():
         raise ValueError(f"expected a prior over one scale, of event shape (), got {tuple(scale.event_shape)}")
-    around = around / around.norm(dim=-1, keepdim=True)
     prior = UniformRotation(around, LENGTH_SCALE) if spread is None else _near(around, spread)
     pose = similarity(
         around + pyro.sample(f"{name}_quaternion_offset", prior),
@@ -90,6 +88,57 @@ def sample_pose(
     )
     pyro.deterministic(f"{name}_rotation", pose.rotation, event_dim=2)
     return pose
+
+
+def pose_of(samples: Mapping[str, Tensor], name: str = "pose", *, around: Tensor | None = None) -> Similarity:
+    """The poses of draws of `sample_pose`'s sites: rotations, translations and scales.
+
+    `MCMC.get_samples()` has the stochastic sites alone, without the deterministic `{name}_rotation`; `Predictive` and
+    guides may have either.
+
+    Args:
+        samples: values of sites by name, shape `(*draws, *batch, ...)`.
+        name: prefix of the sites.
+        around: the quaternion that `sample_pose` was given, shape `(*batch, 4)` or `(*batch, 2)`; the identity of space
+            by default.
+
+    Returns:
+        The poses, of batch shape `(*draws, *batch)`: `pose_of(samples).rotation` has the matrices.
+
+    Raises:
+        ValueError: if the site of the rotation is missing, or does not fit `around`.
+
+    Examples:
+        >>> from pyro.infer import MCMC, NUTS
+        >>> def model():
+        ...     pose = sample_pose(spread=0.2)
+        ...     pyro.sample("x", dist.Normal(pose.rotation, 1.0).to_event(2), obs=torch.eye(3))
+        >>> chain = MCMC(NUTS(model), num_samples=4, warmup_steps=4, disable_progbar=True)
+        >>> chain.run()
+        >>> pose_of(chain.get_samples()).rotation.shape
+        torch.Size([4, 3, 3])
+    """
+    site = f"{name}_quaternion_offset"
+    if site not in samples:
+        raise ValueError(
+            f"expected draws of the site {site!r}, which sample_pose({name!r}) makes, got {', '.join(sorted(samples))}"
+        )
+    around = _quaternion(around).to(samples[site].device)
+    if samples[site].shape[-1] != around.shape[-1]:
+        raise ValueError(
+            f"{site!r} holds {samples[site].shape[-1]} numbers and around {around.shape[-1]}: give the around that "
+            "sample_pose was given"
+        )
+    return similarity(around + samples[site], samples.get(f"{name}_translation"), samples.get(f"{name}_scale"))
+
+
+def _quaternion(around: Tensor | None) -> Tensor:
+    """The rotation that offsets are counted from, as a quaternion of length 1."""
+    around = torch.tensor([1.0, 0.0, 0.0, 0.0]) if around is None else around
+    if not isinstance(around, Tensor) or around.dim() < 1 or around.shape[-1] not in (2, 4):
+        got = f"shape {tuple(around.shape)}" if isinstance(around, Tensor) else type(around).__name__
+        raise ValueError(f"expected a quaternion as a tensor of 4 numbers for space or of 2 for the plane, got {got}")
+    return around / around.norm(dim=-1, keepdim=True)
 
 
 def _near(around: Tensor, spread: float) -> dist.MultivariateNormal:

@@ -25,7 +25,13 @@ from pyro_pcflow.transforms.named_couplings import (
     cubic_point_coupling,
     spline_point_coupling,
 )
-from pyro_pcflow.transforms.similarity import Similarity, rotation_matrix, similarity
+from pyro_pcflow.transforms.similarity import (
+    Similarity,
+    rotation_from_vector,
+    rotation_matrix,
+    rotation_vector,
+    similarity,
+)
 from pyro_pcflow.transforms.stack import ConditionalCouplingStack, CouplingStack, coupling_stack
 from pyro_pcflow.transforms.standardize import Standardize, standardize
 
@@ -59,7 +65,9 @@ __all__ = [
     "cubic_point_coupling",
     "lu_linear",
     "point_coupling",
+    "rotation_from_vector",
     "rotation_matrix",
+    "rotation_vector",
     "similarity",
     "spline_point_coupling",
     "standardize",

@@ -10,7 +10,7 @@ from pyro_pcflow.ops.tracing import is_traced
 from pyro_pcflow.transforms.base import Bijection
 from pyro_pcflow.transforms.checks import check_point_shape
 
-__all__ = ["Similarity", "rotation_matrix", "similarity"]
+__all__ = ["Similarity", "rotation_from_vector", "rotation_matrix", "rotation_vector", "similarity"]
 
 # A rotation that was computed in float32 is orthogonal to about this much.
 ORTHOGONAL = 1e-3
@@ -57,6 +57,75 @@ def rotation_matrix(quaternion: Tensor) -> Tensor:
         ]
     dim = 2 if quaternion.shape[-1] == 2 else 3
     return torch.stack(rows, -1).unflatten(-1, (dim, dim))
+
+
+def rotation_from_vector(vector: Tensor) -> Tensor:
+    """The rotation about a vector by its length in radians: the exponential map of the rotation group (Rodrigues).
+
+    Args:
+        vector: axis times angle, shape `(*batch, 3)`; gradients are finite at zero, too.
+
+    Returns:
+        Shape `(*batch, 3, 3)`.
+
+    Raises:
+        ValueError: if the last dimension is not 3.
+
+    Examples:
+        >>> quarter = rotation_from_vector(torch.tensor([0.0, 0.0, torch.pi / 2]))
+        >>> (quarter @ torch.tensor([1.0, 0.0, 0.0])).round(decimals=6).abs().tolist()
+        [0.0, 1.0, 0.0]
+    """
+    if vector.dim() < 1 or vector.shape[-1] != 3:
+        raise ValueError(f"expected a rotation vector of 3 numbers, got a tensor of shape {tuple(vector.shape)}")
+    # The square root of zero has no gradient. The quaternion is divided by its length, so that no angle changes by more
+    # than rounding.
+    half = 0.5 * (vector.square().sum(-1, keepdim=True) + torch.finfo(vector.dtype).eps).sqrt()
+    return rotation_matrix(torch.cat([half.cos(), 0.5 * torch.sinc(half / torch.pi) * vector], -1))
+
+
+def rotation_vector(rotation: Tensor) -> Tensor:
+    """The axis of a rotation times its angle, between 0 and pi radians: the logarithm of the rotation group.
+
+    The quaternion is read off whichever of its four numbers is largest, so that no digits are lost near half a turn
+    (Shepperd, Quaternion from rotation matrix, Journal of Guidance and Control 1978). The length of
+    `rotation_vector(a.mT @ b)` is the angle between two rotations.
+
+    Args:
+        rotation: orthogonal with determinant 1, shape `(*batch, 3, 3)`.
+
+    Returns:
+        Shape `(*batch, 3)`.
+
+    Raises:
+        ValueError: if the shape does not fit.
+
+    Examples:
+        >>> rotation_vector(rotation_from_vector(torch.tensor([0.1, -0.2, 3.0]))).round(decimals=4).tolist()
+        [0.10000000149011612, -0.20000000298023224, 3.0]
+    """
+    if rotation.shape[-2:] != (3, 3):
+        raise ValueError(f"expected rotations of shape (*batch, 3, 3), got {tuple(rotation.shape)}")
+    a, b, c = rotation.diagonal(dim1=-2, dim2=-1).unbind(-1)
+    odd = rotation - rotation.mT
+    even = rotation + rotation.mT
+    x, y, z = odd[..., 2, 1], odd[..., 0, 2], odd[..., 1, 0]
+    xy, xz, yz = even[..., 0, 1], even[..., 0, 2], even[..., 1, 2]
+    # Four times the products of the quaternion's numbers with each of them.
+    products = torch.stack(
+        [1 + a + b + c, x, y, z, x, 1 + a - b - c, xy, xz, y, xy, 1 - a + b - c, yz, z, xz, yz, 1 - a - b + c], -1
+    ).unflatten(-1, (4, 4))
+    largest = products.diagonal(dim1=-2, dim2=-1).argmax(-1)
+    quaternion = products.gather(-2, largest[..., None, None].expand(*largest.shape, 1, 4)).squeeze(-2)
+    quaternion = quaternion / quaternion.norm(dim=-1, keepdim=True)
+    quaternion = torch.where(quaternion[..., :1] < 0, -quaternion, quaternion)
+    cosine, axis = quaternion.split([1, 3], -1)
+    square = axis.square().sum(-1, keepdim=True)
+    # Of a small angle the first terms of its series, since the square root of zero has no gradient.
+    small = square < torch.finfo(square.dtype).eps ** 0.5
+    sine = torch.where(small, 1.0, square).sqrt()
+    series = 2 / cosine - 2 * square / (3 * cosine**3)
+    return torch.where(small, series, 2 * torch.atan2(sine, cosine) / sine) * axis
 
 
 class Similarity(Bijection):

@@ -17,7 +17,11 @@ from pyro_pcflow.cli import main
 @pytest.mark.parametrize(
     ("words", "named", "left_out"),
     [
-        ([], ["train", "sample", "score", "evaluate", "convert"], {"torch", "inspect", "dataclasses", "pathlib"}),
+        (
+            [],
+            ["train", "sample", "score", "evaluate", "complete", "register", "convert"],
+            {"torch", "inspect", "dataclasses", "pathlib"},
+        ),
         (["train"], ["--max-seconds"], {"torch", "pyro_pcflow.cli.score"}),
     ],
 )

@@ -18,8 +18,15 @@ WHOLE = {
     "score": ["--num-points", "--label", "--seed"],
     "evaluate": ["--num-points", "--num-clouds", "--draws", "--resolution", "--num-particles", "--label", "--seed"],
     "convert": ["--num-points", "--seed"],
+    "complete": ["--num-points", "--num-samples", "--scan-points", "--label", "--seed"],
+    "register": ["--num-samples", "--num-starts", "--scan-points", "--seed"],
 }
-REAL = {"train": ["--max-seconds", "--noise", "--lr"], "evaluate": ["--azim"]}
+REAL = {
+    "train": ["--max-seconds", "--noise", "--lr"],
+    "evaluate": ["--azim"],
+    "complete": ["--softness"],
+    "register": ["--spread", "--scale-deviation", "--softness"],
+}
 # Options for which nothing is a value, too.
 FROM_ZERO = {"--seed", "--label", "--num-particles", "--num-couplings", "--noise", "--azim"}
 
@@ -31,6 +38,7 @@ def files(tmp_path_factory, models):
     points = np.random.default_rng(0).normal(size=(4, 30, 3)).astype(np.float32)
     np.save(root / "clouds.npy", points)
     np.savez(root / "clouds.npz", points=points)
+    np.save(root / "one.npy", points[:1])
     np.save(root / "flat.npy", points[..., :2])
     np.save(root / "nan.npy", np.full((4, 30, 3), np.nan))
     np.save(root / "line.npy", np.zeros(30))
@@ -77,6 +85,8 @@ def complete(command, models, files, out):
             *["--out", out / "report", "--device", "cpu"],
         ],
         "convert": ["convert", files / "clouds.npy", "--out", out / "a.npy", "--num-points", "30"],
+        "complete": ["complete", models["vae"], files / "one.npy", "--out", out / "a.npy", "--device", "cpu"],
+        "register": ["register", models["flow"], files / "one.npy", "--out", out / "a.json", "--device", "cpu"],
     }[command]
 
 
@@ -249,14 +259,15 @@ def test_a_model_where_data_belongs(command, models, files, tmp_path, capsys):
     ("command", "place"),
     [
         (command, place)
-        for command in ["sample", "score", "convert", "evaluate", "train"]
+        for command in ["sample", "score", "convert", "evaluate", "train", "complete", "register"]
         for place in ["there", "link", "below a file", "no folder for writing"]
         # What is there may be the run to resume.
         if command != "train" or place not in ("there", "link")
     ],
 )
 def test_out(command, place, models, files, tmp_path, capsys, never, monkeypatch):
-    suffix = {"sample": ".npy", "score": ".csv", "convert": ".npy"}.get(command, "")
+    suffixes = {"sample": ".npy", "score": ".csv", "convert": ".npy", "complete": ".npy", "register": ".json"}
+    suffix = suffixes.get(command, "")
     folder = tmp_path / "out"
     folder.mkdir()
     words = complete(command, models, files, folder)

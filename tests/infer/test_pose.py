@@ -7,14 +7,15 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro import poutine
-from pyro.infer import MCMC, NUTS, Trace_ELBO
+from pyro.infer import MCMC, NUTS, Predictive, Trace_ELBO
 from pyro.infer.autoguide import AutoDelta, init_to_value
 
 import pyro_pcflow as pcf
-from pyro_pcflow.infer import sample_pose
+from pyro_pcflow.infer import pose_of, sample_pose
 from pyro_pcflow.transforms import rotation_matrix, similarity
 
 SPREAD = torch.tensor([0.2, 0.5, 1.0], dtype=torch.float64)
+SITES = ("quaternion_offset", "translation", "scale")
 THING = dist.Normal(torch.zeros(3).double(), SPREAD).to_event(1)
 
 
@@ -153,6 +154,48 @@ def test_posterior_of_a_pose_against_importance_sampling():
     assert ((got.mean(0) - expected).abs() < 4 * error).all()
     assert (size > 100).all()
     assert (got.std(0) / deviation - 1).abs().max() < 0.2
+
+
+@pytest.mark.parametrize("around", [None, torch.tensor([0.5, -1.0, 2.0, 0.3]).double()])
+def test_poses_of_draws(around):
+    """Of a chain, which has no deterministic sites, and of `Predictive`, which has."""
+
+    def model():
+        pose = sample_pose(
+            "p",
+            around=around,
+            spread=0.5,
+            translation=dist.Normal(torch.zeros(3).double(), 1.0).to_event(1),
+            scale=dist.LogNormal(torch.zeros(()).double(), 0.3),
+        )
+        pyro.sample("x", dist.Normal(pose.translation, 1.0).to_event(1), obs=torch.ones(3).double())
+
+    drawn = Predictive(model, num_samples=5, return_sites=[f"p_{n}" for n in (*SITES, "rotation")])()
+    pose = pose_of(drawn, "p", around=around)
+    torch.testing.assert_close(pose.rotation, drawn["p_rotation"], check_dtype=False)
+    assert torch.equal(pose.translation, drawn["p_translation"])
+    assert torch.equal(pose.scale, drawn["p_scale"].to(pose.scale))
+    chain = MCMC(NUTS(model, max_tree_depth=2), num_samples=3, warmup_steps=2, disable_progbar=True)
+    chain.run()
+    samples = chain.get_samples()
+    assert "p_rotation" not in samples
+    assert pose_of(samples, "p", around=around).batch_shape == (3,)
+    again = Predictive(model, samples, return_sites=["p_rotation"])()
+    torch.testing.assert_close(pose_of(samples, "p", around=around).rotation, again["p_rotation"], check_dtype=False)
+
+
+def test_poses_of_draws_without_a_prior_of_places():
+    pose = pose_of({"pose_quaternion_offset": torch.zeros(5, 2)}, around=torch.tensor([0.0, 2.0]))
+    torch.testing.assert_close(pose.rotation, torch.tensor([[0.0, -1.0], [1.0, 0.0]]).expand(5, 2, 2))
+    assert pose.translation.tolist() == [0.0, 0.0]
+    assert pose.scale == 1
+
+
+def test_wrong_draws():
+    with pytest.raises(ValueError, match=r"site 'pose_quaternion_offset', which .*, got a, b"):
+        pose_of({"b": torch.zeros(1), "a": torch.zeros(1)})
+    with pytest.raises(ValueError, match="holds 2 numbers and around 4: give the around"):
+        pose_of({"pose_quaternion_offset": torch.zeros(5, 2)})
 
 
 def test_wrong_priors():

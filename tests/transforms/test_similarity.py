@@ -10,7 +10,7 @@ import torch
 from scipy.spatial.transform import Rotation
 
 import pyro_pcflow as pcf
-from pyro_pcflow.transforms import Similarity, rotation_matrix, similarity
+from pyro_pcflow.transforms import Similarity, rotation_from_vector, rotation_matrix, rotation_vector, similarity
 
 
 def random_pose(batch=(), dim=3):
@@ -23,6 +23,39 @@ def test_rotation_of_space_is_scipys():
     expected = torch.as_tensor(Rotation.from_quat(quaternion.numpy(), scalar_first=True).as_matrix())
     torch.testing.assert_close(rotation_matrix(quaternion), expected)
     torch.testing.assert_close(rotation_matrix(-3 * quaternion), expected)
+
+
+@pytest.mark.parametrize("angle", [0.0, 1e-9, 1e-3, 1.0, 3.0, torch.pi - 1e-7])
+def test_rotation_vectors_are_scipys(angle):
+    axes = torch.randn(50, 3, dtype=torch.float64)
+    vectors = angle * axes / axes.norm(dim=-1, keepdim=True)
+    expected = torch.as_tensor(Rotation.from_rotvec(vectors.numpy()).as_matrix())
+    torch.testing.assert_close(rotation_from_vector(vectors), expected)
+    torch.testing.assert_close(rotation_vector(expected), vectors, rtol=1e-7, atol=1e-12)
+
+
+def test_half_turns_have_a_vector_each_way():
+    """Where the antisymmetric part of a rotation is zero, and each number of the quaternion is the largest in turn."""
+    for axis in torch.eye(3, dtype=torch.float64):
+        half = rotation_from_vector(torch.pi * axis)
+        torch.testing.assert_close(rotation_vector(half).abs(), torch.pi * axis, rtol=0, atol=1e-7)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_slope_of_rotations_at_no_turn(dtype):
+    """The generators: a turn about the first axis moves the second to the third."""
+    slope = torch.autograd.functional.jacobian(rotation_from_vector, torch.zeros(3, dtype=dtype))
+    expected = torch.zeros(3, 3, 3, dtype=dtype)
+    for i, j, k in [(2, 1, 0), (0, 2, 1), (1, 0, 2)]:
+        expected[i, j, k], expected[j, i, k] = 1, -1
+    torch.testing.assert_close(slope, expected)
+
+
+def test_wrong_rotation_vectors():
+    with pytest.raises(ValueError, match=r"rotation vector of 3 numbers, got a tensor of shape \(2,\)"):
+        rotation_from_vector(torch.zeros(2))
+    with pytest.raises(ValueError, match=r"rotations of shape \(\*batch, 3, 3\), got \(3,\)"):
+        rotation_vector(torch.zeros(3))
 
 
 def test_rotation_of_the_plane_turns_by_its_angle():

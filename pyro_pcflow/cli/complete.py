@@ -1,0 +1,121 @@
+"""`pcflow complete`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pyro_pcflow.cli.custom import add_custom
+from pyro_pcflow.cli.sample import SUFFIXES_OF_SAMPLES
+from pyro_pcflow.cli.shared import add_sensor, check_new_file, say, whole
+
+if TYPE_CHECKING:
+    from pyro_pcflow.cli.models import SavedModel
+    from pyro_pcflow.infer import Completer
+
+__all__ = ["add_arguments", "run"]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the command."""
+    parser.description = (
+        "Complete a partial scan by a model of many shapes: whole clouds, in which the points of the scan are kept, in "
+        "--out, and how they were found beside it (NAME.json)."
+    )
+    parser.add_argument("model", type=Path, help="a run folder, or a model file, of a model of many shapes")
+    parser.add_argument("scan", help="a file of one cloud; a mesh with --scan-points")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        help=f"new file: {', '.join(SUFFIXES_OF_SAMPLES)} (with --num-samples 1 for the last two)",
+    )
+    parser.add_argument("--scan-points", type=whole(1), help="points drawn from the scan (all of them)")
+    parser.add_argument("--num-points", type=whole(1), default=2048, help="points of a whole cloud (%(default)s)")
+    parser.add_argument("--num-samples", type=whole(1), default=16, help="whole clouds (%(default)s)")
+    parser.add_argument(
+        "--method", choices=["auto", "completer", "hmc", "svi", "nuts"], default="auto", help="(%(default)s)"
+    )
+    parser.add_argument("--proposal", type=Path, help="a run folder, or a file, of a completer of the model")
+    parser.add_argument("--label", type=whole(0), help="number of the class, for a model that has classes")
+    add_sensor(parser)
+    add_custom(parser)
+    parser.add_argument("--seed", type=whole(0), default=0)
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1 (%(default)s)")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Write whole clouds, and how they were found."""
+    import torch
+
+    from pyro_pcflow.cli.models import CloudModel, load_model
+    from pyro_pcflow.cli.scans import half_space, read_scan, write_json
+    from pyro_pcflow.data.saving import check_format, save_clouds
+    from pyro_pcflow.infer import complete
+    from pyro_pcflow.ops.random import seeded
+
+    check_new_file(arguments.out, SUFFIXES_OF_SAMPLES)
+    report = arguments.out.with_suffix(".json")
+    check_new_file(report, [".json"])
+    labels = None if arguments.label is None else [arguments.label]
+    model = load_model(arguments.model, arguments.device, labels, arguments.custom)
+    if not isinstance(model, CloudModel):
+        raise ValueError(
+            f"{arguments.model} holds a {type(model.module).__name__}, one shape, of which nothing is unknown: "
+            "complete takes a model of many shapes"
+        )
+    check_format(arguments.out, arguments.num_samples, model.point_dim)
+    scan = read_scan(arguments.scan, model, arguments.scan_points, arguments.seed)
+    proposal = None if arguments.proposal is None else _completer(arguments, model)
+    sensor = half_space(arguments, scan)
+    with seeded(arguments.seed, model.device):
+        found = complete(
+            model.module,
+            scan.unsqueeze(0),
+            arguments.num_points,
+            labels=None if labels is None else torch.tensor(labels, device=model.device),
+            observe=sensor,
+            fill=None if sensor is None else lambda point: sensor(point).complement(),
+            method=arguments.method,
+            proposal=proposal,
+            num_samples=arguments.num_samples,
+        )
+    write_json(
+        {
+            "method": found.method,
+            "observed_points": len(scan),
+            "diagnostics": found.diagnostics,
+            "latents": {name: draws.squeeze(1) for name, draws in found.latents.items()},
+        },
+        report,
+    )
+    save_clouds(found.clouds[:, 0], arguments.out)
+    say(f"{arguments.num_samples} clouds of {arguments.num_points} points, {len(scan)} of them observed")
+    say(f"{arguments.out}, {report}")
+
+
+def _completer(arguments: argparse.Namespace, model: SavedModel) -> Completer:
+    """The completer of `--proposal`, of the same model.
+
+    Raises:
+        ValueError: another kind of module, or a completer of another model.
+        OSError: nothing to read there.
+    """
+    import torch
+
+    from pyro_pcflow.cli.custom import load_custom
+    from pyro_pcflow.infer import Completer
+    from pyro_pcflow.serialization import load
+
+    path = arguments.proposal / "model.pt" if arguments.proposal.is_dir() else arguments.proposal
+    module = load(path, device=model.device, custom=load_custom(arguments.custom).values())
+    if not isinstance(module, Completer):
+        raise ValueError(f"{path} holds a {type(module).__name__}: --proposal takes a completer, as pcf.save writes it")
+    ours, theirs = (
+        {name: value for name, value in some.state_dict().items() if isinstance(value, torch.Tensor)}
+        for some in (model.module, module.model)
+    )
+    if ours.keys() != theirs.keys() or not all(torch.equal(ours[name], theirs[name]) for name in ours):
+        raise ValueError(f"{path} holds the completer of another model than {arguments.model}")
+    return module.to(model.dtype).eval()
