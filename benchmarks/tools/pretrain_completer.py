@@ -53,9 +53,7 @@ def main() -> None:
     parser.add_argument("--train", type=Path, help="a npy file of clouds to train on, in place of the train split")
     parser.add_argument("--start", type=Path, help="a trained completer to go on with, in place of a new one")
     parser.add_argument("--outliers", type=float, help="largest share of outliers in one of four views (none)")
-    parser.add_argument(
-        "--seconds", type=float, default=3000.0, help="training time, or 0 (%(default)s)"
-    )
+    parser.add_argument("--seconds", type=float, default=3000.0, help="training time, or 0 (%(default)s)")
     parser.add_argument("--lr", type=float, help="highest learning rate (the completer's own)")
     parser.add_argument("--batch-size", type=int, default=32, help="real clouds per step (%(default)s)")
     parser.add_argument("--num-calibrated", type=int, default=30, help="clouds of the val split for the exponents")
