@@ -26,7 +26,6 @@ from benchmarks.common.sensors import box_of_outliers, draw_points, make_sensor,
 
 UP = torch.tensor([0.0, 0.0, 1.0])
 OUTLIERS = 0.1
-NAMES = ("body", "face", "chair")
 # How far apart two bodies in one scan stand, in units of half of a body's height.
 APART = 0.6
 
@@ -109,10 +108,13 @@ def main() -> None:
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.manual_seed(0)
-    loaded = [load_clouds(arguments.data / f"{name}.npz", arguments.split, arguments.clouds) for name in NAMES]
+    bodies, faces, chairs = (
+        load_clouds(arguments.data / f"{name}.npz", arguments.split, arguments.clouds)
+        for name in ("body", "face", "chair")
+    )
     shares: dict[bool, list[float]] = {True: [], False: []}
     for count in arguments.points:
-        for name, run in cases(*loaded, count).items():
+        for name, run in cases(bodies, faces, chairs, count).items():
             good, result = run()
             report = result.check()
             flagged = float((~report.passed).float().mean())

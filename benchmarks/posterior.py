@@ -23,7 +23,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import matplotlib
 import torch
@@ -43,6 +43,7 @@ PRETRAINED = {"body"}
 # Methods, and where they are run: the slow ones for 100 points from one side, of few clouds.
 METHODS = ("prior", "completer", "default", "hmc at 1", "hmc without", "svi", "nuts")
 FEW = {"hmc without": 20, "svi": 20, "nuts": 4}
+Observe: TypeAlias = Callable[[Distribution], Distribution]
 # Points that a cloud of the model has.
 OWN_POINTS = 4096
 
@@ -56,7 +57,7 @@ class Problem:
     partial: Tensor
     mask: Tensor
     sensor: Sensor
-    observe: Callable[[Distribution], Distribution] | None
+    observe: Observe | None
 
     def first(self, count: int) -> Problem:
         """The same of some clouds, for a sensor that is the same for all."""
@@ -75,13 +76,15 @@ def make_problem(clouds: Tensor, view: str, num_points: int, up: Tensor) -> Prob
     sensor = make_sensor(view, clouds, up)
     recorded = sensor.records(clouds)
     partial, mask = draw_points(clouds, recorded, num_points)
-    share, observe = VIEWS[view], sensor.observe
-    if share:
-        low, high = box_of_outliers(clouds)
-        partial = with_outliers(partial, share, low, high)
-        background = pcf.infer.UnknownBackground.around(partial, mask)
-        observe = lambda point: background(sensor.observe(point))  # noqa: E731
+    observe = sensor.observe
+    if VIEWS[view] and observe is not None:
+        partial = with_outliers(partial, VIEWS[view], *box_of_outliers(clouds))
+        observe = _with_background(observe, pcf.infer.UnknownBackground.around(partial, mask))
     return Problem(clouds, recorded, partial, mask, sensor, observe)
+
+
+def _with_background(observe: Observe, background: Observe) -> Observe:
+    return lambda point: background(observe(point))
 
 
 def infer(method: str, completer: Any, problem: Problem) -> tuple[Tensor, dict[str, Any]]:

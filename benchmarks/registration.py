@@ -114,6 +114,7 @@ def trained_flow(shape: Shape, seconds: float, folder: Path | None) -> pcf.Point
     path = None if folder is None else folder / f"{shape.name}.pt"
     if path is not None and path.exists():
         flow = pcf.load(path)
+        assert isinstance(flow, pcf.PointCloudFlow)
     else:
         torch.manual_seed(0)
         flow = pcf.PointCloudFlow(3)

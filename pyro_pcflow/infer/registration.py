@@ -26,7 +26,8 @@ __all__ = ["PoseModes", "Registration", "register"]
 METHODS = ("laplace", "hmc")
 # Points of the object that the search compares with the scan, and the fewest points that have a pose.
 OBJECT_POINTS, FEWEST_POINTS = 1024, 4
-FEW_OUTLIERS = dist.Beta(1.0, 10.0)
+CONCENTRATIONS = 1.0, 10.0
+FEW_OUTLIERS = dist.Beta(*CONCENTRATIONS)
 # The uniform background of the search: the mean of the prior, within these bounds.
 SEARCHED_OUTLIERS = (0.02, 0.5)
 # Where starts lie about the middle of the scan, per deviation of its coordinates.
@@ -286,7 +287,7 @@ def _moved_prior(prior: PosePrior, like: Tensor) -> PosePrior:
     around = None if prior.around is None else prior.around.to(like)
     outliers = prior.outlier_probability
     if outliers is FEW_OUTLIERS:
-        outliers = dist.Beta(*(part.to(like) for part in (FEW_OUTLIERS.concentration1, FEW_OUTLIERS.concentration0)))
+        outliers = dist.Beta(*map(like.new_tensor, CONCENTRATIONS))
     return replace(prior, around=around, outlier_probability=outliers)
 
 
@@ -387,7 +388,7 @@ def _chains(
         num_steps=max(NUM_STEPS, math.ceil(num_samples / NUM_CHAINS)),
         warmup_steps=WARMUP_STEPS,
         num_leapfrogs=NUM_LEAPFROGS,
-        scale_tril=root,
+        root=root,
         step_size=0.5,
     )
     diagnostics = diagnostics | {
