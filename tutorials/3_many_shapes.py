@@ -178,7 +178,7 @@ assert smoke or own_bound > bounds[num_particles] + 100
 # %% [markdown]
 # The corrections find two thirds of it in one pass. What is left is small to see, the corrected encoder's in the second
 # row: the raised arm of the first body, and the hands of the second. `complete`, in the
-# [next tutorial](4_half_a_chair.md), fits a posterior in this way, and an
+# [next tutorial](4_half_a_body.md), fits a posterior in this way, and an
 # [`AutoDecoder`](../reference/models.md) has no other one.
 
 # %%
@@ -327,5 +327,5 @@ assert image_bounds["flow"].mean() < truth.mean()
 # that is little per point; for an image, and for what samples look like, it is more. More particles
 # tighten the bound, and a posterior of the cloud's own tightens it more.
 #
-# [Half a chair](4_half_a_chair.md) infers a latent from a part of a cloud; [Trust the numbers](7_trust_the_numbers.md)
+# [Half a body](4_half_a_body.md) infers a latent from a part of a cloud; [Trust the numbers](7_trust_the_numbers.md)
 # says what 1-NNA hides; [models](../reference/models.md) has every option.

@@ -14,15 +14,14 @@ import pyro.distributions as dist
 import torch
 from matplotlib import pyplot as plt
 from pyro import poutine
-from pyro.infer import MCMC, NUTS, SVI, Trace_ELBO
-from pyro.infer.autoguide import AutoDelta, init_to_value
+from pyro.infer import MCMC, NUTS
+from pyro.infer.autoguide import init_to_value
 from pyro.ops.stats import split_gelman_rubin
-from torch.nn.functional import normalize
 
 import pyro_pcflow as pcf
 from pyro_pcflow.distributions import with_background
-from pyro_pcflow.infer import sample_pose
-from pyro_pcflow.transforms import similarity
+from pyro_pcflow.infer import pose_of, sample_pose
+from pyro_pcflow.transforms import rotation_vector, similarity
 
 smoke = "CI" in os.environ  # a short form for tests, as in Pyro's own examples
 pyro.set_rng_seed(0)
@@ -108,8 +107,8 @@ true_share = num_clutter / len(scan)
 # $$ p(x \mid c, R, t, \pi) = (1 - \pi)\, p_{\mathrm{flow}}\left( R^\top (x - t) \mid c \right) + \pi\, U(x). $$
 #
 # Any rotation is as likely as any other. The plate holds independent copies of all unknowns, each explaining the same
-# scan: as many starts of an optimiser for the price of one batched flow, and with a single copy the model of one chain.
-# `around` is where the rotation of each copy starts.
+# scan: with a single copy it is the model of one chain, and with many it is evaluated at many draws at once. `around`
+# is where the rotation of each copy starts.
 
 
 # %%
@@ -125,58 +124,48 @@ def model(scan, around):  # (N, 3), (K, 4)
 
 
 # %% [markdown]
-# ## Search first
+# ## Register first
 #
 # The posterior over poses has many bad local modes, such as a hammer upside down with its handle taken for clutter, and
-# a chain does not leave them. So we optimise copies from random rotations, a point estimate each, and keep the best.
+# a chain does not leave them. So we first look for an average hammer, $c = 0$. `register` leads hundreds of rotations
+# uphill at once, first in a blurred density, then in that of the flow, and gives the modes that are left.
+
 
 # %%
-num_starts, search_steps = (24, 100) if smoke else (64, 300)
-around = normalize(torch.randn(num_starts, 4), dim=-1)
-few = scan[torch.randperm(len(scan))[:100]]  # enough to tell good starts from bad
-pyro.clear_param_store()
-start = {
-    "context": torch.zeros(num_starts, 2),
-    "pose_quaternion_offset": torch.zeros(num_starts, 4),
-    "pose_translation": few.median(0).values.expand(num_starts, 3),
-    "share": torch.full((num_starts,), 0.5),
-}
-guide = AutoDelta(model, init_loc_fn=init_to_value(values=start))
-optimizer = pyro.optim.CosineAnnealingLR(
-    {"optimizer": torch.optim.Adam, "optim_args": {"lr": 0.05}, "T_max": search_steps}
-)
-svi = SVI(model, guide, optimizer, Trace_ELBO())
-for _ in range(search_steps):
-    svi.step(few, around)
-    optimizer.step()
+def degrees_between(a, b):
+    return rotation_vector(a.mT @ b).norm(dim=-1).rad2deg()
 
-with torch.no_grad():
-    found = guide(few, around)
-    trace = poutine.trace(poutine.condition(model, found)).get_trace(few, around)
-    trace.compute_log_prob()
-    log_joint = sum(trace.nodes[name]["log_prob"] for name in [*start, "scan"])
-best = log_joint.argsort(descending=True)
-below = log_joint.max() - log_joint
-print(f"{(below < 10).sum()} of {num_starts} starts are within 10 nats of the best;", end=" ")
-print(f"half are at least {below.median():.0f} nats below")
+
+found = pcf.infer.register(
+    flow.condition(torch.zeros(2)),
+    scan,
+    translation=dist.Normal(torch.zeros(3), 1).to_event(1),
+    outlier_probability=dist.Beta(1.0, 3.0),
+    num_starts=128 if smoke else 512,
+)
+modes = found.modes
+print("probabilities of the modes:", [round(weight, 3) for weight in modes.weight.tolist()])
+print("degrees from the first to each:", degrees_between(modes.rotation[0], modes.rotation).round().tolist())
 
 # %% [markdown]
-# The others are in local modes, where a chain would stay.
-#
 # ## Two poses for one hammer
 #
 # Half a turn about the handle, $S = \mathrm{diag}(-1, 1, -1)$, leaves a hammer as it is, so $R$ and $R S$ explain a
-# scan equally well. The posterior has two modes, and a chain stays in the one where it begins: we begin every second
-# chain in the other one. As a quaternion, $S$ is $j$, and $(w, x, y, z)\, j = (-y, -z, w, x)$.
+# scan equally well. `register` has found both, and a chain stays in the one where it begins: every second chain begins
+# in the other. As a quaternion, a turn by $\alpha$ about the axis $a$ is $(\cos \alpha/2,\, a \sin \alpha/2)$.
 
 # %%
 num_chains, num_draws, num_warmup = (2, 40, 50) if smoke else (4, 400, 300)
-best = best[:num_chains]
-kept = {name: found[name][best].detach() for name in start}
-around = normalize(around[best] + kept["pose_quaternion_offset"], dim=-1)
-w, x, y, z = around[1::2].unbind(-1)
-around[1::2] = torch.stack([-y, -z, w, x], -1)
-kept["pose_quaternion_offset"] = torch.zeros(num_chains, 4)
+rows = torch.arange(num_chains) % 2
+turn = rotation_vector(modes.rotation[rows])
+half = turn.norm(dim=-1, keepdim=True) / 2
+around = torch.cat([half.cos(), half.sin() * turn / (2 * half)], -1)
+start = {
+    "context": torch.zeros(num_chains, 2),
+    "pose_quaternion_offset": torch.zeros(num_chains, 4),
+    "pose_translation": modes.translation[rows],
+    "share": found.outlier_share.mean().expand(num_chains),
+}
 
 
 # %% [markdown]
@@ -188,7 +177,7 @@ kept["pose_quaternion_offset"] = torch.zeros(num_chains, 4)
 def sample(chain):
     kernel = NUTS(
         model,
-        init_strategy=init_to_value(values={name: value[chain : chain + 1] for name, value in kept.items()}),
+        init_strategy=init_to_value(values={name: value[chain : chain + 1] for name, value in start.items()}),
         full_mass=True,
         max_tree_depth=6,
         jit_compile=True,
@@ -203,17 +192,10 @@ chains = [sample(chain) for chain in range(num_chains)]
 draws = {name: torch.cat([chain[name] for chain in chains], 1) for name in start}  # (num_draws, num_chains, ...)
 
 # %% [markdown]
-# To compare chains, we take of $R$ and $R S$ the one that is nearer to the truth. The angle between two rotations has
-# $\cos \alpha = (\mathrm{tr}\, R_1^\top R_2 - 1) / 2$.
-
+# To compare chains, we take of $R$ and $R S$ the one that is nearer to the truth.
 
 # %%
-def degrees_between(a, b):
-    cosine = ((a.mT @ b).diagonal(dim1=-2, dim2=-1).sum(-1) - 1) / 2
-    return cosine.clamp(-1, 1).acos().rad2deg()
-
-
-drawn = similarity(around + draws["pose_quaternion_offset"]).rotation  # (num_draws, num_chains, 3, 3)
+drawn = pose_of(draws, around=around).rotation  # (num_draws, num_chains, 3, 3)
 other = drawn @ torch.diag(torch.tensor([-1.0, 1.0, -1.0]))
 turned = degrees_between(other, true_pose.rotation) < degrees_between(drawn, true_pose.rotation)
 rotation = torch.where(turned[..., None, None], other, drawn)
@@ -298,11 +280,11 @@ pcf.plotting.view_clouds(
 # %% [markdown]
 # ## What we learned
 #
-# A pose, a shape and a background are three lines of one model, and one sampler infers all of them. The search before
-# it is essential, because there are many bad local modes. Symmetries make modes that no data can distinguish, so
+# A pose, a shape and a background are three lines of one model, and one sampler infers all of them. `register`
+# before it is essential, because there are many bad local modes. Symmetries make modes that no data can distinguish, so
 # compare rotations up to them.
 #
 # The [benchmarks](../benchmarks.md) have poses of eight real meshes among 5% of clutter, what becomes of them without a
 # background, and a simulation-based check of such posteriors. [Inference](../inference.md) has the other pieces, such
-# as sensors that see one side ([Half a chair](4_half_a_chair.md)) and labels that are summed out
+# as sensors that see one side ([Half a body](4_half_a_body.md)) and labels that are summed out
 # ([A box of parts](6_a_box_of_parts.md)).
