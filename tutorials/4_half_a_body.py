@@ -41,9 +41,9 @@ test = test + 0.01 * torch.randn_like(test)  # the noise of the training
 #   p(x \mid \text{recorded}, z) = \frac{p(x \mid z)\, \text{keep}(x)}{Z(z)}, \qquad
 #   Z(z) = \int p(x \mid z)\, \text{keep}(x)\, dx.$$
 #
-# $Z(z)$ is the share of the body that is seen. Without it, the missing legs would count as evidence that there are none:
-# bodies with little below the hip are preferred, by $-\log Z(z)$ for every point. For a mixture of Gaussians it is exact.
-# We take 100 recorded points of each body, and keep 250 hidden ones for the score.
+# $Z(z)$ is the share of the body that is seen. Without it, the missing legs would count as evidence that there are
+# none: bodies with little below the hip are preferred, by $-\log Z(z)$ for every point. For a mixture of Gaussians it
+# is exact. We take 100 recorded points of each body, and keep 250 hidden ones for the score.
 
 # %%
 up, softness = torch.tensor([0.0, 0.0, 1.0]), 0.05
@@ -69,8 +69,8 @@ seen, hidden = draw(test, recorded, 100), draw(test, ~recorded, 250)
 # %% [markdown]
 # ## Completions
 #
-# One call completes all bodies. Sixteen short chains of Hamiltonian Monte Carlo for each of them start from draws of the
-# completer and walk in the noise under the prior. `fill` says where added points may lie.
+# One call completes all bodies. Sixteen short chains of Hamiltonian Monte Carlo for each of them start from draws of
+# the completer and walk in the noise under the prior. `fill` says where added points may lie.
 
 # %%
 num_draws = 16 if smoke else 64
@@ -155,8 +155,8 @@ for level in [0.5, 0.9]:
     print(f"{level:.0%} regions hold {covered[level].mean():.1%} +- {error:.1%} of the hidden points")
 
 # %% [markdown]
-# No model is quite right. By Bayes' rule its error would be multiplied by the number of points, and regions would be too
-# small; the completer keeps the exponent of the likelihood by which those of held-out bodies hold what they say.
+# No model is quite right. By Bayes' rule its error would be multiplied by the number of points, and regions would be
+# too small; the completer keeps the exponent of the likelihood by which those of held-out bodies hold what they say.
 
 # %%
 print("exponents for 30, 100, 300 and 1000 points:", [round(value, 3) for value in vae.completer.temper.tolist()])

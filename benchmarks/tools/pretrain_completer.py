@@ -34,14 +34,18 @@ def load_model(name: str) -> Any:
 
 
 def calibrate(completer: pcf.infer.Completer, clouds: torch.Tensor, noise: float) -> None:
-    """Choose the exponents of the likelihood on clouds, and print what each one covers."""
+    """Choose the exponents of the likelihood on clouds, and print what each one covers and scores."""
     generator = torch.Generator().manual_seed(0)
     begin = time.process_time()
     found = pcf.infer.calibrate_temper(
         completer, clouds + noise * torch.randn(clouds.shape, generator=generator), seed=0
     )
-    for count, coverage in found.items():
-        print(f"{count:5d} points:", *(f"{exponent:g}: {share:.3f}" for exponent, share in coverage.items()), sep="  ")
+    for count, tried in found.items():
+        print(
+            f"{count:5d} points:",
+            *(f"{exponent:g}: {share:.3f}, {score:.3f} nats" for exponent, (share, score) in tried.items()),
+            sep="  ",
+        )
     print(f"exponents {completer.temper.tolist()}, {time.process_time() - begin:.0f} CPU s", flush=True)
 
 

@@ -33,12 +33,13 @@ def calibrate_temper(
     level: float = 0.9,
     exponents: Sequence[float] = EXPONENTS,
     seed: int = 0,
-) -> dict[int, dict[float, float]]:
+) -> dict[int, dict[float, tuple[float, float]]]:
     """Find how far a model's likelihood can be trusted, and keep it in `completer.temper`.
 
     Held-out clouds are seen from one side, in 30, 100, 300 and 1000 points, and completed by `complete` from draws of
-    the completer. Of each number of points the largest exponent is kept whose highest-density regions hold as many of
-    the points that were hidden as they should, up to a standard error; more points never get a larger one. A model that
+    the completer. Of each number of points the exponent is kept by which hidden points have the highest predictive
+    density, of those whose highest-density regions hold as many of them as they should, up to a standard error; more
+    points never get a larger one. Exponents are tried in descending order, until the density falls again. A model that
     is right keeps 1. It takes as long as several completions of all clouds.
 
     Args:
@@ -49,7 +50,8 @@ def calibrate_temper(
         seed: decides views and draws; the state of torch's generators stays as it is.
 
     Returns:
-        By number of points, the coverage of each exponent that was tried.
+        By number of points and exponent that was tried, the coverage, and the mean log-density of hidden points, in
+        nats per point.
 
     Raises:
         ValueError: if clouds are not finite or an option is out of range, or the model has classes.
@@ -71,25 +73,31 @@ def calibrate_temper(
             f"expected a level and exponents between 0 and 1, got level={level}, exponents={list(exponents)}"
         )
     remaining = sorted(exponents, reverse=True)
-    found: dict[int, dict[float, float]] = {}
+    found: dict[int, dict[float, tuple[float, float]]] = {}
     kept = []
-    with seeded(seed, clouds.device), torch.no_grad():
-        for count in TEMPERED_AT:
-            found[count] = {}
-            for exponent in remaining:
-                covered = _coverage(completer, clouds, count, exponent, level)
-                found[count][exponent] = covered.mean().item()
-                error = covered.std().item() / math.sqrt(len(covered)) if len(covered) > 1 else 0.0
-                if found[count][exponent] + error >= level:
-                    break
-            remaining = [other for other in remaining if other <= exponent]
-            kept.append(exponent)
+    for count in TEMPERED_AT:
+        found[count] = {}
+        best = None
+        for exponent in remaining:
+            # The same views for each exponent.
+            with seeded(seed, clouds.device), torch.no_grad():
+                covered, scores = _coverage(completer, clouds, count, exponent, level)
+            share, score = covered.mean().item(), scores.mean().item()
+            found[count][exponent] = share, score
+            error = covered.std().item() / math.sqrt(len(covered)) if len(covered) > 1 else 0.0
+            if best is not None and score <= found[count][best][1]:
+                break
+            if share + error >= level:
+                best = exponent
+        best = remaining[-1] if best is None else best
+        remaining = [other for other in remaining if other <= best]
+        kept.append(best)
     completer.temper.copy_(torch.tensor(kept))
     return found
 
 
-def _coverage(completer: Completer, clouds: Tensor, count: int, exponent: float, level: float) -> Tensor:
-    """Coverage of the clouds that have hidden points, for one number of points and one exponent."""
+def _coverage(completer: Completer, clouds: Tensor, count: int, exponent: float, level: float) -> tuple[Tensor, Tensor]:
+    """Coverage and score of the clouds that have hidden points, for one number of points and one exponent."""
     model = completer.model
     low, high = clouds.amin(1), clouds.amax(1)
     softness = SOFTNESS * 0.5 * (high - low).amax(-1).mean().item()
@@ -115,9 +123,13 @@ def _coverage(completer: Completer, clouds: Tensor, count: int, exponent: float,
             num_samples=NUM_SAMPLES,
             check=False,
         )
-        points = [model.decoder.condition(model.decoder_context(z)) for z in result.latents["z"]]
-        covered = region_share([seen(point).complement() for point in points], hidden, hidden_mask, level)
-    return covered[hidden_mask.any(-1)]
+        densities = [seen(model.decoder.condition(model.decoder_context(z))).complement() for z in result.latents["z"]]
+        covered = region_share(densities, hidden, hidden_mask, level)
+        log_prob = torch.stack([density.log_prob(hidden.movedim(1, 0)) for density in densities])
+        height = (log_prob.logsumexp(0) - math.log(len(densities))).movedim(0, 1)
+    scores = torch.where(hidden_mask, height, 0.0).sum(1) / hidden_mask.sum(1)
+    some = hidden_mask.any(-1)
+    return covered[some], scores[some]
 
 
 def _retention(clouds: Tensor, direction: Tensor, offset: Tensor, softness: float) -> Tensor:

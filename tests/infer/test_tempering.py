@@ -45,12 +45,13 @@ def test_a_right_model_is_trusted_and_a_wrong_one_is_not():
     own = completer.model.sample(12, 1500)
     found = calibrate_temper(completer, own, exponents=[1.0, 0.03])
     assert completer.temper.tolist()[:2] == [1.0, 1.0]
-    assert found[30][1.0] > 0.8
+    assert found[30][1.0][0] > 0.8
+    assert found[30][1.0][1] > found[30][0.03][1]
     moved = own + torch.randn(12, 1, 3)
     state = torch.random.get_rng_state()
     wrong = calibrate_temper(completer, moved, exponents=[1.0, 0.03])
     assert torch.equal(torch.random.get_rng_state(), state)
-    assert wrong[30][1.0] < 0.85
+    assert wrong[30][1.0][0] < 0.85
     assert completer.temper[3] < 1
     assert (completer.temper.diff() <= 0).all()
 
