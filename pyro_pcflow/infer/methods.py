@@ -164,8 +164,10 @@ def _root(prior_deviation: Tensor, exponent: Tensor, information: Tensor) -> Ten
     least 1, however much larger the largest ones are.
     """
     gain = prior_deviation.unsqueeze(-1) * information * prior_deviation.unsqueeze(-2)
-    values, vectors = torch.linalg.eigh(exponent[..., None, None] * gain)
-    return prior_deviation.unsqueeze(-1) * vectors * (1 + values.clamp(min=0)).rsqrt().unsqueeze(-2)
+    # In double precision: rounding errors of the largest eigenvalues would be taken for information elsewhere.
+    values, vectors = torch.linalg.eigh((exponent[..., None, None] * gain).double())
+    root = vectors * (1 + values.clamp(min=0)).rsqrt().unsqueeze(-2)
+    return prior_deviation.unsqueeze(-1) * root.to(prior_deviation)
 
 
 def _mixing(noise: Tensor, others: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -182,5 +184,6 @@ def _thinned(noise: Tensor, num_samples: int) -> Tensor:
     """Draws at even distances of chains `(steps, chains, *batch, L)`: shape `(num_samples, *batch, L)`."""
     steps, chains = noise.shape[:2]
     kept = math.ceil(num_samples / chains)
-    rows = torch.linspace(steps - 1, 0, kept + 1)[:kept].round().long() if kept > 1 else torch.tensor([steps - 1])
+    # From the last one backwards.
+    rows = steps - 1 - torch.arange(kept) * steps // kept
     return noise[rows].flatten(0, 1)[:num_samples]

@@ -150,13 +150,14 @@ class NoiseSpace:
 
     @cached_property
     def chains_are_apart(self) -> bool:
-        """Whether two chains at once have the densities of each alone: a model that does not broadcast is wrong."""
-        noise = self.from_prior(2)
+        """Whether some chains at once have the densities of each alone: a model that does not broadcast is wrong."""
+        noise = self.from_prior(4)
         with torch.no_grad():
             together = torch.stack(self.log_densities(noise))
             alone = torch.cat([torch.stack(self.log_densities(chain.unsqueeze(0))) for chain in noise], 1)
-        # Sums of many terms in another order, in single precision.
-        return torch.allclose(together, alone, rtol=1e-3, atol=1e-2, equal_nan=True)
+        # Sums in another order and integrals by other points are somewhat off; what sees the data of all chains is a
+        # multiple.
+        return torch.allclose(together, alone, rtol=0.02, atol=0.3, equal_nan=True)
 
     def check_that_chains_are_apart(self) -> None:
         """Refuse a model that cannot be evaluated for many chains at once.

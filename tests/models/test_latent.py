@@ -486,6 +486,7 @@ class TestBatches:
                 call(cloud)
 
 
+@pytest.mark.filterwarnings("ignore:what was found may be wrong")  # clouds that are no shapes
 class TestCompletion:
     def test_the_posterior_of_a_partial_cloud_is_exact(self):
         known = make_conjugate(strength=0.5)

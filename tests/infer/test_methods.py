@@ -1,0 +1,55 @@
+"""Pieces of the methods of completion; what they find is tested with `complete`."""
+
+from __future__ import annotations
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+
+from pyro_pcflow.distributions import PointCloud
+from pyro_pcflow.infer.methods import _root, _thinned, by_hmc
+from pyro_pcflow.infer.noise_space import NoiseSpace
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e8])
+def test_the_root_of_the_inverse_of_the_precision(scale):
+    """However unlike the directions are."""
+    torch.manual_seed(0)
+    factor = torch.randn(2, 4, 2).double()
+    information = scale * factor @ factor.mT
+    deviation, exponent = torch.tensor([1.0, 2.0, 0.5, 1.0]).double().expand(2, 4), torch.tensor([1.0, 0.1]).double()
+    root = _root(deviation, exponent, information)
+    precision = deviation.square().reciprocal().diag_embed() + exponent[:, None, None] * information
+    identity = root.mT @ precision @ root
+    torch.testing.assert_close(identity, torch.eye(4).double().expand(2, 4, 4), rtol=1e-5, atol=1e-5)
+    assert _root(deviation.float(), exponent.float(), information.float()).isfinite().all()
+
+
+def test_draws_at_even_distances():
+    noise = torch.arange(8 * 3.0).reshape(8, 3, 1)
+    assert _thinned(noise, 3).flatten().tolist() == [21.0, 22.0, 23.0]
+    assert _thinned(noise, 6).shape == (6, 1)
+    assert len(_thinned(noise, 24).unique()) == 24
+
+
+def test_a_narrow_posterior_is_walked_in_the_metric_of_its_points():
+    """Six hundred times as narrow along one axis as along the other: steps would be as short without a metric."""
+    pyro.set_rng_seed(0)
+    width = torch.tensor([0.05, 30.0]).double()
+
+    def model():
+        loc = pyro.sample("loc", dist.Normal(torch.zeros(2).double(), 1.0).to_event(1))
+        pyro.sample("x", PointCloud(dist.Normal(loc, width).to_event(1), num_points=len(cloud)), obs=cloud)
+
+    # With so many points the first coordinate is known to 0.0016, and the second to 0.7.
+    cloud = dist.Normal(torch.tensor([0.3, -0.2]).double(), width).to_event(1).sample((1000,))
+    space, mask = NoiseSpace(model, torch.Size()), torch.ones(1000, dtype=torch.bool)
+    draws, diagnostics, chains = by_hmc(space, cloud, mask, None, None, None, 200, 32, 40, 60)
+    assert diagnostics["step_size"] > 0.1
+    assert (diagnostics["r_hat"] < 1.2).all()
+    precision = 1 + 1000 / width.square()
+    mean = 1000 / width.square() * cloud.mean(0) / precision
+    assert ((draws.mean(0) - mean).abs() * precision.sqrt() < 0.4).all()
+    assert ((draws.std(0) * precision.sqrt()).log().abs() < 0.3).all()
+    assert chains.samples["loc"].shape == (32, 40, 2)
