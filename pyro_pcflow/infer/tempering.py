@@ -37,10 +37,9 @@ def calibrate_temper(
     """Find how far a model's likelihood can be trusted, and keep it in `completer.temper`.
 
     Held-out clouds are seen from one side, in 30, 100, 300 and 1000 points, and completed by `complete` from draws of
-    the completer. Of each number of points the exponent is kept by which hidden points have the highest predictive
-    density, of those whose highest-density regions hold as many of them as they should, up to a standard error; more
-    points never get a larger one. Exponents are tried in descending order, until the density falls again. A model that
-    is right keeps 1. It takes as long as several completions of all clouds.
+    the completer. Of each number of points the largest exponent is kept whose highest-density regions hold at least as
+    many of the points that were hidden as they should: rather somewhat too wide than too sure. More points never get a
+    larger one. It takes as long as several completions of all clouds.
 
     Args:
         completer: trained.
@@ -77,21 +76,15 @@ def calibrate_temper(
     kept = []
     for count in TEMPERED_AT:
         found[count] = {}
-        best = None
         for exponent in remaining:
             # The same views for each exponent.
             with seeded(seed, clouds.device), torch.no_grad():
                 covered, scores = _coverage(completer, clouds, count, exponent, level)
-            share, score = covered.mean().item(), scores.mean().item()
-            found[count][exponent] = share, score
-            error = covered.std().item() / math.sqrt(len(covered)) if len(covered) > 1 else 0.0
-            if best is not None and score <= found[count][best][1]:
+            found[count][exponent] = covered.mean().item(), scores.mean().item()
+            if found[count][exponent][0] >= level:
                 break
-            if share + error >= level:
-                best = exponent
-        best = remaining[-1] if best is None else best
-        remaining = [other for other in remaining if other <= best]
-        kept.append(best)
+        remaining = [other for other in remaining if other <= exponent]
+        kept.append(exponent)
     completer.temper.copy_(torch.tensor(kept))
     return found
 

@@ -40,13 +40,12 @@ def make_completer():
 
 @pytest.mark.slow
 def test_a_right_model_is_trusted_and_a_wrong_one_is_not():
-    """Clouds of the model itself keep the exponent 1; moved by what the model does not know, they do not."""
+    """On clouds of the model itself regions hold what they should; moved by what it does not know, they do not."""
     completer = make_completer()
     own = completer.model.sample(12, 1500)
     found = calibrate_temper(completer, own, exponents=[1.0, 0.03])
-    assert completer.temper.tolist()[:2] == [1.0, 1.0]
-    assert found[30][1.0][0] > 0.8
-    assert found[30][1.0][1] > found[30][0.03][1]
+    # Four standard errors of the mean of 12 clouds, whose shares deviate by a tenth.
+    assert all(abs(share - 0.9) < 4 * 0.1 / 12**0.5 for tried in found.values() for share, _ in tried.values())
     moved = own + torch.randn(12, 1, 3)
     state = torch.random.get_rng_state()
     wrong = calibrate_temper(completer, moved, exponents=[1.0, 0.03])
