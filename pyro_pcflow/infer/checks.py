@@ -29,7 +29,7 @@ MOST_MISSED, MOST_MISSED_BY_COMPLETER, ERRORS = 0.2, 0.5, 2.0
 # Logarithm of how far the points that should have been observed are from those that were, over how far from another
 # replicate; standard deviations that the log-density of latents may lie below its mean under the prior; and split
 # r_hat of the log-likelihood.
-FARTHEST, LOWEST_PRIOR, LARGEST_R_HAT = 0.35, -3.5, 2.0
+FARTHEST, LOWEST_PRIOR, LARGEST_R_HAT = 0.35, -3.5, 2.5
 # Ratios of the sizes of what was observed, which may be a part, and of the shapes that were found.
 LEAST_RATIO, LARGEST_RATIO = 0.2, 1.7
 
