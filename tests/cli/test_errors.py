@@ -361,7 +361,7 @@ def test_an_error_of_the_program_keeps_its_traceback(error, models, files, tmp_p
 
 
 def test_a_training_that_diverges_is_told(tmp_path, files, capsys, no_pictures):
-    words = complete("train", {"flow": ""}, files, tmp_path)
+    words = complete("train", {"flow": "", "vae": ""}, files, tmp_path)
     fails([*words, "--max-steps", "50", "--lr", "1e30"], capsys, "diverged at step ")
 
 
