@@ -92,7 +92,7 @@ print(next(str(warning.message) for warning in caught if "may be wrong" in str(w
 # %% [markdown]
 # It warns. Four bodies: seen points are dark, added ones orange.
 
-# %% alt="Bodies, their seen points, three completions each with legs, and completions without the sensor, without legs"
+# %% alt="Bodies, their seen points, three completions each with legs, and bodies that were found without the sensor"
 picked = [0, 1, 2, 3]
 parts = (~result.observed[picked]).long()
 rows = {"truth": test[picked], "seen": seen[picked]}
