@@ -67,7 +67,7 @@ def run(arguments: argparse.Namespace) -> None:
         )
     check_format(arguments.out, arguments.num_samples, model.point_dim)
     scan = read_scan(arguments.scan, model, arguments.scan_points, arguments.seed)
-    proposal = None if arguments.proposal is None else _completer(arguments, model)
+    proposal = "auto" if arguments.proposal is None else _completer(arguments, model)
     sensor = half_space(arguments, scan)
     with seeded(arguments.seed, model.device):
         found = complete(
@@ -102,8 +102,6 @@ def _completer(arguments: argparse.Namespace, model: SavedModel) -> Completer:
         ValueError: another kind of module, or a completer of another model.
         OSError: nothing to read there.
     """
-    import torch
-
     from pyro_pcflow.cli.custom import load_custom
     from pyro_pcflow.infer import Completer
     from pyro_pcflow.serialization import load
@@ -112,10 +110,7 @@ def _completer(arguments: argparse.Namespace, model: SavedModel) -> Completer:
     module = load(path, device=model.device, custom=load_custom(arguments.custom).values())
     if not isinstance(module, Completer):
         raise ValueError(f"{path} holds a {type(module).__name__}: --proposal takes a completer, as pcf.save writes it")
-    ours, theirs = (
-        {name: value for name, value in some.state_dict().items() if isinstance(value, torch.Tensor)}
-        for some in (model.module, module.model)
-    )
-    if ours.keys() != theirs.keys() or not all(torch.equal(ours[name], theirs[name]) for name in ours):
+    module = module.to(model.dtype)
+    if not module.is_of(model.module):
         raise ValueError(f"{path} holds the completer of another model than {arguments.model}")
-    return module.to(model.dtype).eval()
+    return module.eval()
