@@ -47,6 +47,8 @@ NUM_STEPS = {"hmc": 8, "svi": 500, "nuts": 500}
 WARMUP_STEPS = {"hmc": 8, "nuts": 200}
 # Draws that a posterior is checked by, and those of the prior that their log-density is compared with.
 CHECKED, PRIOR_DRAWS = 16, 256
+# Standard deviation of the log-likelihood of draws, in nats, below which chains have nothing to disagree on.
+LEAST_DIFFERENCE = 0.1
 Wrapper = Callable[[Distribution], Distribution]
 
 
@@ -183,6 +185,7 @@ def complete(
         TypeError: if the model is none of these, or a flow without a context.
 
     Examples:
+        >>> pyro.set_rng_seed(0)
         >>> flow = PointCloudFlow(point_dim=3, context_dim=2, num_couplings=2, hidden_dims=[8])
         >>> result = complete(flow, torch.randn(20, 3), num_points=50, num_samples=4)
         >>> result.clouds.shape, result.latents["context"].shape
@@ -271,7 +274,7 @@ def complete(
                     partial,
                     mask,
                     prior=_prior_deviation(space, noise[:CHECKED]),
-                    r_hat=diagnostics.get("r_hat_log_likelihood"),
+                    r_hat=_disagreement(diagnostics),
                     any_part=method == "completer",
                 )
     if checked is not None:
@@ -390,6 +393,14 @@ def _point_model(model: Any, partial: Tensor, labels: Tensor | None) -> Callable
 def _given(model: Callable[[], Distribution], latents: dict[str, Tensor], index: int) -> Distribution:
     """What a model returns given one draw of its latents."""
     return poutine.condition(model, data={name: draws[index] for name, draws in latents.items()})()
+
+
+def _disagreement(diagnostics: dict[str, Any]) -> Tensor | None:
+    """Split r_hat of the log-likelihood, shape `(*batch,)`, and 1 where it hardly differs between draws at all."""
+    if "log_likelihood" not in diagnostics:
+        return None
+    differs = diagnostics["log_likelihood"].std((0, 1)) > LEAST_DIFFERENCE
+    return torch.where(differs, diagnostics["r_hat_log_likelihood"], 1.0)
 
 
 def _prior_deviation(space: NoiseSpace, noise: Tensor) -> Tensor:

@@ -52,7 +52,7 @@ def to_datatree(result: Any, *, observed: Mapping[str, Tensor] | None = None) ->
     Examples:
         >>> import pyro_pcflow as pcf
         >>> flow = pcf.PointCloudFlow(point_dim=3, context_dim=2, num_couplings=2, hidden_dims=[8])
-        >>> result = pcf.complete(flow, torch.randn(20, 3), 50, num_chains=4)
+        >>> result = pcf.complete(flow, torch.randn(20, 3), 50, num_chains=4, check=False)
         >>> tree = to_datatree(result)  # doctest: +SKIP
         >>> tree["posterior"]["context"].dims  # doctest: +SKIP
         ('chain', 'draw', 'context_dim_0')

@@ -147,3 +147,12 @@ def test_complete_warns_once_and_keeps_what_it_said():
     assert not result.check()
     with pytest.raises(ValueError, match="check=False"):
         silent.check()
+
+
+def test_chains_that_have_nothing_to_disagree_on():
+    """A new flow is the same whatever its context, so that r_hat is that of rounding errors."""
+    pyro.set_rng_seed(1)
+    flow = pcf.PointCloudFlow(point_dim=3, context_dim=2, num_couplings=2, hidden_dims=[8])
+    for _ in range(5):
+        result = pcf.complete(flow, torch.randn(50, 3), 50, num_samples=2, num_chains=8)
+        assert result.check().r_hat == 1
