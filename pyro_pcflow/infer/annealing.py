@@ -197,6 +197,7 @@ def pareto_k(log_weights: Tensor) -> Tensor:
         Shape `(*batch,)`; NaN of fewer than 25 weights.
 
     Examples:
+        >>> _ = torch.manual_seed(0)
         >>> normal = torch.distributions.Normal(0.0, 1.0)
         >>> x = normal.sample((4000,))
         >>> wide, narrow = (torch.distributions.Normal(0.0, s).log_prob(x) - normal.log_prob(x) for s in (3.0, 0.5))

@@ -100,6 +100,7 @@ def sample_posterior(
 
     Examples:
         >>> import pyro.distributions as dist
+        >>> pyro.set_rng_seed(0)
         >>> heights = torch.tensor([1.6, 1.8, 1.7])
         >>> def model():
         ...     loc = pyro.sample("loc", dist.Normal(1.0, 1.0))

@@ -107,6 +107,7 @@ def sample_hmc(
         The chains.
 
     Examples:
+        >>> _ = torch.manual_seed(0)
         >>> def log_densities(x):
         ...     return -0.5 * x.square().sum(-1), -0.5 * (x - 1).square().sum(-1)
         >>> result = sample_hmc(Tempered(log_densities), torch.zeros(50, 3, 2), num_steps=40, warmup_steps=20)
