@@ -153,7 +153,7 @@ def prepare(path: Path, folder: Path, seconds: float) -> Any:
     return completer
 
 
-def settings(name: str, arguments: argparse.Namespace) -> Iterator[tuple[str, int, str, str]]:
+def settings(arguments: argparse.Namespace) -> Iterator[tuple[str, int, str, str]]:
     """Views, numbers of points, whose clouds, and methods."""
     for view in arguments.views:
         for count in arguments.points:
@@ -177,14 +177,14 @@ def clouds_of(completer: Any, path: Path, whose: str, count: int) -> Tensor:
 
 def table(rows: list[dict[str, Any]]) -> str:
     """Rows in Markdown; the score is over the prior of the same clouds."""
-    priors = {row["key"][:4]: row for row in map(_keyed, rows) if row["method"] == "prior"}
+    priors = {_of(row): row for row in rows if row["method"] == "prior"}
     lines = [
         "| shapes | view | points | clouds | method | score over prior | worst | HDR50 | HDR90 | f90 | r_hat | CPU s |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     half, ninety = LEVELS.index(0.5), LEVELS.index(0.9)
     for row in rows:
-        prior = priors.get((row["category"], row["view"], row["points"], row["whose"]))
+        prior = priors.get(_of(row))
         score = torch.tensor(row["score"])
         gain, worst = "", ""
         if prior is not None and row["method"] != "prior":
@@ -201,8 +201,9 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def _keyed(row: dict[str, Any]) -> dict[str, Any]:
-    return {**row, "key": (row["category"], row["view"], row["points"], row["whose"], row["method"])}
+def _of(row: dict[str, Any]) -> tuple[Any, ...]:
+    """Which clouds a row is of."""
+    return row["category"], row["view"], row["points"], row["whose"]
 
 
 def draw(rows: list[dict[str, Any]], path: Path) -> None:
@@ -257,7 +258,7 @@ def main() -> None:
     for path in arguments.data:
         completer = prepare(path, arguments.out, arguments.seconds)
         up = torch.tensor(UP[path.stem])
-        for view, count, whose, method in settings(path.stem, arguments):
+        for view, count, whose, method in settings(arguments):
             key = {"category": path.stem, "view": view, "points": count, "whose": whose, "method": method}
             if any(key.items() <= row.items() for row in rows):
                 continue
