@@ -20,9 +20,9 @@ __all__ = ["CompletionCheck", "check_draws", "region_share"]
 DRAWN_POINTS, COMPARED_POINTS = 64, 200
 # Share of a draw's own points that lie lower than the rest of its points are counted from.
 TAIL = 0.01
-# The limits below were chosen on clouds of the val split by `benchmarks.checks`, but for that of r_hat, which was raised
-# for good test clouds of 1000 points. Largest share of points that no draw explains, and least probability of so many
-# by chance.
+# The limits below were chosen on clouds of the val split by `benchmarks.checks`, but for that of r_hat, which was
+# raised for good test clouds of 1000 points. Largest share of points that no draw explains, and least probability of
+# so many by chance.
 MOST_STRANGE, LEAST_CHANCE = 0.03, 1e-3
 # Largest share of points that a draw does not explain, of chains and of a completer, which looks less closely, up to so
 # many standard errors.
