@@ -141,11 +141,20 @@ def prepare(path: Path, folder: Path, seconds: float) -> Any:
         return pcf.load(file)
     train, validation, _ = load_splits(path)
     noise = NOISE_PER_HALF_EXTENT * pcf.data.half_extent(train[0])
-    torch.manual_seed(0)
-    vae = pcf.PointCloudVAE(3)
-    print(pcf.fit(vae, train, held_out=validation, noise=noise, max_seconds=seconds), flush=True)
-    completer = pcf.infer.Completer(vae)
-    print(pcf.fit(completer, train, held_out=validation, noise=noise, max_seconds=seconds), flush=True)
+    options = {"held_out": validation, "noise": noise, "max_seconds": seconds}
+
+    def trained(stage: str, make: Callable[[], Any]) -> Any:
+        """What a stage leaves in the run folder, so that an interrupted run goes on after it."""
+        kept = folder / f"{name}-{stage}.pt"
+        if not kept.exists():
+            torch.manual_seed(0)
+            module = make()
+            print(pcf.fit(module, train, **options), flush=True)
+            pcf.save(module, kept)
+        return pcf.load(kept)
+
+    vae = trained("model", lambda: pcf.PointCloudVAE(3))
+    completer = trained("completer", lambda: pcf.infer.Completer(vae))
     generator = torch.Generator().manual_seed(0)
     thick = validation + noise * torch.randn(validation.shape, generator=generator)
     print(pcf.infer.calibrate_temper(completer, thick[:50]), flush=True)

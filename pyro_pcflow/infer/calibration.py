@@ -288,7 +288,8 @@ class _Task:
         else:
             for name, quantity in self.quantities.items():
                 found |= _numbered(name, torch.as_tensor(quantity(latents, data)).flatten())
-        trace.compute_log_prob()
+        with torch.no_grad():
+            trace.compute_log_prob()
         terms = {"log prior": 0.0, "log likelihood": 0.0}
         for name, site in trace.nodes.items():
             if site["type"] == "sample" and not poutine.util.site_is_subsample(site):

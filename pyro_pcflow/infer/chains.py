@@ -11,8 +11,9 @@ import torch
 from pyro.ops.stats import effective_sample_size, split_gelman_rubin
 from torch import Tensor
 
-from pyro_pcflow.infer.hmc import CANDIDATES_PER_CHAIN, Tempered, resampled, sample_hmc
+from pyro_pcflow.infer.hmc import Tempered, sample_hmc
 from pyro_pcflow.infer.noise_space import NoiseSpace
+from pyro_pcflow.infer.population import CANDIDATES_PER_CHAIN, resampled
 
 __all__ = ["FEWEST_STEPS", "Chains", "gathered", "sample_posterior"]
 
@@ -128,7 +129,7 @@ def sample_posterior(
         space.check_that_chains_are_apart()
         target = Tempered(space.log_densities)
         candidates = space.from_prior(CANDIDATES_PER_CHAIN * num_chains)
-        start = resampled(candidates, candidates.new_zeros(()), target, num_chains)
+        start = resampled(candidates, space.log_densities, num_chains).noise
         root, left = None, warmup_steps
         for share in WINDOWS:
             steps = int(share * warmup_steps)

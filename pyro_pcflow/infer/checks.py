@@ -12,14 +12,11 @@ from scipy import stats
 from torch import Tensor
 from torch.distributions import Distribution
 
-from pyro_pcflow.distributions import NothingRecordedError, PointCloud
+from pyro_pcflow.distributions import NothingRecordedError
+from pyro_pcflow.models.replicates import DRAWN_POINTS, TAIL, log_distance_ratio, unexplained
 
 __all__ = ["CompletionCheck", "check_draws", "region_share"]
 
-# Points that are drawn of each draw of a posterior, and observed ones that replicates are compared with.
-DRAWN_POINTS, COMPARED_POINTS = 64, 200
-# Share of a draw's own points that lie lower than the rest of its points are counted from.
-TAIL = 0.01
 # The limits below were chosen on clouds of the val split by `benchmarks.checks`, but for that of r_hat, which was
 # raised for good test clouds of 1000 points. Largest share of points that no draw explains, and least probability of
 # so many by chance.
@@ -108,9 +105,9 @@ def check_draws(
     most = MOST_MISSED_BY_COMPLETER if any_part else MOST_MISSED
     missing = nothing
     try:
-        strange, missed = _unexplained(seen, partial, mask)
+        strange, missed = unexplained(seen, partial, mask)
         if not any_part:
-            missing = _missing(seen, partial, mask)
+            missing = log_distance_ratio(seen, partial, mask)
     except NothingRecordedError:
         # A shape of which the sensor sees nothing would not have made a single point.
         strange = missed = torch.ones_like(nothing)
@@ -125,22 +122,6 @@ def check_draws(
         r_hat=nothing if r_hat is None else r_hat.expand(batch),
         ratio=_ratio(whole, partial, mask),
     )
-
-
-def _unexplained(seen: Sequence[Distribution], partial: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Shares of observed points that all draws together, and that each of them, would hardly have made."""
-    batch = partial.shape[:-2]
-    drawn = torch.stack([density.expand(batch).sample(torch.Size((DRAWN_POINTS,))) for density in seen])
-    places = drawn.flatten(0, 1)  # (K * P, *batch, D)
-    of_drawn = torch.stack([density.log_prob(places) for density in seen])  # (K, K * P, *batch)
-    of_points = torch.stack([density.log_prob(partial.movedim(-2, 0)) for density in seen])  # (K, N, *batch)
-    together = of_points.logsumexp(0) < of_drawn.logsumexp(0).quantile(TAIL, dim=0)
-    own = of_drawn.unflatten(1, drawn.shape[:2]).diagonal(dim1=0, dim2=1).movedim(-1, 0)  # (K, P, *batch)
-    alone = of_points < own.quantile(TAIL, dim=1, keepdim=True)
-    count = mask.sum(-1).clamp(min=1)
-    strange = (together.movedim(0, -1) & mask).sum(-1) / count
-    missed = (alone.movedim(1, -1) & mask).sum(-1) / count
-    return strange, missed.mean(0)
 
 
 def region_share(densities: Sequence[Distribution], points: Tensor, mask: Tensor, level: float = 0.9) -> Tensor:
@@ -169,25 +150,6 @@ def region_share(densities: Sequence[Distribution], points: Tensor, mask: Tensor
     height = of_points.logsumexp(0) - math.log(len(densities))
     inside = (height >= others.quantile(1 - level, dim=0)).movedim(0, -1)
     return (inside & mask).sum(-1) / mask.sum(-1).clamp(min=1)
-
-
-def _missing(seen: Sequence[Distribution], partial: Tensor, mask: Tensor) -> Tensor:
-    """How far replicates are from the observed, over how far they are from each other."""
-    # As many points of either: the nearest of more points is nearer.
-    keys = torch.where(mask, torch.rand_like(partial[..., 0]), -1.0).topk(min(COMPARED_POINTS, mask.shape[-1]), -1)
-    some = partial.gather(-2, keys.indices.unsqueeze(-1).expand(*keys.indices.shape, partial.shape[-1]))
-    chosen = keys.values >= 0
-    clouds = [PointCloud(density, mask=chosen).expand(chosen.shape[:-1]).sample() for density in seen]
-    ratios = []
-    for cloud, other in zip(clouds, [*clouds[1:], clouds[0]], strict=True):
-        ratios.append((_nearest(cloud, some, chosen) / _nearest(cloud, other, chosen)).log())
-    return torch.stack(ratios).mean(0).nan_to_num(nan=0.0)
-
-
-def _nearest(points: Tensor, others: Tensor, mask: Tensor) -> Tensor:
-    """Mean distance of the points of clouds to the nearest of others, shape `(*batch,)`."""
-    distances = torch.cdist(points, others).masked_fill(~mask.unsqueeze(-2), torch.inf).amin(-1)
-    return torch.where(mask, distances, 0.0).sum(-1) / mask.sum(-1)
 
 
 def _ratio(whole: Sequence[Distribution], partial: Tensor, mask: Tensor) -> Tensor:

@@ -164,7 +164,7 @@ class Completer(nn.Module):
 
     def encode(self, clouds: Tensor, mask: Tensor | None = None, *, labels: Tensor | None = None) -> Distribution:
         """The posterior over the latents of whole clouds, by the model's encoder; arguments as for `condition`."""
-        return self.model.encode(clouds, mask, labels=labels)
+        return self.model.encode(clouds, mask, labels=labels, check=False)
 
     def noise_prior(self, labels: Tensor | None = None) -> Distribution:
         """The noise under the model's prior, `event_shape (latent_dim,)`."""

@@ -42,9 +42,10 @@ TAKES = {
     "warmup_steps": ("hmc", "nuts"),
 }
 LEARNING_RATE = 0.02
-# Steps that are kept, and those before them that adapt a method.
-NUM_STEPS = {"hmc": 8, "svi": 500, "nuts": 500}
-WARMUP_STEPS = {"hmc": 8, "nuts": 200}
+# Chains of a cloud, steps that are kept, and those before them that adapt a method.
+NUM_CHAINS = {"hmc": 32, "nuts": 1}
+NUM_STEPS = {"hmc": 4, "svi": 500, "nuts": 500}
+WARMUP_STEPS = {"hmc": 2, "nuts": 200}
 # Draws that a posterior is checked by, and those of the prior that their log-density is compared with.
 CHECKED, PRIOR_DRAWS = 16, 256
 # Standard deviation of the log-likelihood of draws, in nats, below which chains have nothing to disagree on.
@@ -126,11 +127,16 @@ def complete(
 
     | method | what |
     | --- | --- |
-    | `"hmc"` | many short chains of each cloud at once, from draws of the proposal, or from the best of the prior |
+    | `"hmc"` | many particles of each cloud at once, from the proposal or the prior, annealed, and then short chains |
     | `"completer"` | draws of the proposal as they are, whatever the sensor |
     | `"svi"` | a guide that is fitted to each cloud |
     | `"nuts"` | one chain after the other, of any length: exact in the limit |
     | `"auto"` | `"completer"` if there is a proposal and no `observe`, `"hmc"` otherwise |
+
+    `"hmc"` carries particles from the proposal to the posterior, by as many temperatures as are needed for half of them
+    to keep their weight from one to the next (see `pyro_pcflow.infer.population`), and then walks. The wider apart the
+    two are, the longer it takes: a whole posterior, with `temper=1`, several times as long as a flat one. Where a
+    posterior has many modes, more `num_chains` find more of them.
 
     A model is never quite right, and where its error is multiplied by the number of points a posterior is sure and
     wrong. `temper` is the exponent of the likelihood that `"hmc"` samples by: 1 for Bayes' rule, less where held-out
@@ -163,11 +169,12 @@ def complete(
         temper: for `"hmc"`, the exponent of the likelihood; "auto" takes what `proposal` says of as many points, and 1
             without one.
         num_samples: number of completed clouds.
-        num_chains: chains per cloud, 16 by default; for `"nuts"` one after the other, 1 by default.
+        num_chains: chains per cloud, 32 by default; for `"nuts"` one after the other, 1 by default.
         num_steps: steps of the optimizer for `"svi"`, 500 by default; samples of a chain otherwise, of which
-            `num_samples` are kept at even distances, by default 8 of `"hmc"` and 500 of `"nuts"`, or as many as
+            `num_samples` are kept at even distances, by default 4 of `"hmc"` and 500 of `"nuts"`, or as many as
             `num_samples` needs.
-        warmup_steps: steps of a chain that adapt it and are dropped, 8 of `"hmc"` and 200 of `"nuts"` by default.
+        warmup_steps: steps of a chain that adapt it and are dropped, 2 of `"hmc"`, after those that anneal, and 200 of
+            `"nuts"` by default.
         lr: step size of Adam for `"svi"`, which decays to a hundredth of it; 0.02 by default.
         guide: for `"svi"`, one of Pyro's automatic guides, `AutoMultivariateNormal` by default; `AutoNormal` is cheaper
             for many clouds at once.
@@ -206,7 +213,7 @@ def complete(
         guide=guide,
         init=init,
     )
-    num_chains = (1 if method == "nuts" else 16) if num_chains is None else num_chains
+    num_chains = NUM_CHAINS.get(method, 1) if num_chains is None else num_chains
     if num_steps is None:
         num_steps = NUM_STEPS.get(method, 1)
         if method in CHAINS:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-__all__ = ["CANDIDATES_PER_CHAIN", "HmcResult", "State", "Target", "Tempered", "move", "resampled", "sample_hmc"]
+__all__ = ["HmcResult", "LogDensities", "State", "Target", "Tempered", "move", "sample_hmc"]
 
 # Stochastic approximation of the logarithm of the step size (Andrieu and Thoms, A tutorial on adaptive MCMC, Statistics
 # and Computing 2008, section 4.2.2). The mean over chains is so sure that a few steps are enough.
@@ -17,9 +16,6 @@ TARGET_ACCEPTANCE, GAIN, DECAY = 0.8, 1.5, 0.6
 # Nats of energy that a trajectory may lose before it counts as divergent (Betancourt, A conceptual introduction to
 # Hamiltonian Monte Carlo, 2017, section 6.2; the threshold is Stan's).
 LOST_ENERGY = 1000.0
-# Draws per chain of the proposal, or of the prior, of which some are where chains start: by importance weights, which
-# are flattened until so many effective candidates per chain are left.
-CANDIDATES_PER_CHAIN, HAVE_A_SAY = 32, 1.5
 # From noise (chains, *batch, L) to the log-densities of prior and likelihood, (chains, *batch) each.
 LogDensities = Callable[[Tensor], tuple[Tensor, Tensor]]
 # From noise to the log-density that is sampled, and the log-likelihood, (chains, *batch) each.
@@ -86,7 +82,7 @@ def sample_hmc(
     warmup_steps: int,
     num_leapfrogs: int = 8,
     root: Tensor | FindRoot | None = None,
-    step_size: float = 0.1,
+    step_size: Tensor | float = 0.1,
 ) -> HmcResult:
     """Hamiltonian Monte Carlo (Neal, MCMC using Hamiltonian dynamics, 2011), vectorised over chains and problems.
 
@@ -101,7 +97,7 @@ def sample_hmc(
         num_leapfrogs: mean number of leapfrogs of a trajectory.
         root: root of what the covariance is about, shape `(*batch, L, L)`, or what finds it from where chains
             are, asked at the start and amid the warm-up; the identity by default.
-        step_size: the first step size, in units of `root`.
+        step_size: the first step size, in units of `root`, a number or shape `(*batch,)`.
 
     Returns:
         The chains.
@@ -115,7 +111,7 @@ def sample_hmc(
         (torch.Size([40, 50, 3, 2]), True)
     """
     state = State.at(target, start)
-    log_step = start.new_full(start.shape[1:-1], math.log(step_size))
+    log_step = torch.as_tensor(step_size).to(start).log().expand(start.shape[1:-1])
     matrix = root(start) if callable(root) else root
     draws, likelihoods, log_acceptances = [], [], []
     for step in range(warmup_steps + num_steps):
@@ -190,20 +186,3 @@ def _times(root: Tensor | None, vectors: Tensor, *, transposed: bool = False) ->
     if root is None:
         return vectors
     return ((root.mT if transposed else root) @ vectors.unsqueeze(-1)).squeeze(-1)
-
-
-def resampled(candidates: Tensor, log_ratio: Tensor, target: Tempered, num_chains: int) -> Tensor:
-    """Candidates drawn by their importance weights, flattened until more have a say than there are chains."""
-    with torch.no_grad():
-        log_likelihood = torch.cat([target(noise)[1] for noise in candidates.split(num_chains)])
-        height = (log_ratio + target.exponent * log_likelihood).nan_to_num(nan=-torch.inf)
-        low, high = torch.zeros_like(height[0]), torch.ones_like(height[0])
-        for _ in range(30):
-            middle = 0.5 * (low + high)
-            weights = (middle * height).softmax(0)
-            enough = weights.square().sum(0).reciprocal() > HAVE_A_SAY * num_chains
-            low, high = torch.where(enough, middle, low), torch.where(enough, high, middle)
-        weights = (low * height).softmax(0).movedim(0, -1)
-        chosen = torch.multinomial(weights.reshape(-1, len(candidates)), num_chains)
-        chosen = chosen.reshape(*weights.shape[:-1], num_chains).movedim(-1, 0).unsqueeze(-1)
-        return candidates.gather(0, chosen.expand(*chosen.shape[:-1], candidates.shape[-1]))

@@ -13,16 +13,16 @@ from torch import Tensor
 
 from pyro_pcflow.infer.chains import Chains, gathered
 from pyro_pcflow.infer.completer import Completer
-from pyro_pcflow.infer.hmc import CANDIDATES_PER_CHAIN, Tempered, resampled, sample_hmc
-from pyro_pcflow.infer.noise_space import BASE_SUFFIX, NoiseSpace, non_centred
+from pyro_pcflow.infer.hmc import Tempered, sample_hmc
+from pyro_pcflow.infer.noise_space import BASE_SUFFIX, NoiseSpace, non_centred, without_validation
+from pyro_pcflow.infer.population import CANDIDATES_PER_CHAIN, annealed, resampled
 
 __all__ = ["by_hmc", "by_nuts", "by_proposal", "by_svi"]
 
-# Random gradients of a chain by which the information of the points is found, which is the scale of the steps, and the
-# first step size in its units.
-NUM_GRADIENTS, STEP_SIZE = 4, 0.35
+# Random gradients of a chain by which the information of the points is found, which is the scale of the steps.
+NUM_GRADIENTS = 2
 # Mean number of leapfrogs of a trajectory.
-NUM_LEAPFROGS = 7
+NUM_LEAPFROGS = 4
 
 
 def by_svi(
@@ -98,22 +98,36 @@ def by_hmc(
     space.check_that_chains_are_apart()
     exponent = _exponent(temper, proposal, mask)
     exponent = exponent if exponent.shape == space.batch_shape else exponent.mean()
-    target = Tempered(space.log_densities, exponent)
     count = CANDIDATES_PER_CHAIN * num_chains
     candidates = space.from_prior(count)
     prior_deviation = candidates.std(0)
-    log_ratio = candidates.new_zeros(())
+    log_ratio: Callable[[Tensor], Tensor] = _zeros
     if proposal is not None:
         candidates, log_ratio = by_proposal(space, proposal, partial, mask, labels, count)
-    start = resampled(candidates, log_ratio, target, num_chains)
+    proposed = _gain(candidates, prior_deviation)
+
+    def path(noise: Tensor) -> tuple[Tensor, Tensor]:
+        log_prior, log_likelihood = space.log_densities(noise)
+        ratio = log_ratio(noise)
+        return log_prior - ratio, ratio + exponent * log_likelihood
+
+    def find_root(noise: Tensor, temperature: Tensor | float = 1.0) -> Tensor:
+        information = exponent[..., None, None] * space.information(noise, NUM_GRADIENTS)
+        gain = prior_deviation.unsqueeze(-1) * information * prior_deviation.unsqueeze(-2)
+        if isinstance(temperature, Tensor):
+            gain = torch.lerp(proposed, gain, temperature[..., None, None])
+        return _root(prior_deviation, gain)
+
+    population = resampled(candidates, path, num_chains)
+    population = annealed(path, population, find_root, num_leapfrogs=NUM_LEAPFROGS)
     result = sample_hmc(
-        target,
-        start,
+        Tempered(space.log_densities, exponent),
+        population.noise,
         num_steps=num_steps,
         warmup_steps=warmup_steps,
         num_leapfrogs=NUM_LEAPFROGS,
-        root=lambda noise: _root(prior_deviation, exponent, space.information(noise, NUM_GRADIENTS)),
-        step_size=STEP_SIZE,
+        root=find_root,
+        step_size=population.step_size,
     )
     chains = gathered(space, result.noise, **result.statistics)
     log_prior = chains.statistics["log_prior"].transpose(0, 1)
@@ -136,36 +150,50 @@ def _exponent(temper: float | None, proposal: Completer | None, mask: Tensor) ->
 
 def by_proposal(
     space: NoiseSpace, proposal: Completer, partial: Tensor, mask: Tensor, labels: Tensor | None, count: int
-) -> tuple[Tensor, Tensor]:
-    """Draws of the proposal, and of the prior of what it does not know, with log-ratios of the prior to it."""
+) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    """Draws of the proposal, and of the prior of what it does not know, and the log-ratio of the prior to it."""
     name = "z" + BASE_SUFFIX if proposal.model.prior is not None else "z"
     if name not in space.names or not space.batch_shape == partial.shape[:-2]:
         raise ValueError(
             "the proposal is for latents of its model, one for each cloud, and this model has "
             f"{', '.join(space.names)}: give the model that the completer was made of, or leave the proposal out"
         )
+    place, prior = space.slice_of(name), proposal.noise_prior(labels)
     with torch.no_grad():
         posterior = proposal.condition_noise(partial, mask, labels=labels)
         drawn = posterior.sample(torch.Size((count,)))
-        log_ratio = proposal.noise_prior(labels).log_prob(drawn) - posterior.log_prob(drawn)
-        place = space.slice_of(name)
-        if place.stop - place.start == space.size:
-            return drawn, log_ratio
-        noise = space.from_prior(count)
+        noise = drawn if drawn.shape[-1] == space.size else space.from_prior(count)
         noise[..., place] = drawn
-        return noise, log_ratio
+
+    def log_ratio(noise: Tensor) -> Tensor:
+        with without_validation():
+            return prior.log_prob(noise[..., place]) - posterior.log_prob(noise[..., place])
+
+    return noise, log_ratio
 
 
-def _root(prior_deviation: Tensor, exponent: Tensor, information: Tensor) -> Tensor:
-    """Root of the inverse of the posterior's precision, shape `(*batch, L, L)`.
+def _zeros(noise: Tensor) -> Tensor:
+    return noise.new_zeros(noise.shape[:-1])
+
+
+def _gain(draws: Tensor, prior_deviation: Tensor) -> Tensor:
+    """How much more precise draws `(count, *batch, L)` are than the prior, in its units, shape `(*batch, L, L)`."""
+    scaled = ((draws - draws.mean(0)) / prior_deviation).movedim(0, -2).double()
+    count, size = scaled.shape[-2:]
+    identity = torch.eye(size).to(scaled)
+    # As if as many draws of the prior were seen as there are coordinates, so that few draws have an inverse.
+    covariance = (scaled.mT @ scaled + size * identity) / (count + size)
+    return (torch.linalg.inv(covariance) - identity).to(draws)
+
+
+def _root(prior_deviation: Tensor, gain: Tensor) -> Tensor:
+    """Root of a covariance, shape `(*batch, L, L)`, by how much more precise it is than the prior, in its units.
 
     The metric of Girolami and Calderhead (Riemann manifold Langevin and Hamiltonian Monte Carlo methods, Journal of the
-    Royal Statistical Society B 2011), the same for all chains of a cloud. In units of the prior its eigenvalues are at
-    least 1, however much larger the largest ones are.
+    Royal Statistical Society B 2011), the same for all chains of a cloud.
     """
-    gain = prior_deviation.unsqueeze(-1) * information * prior_deviation.unsqueeze(-2)
     # In double precision: rounding errors of the largest eigenvalues would be taken for information elsewhere.
-    values, vectors = torch.linalg.eigh((exponent[..., None, None] * gain).double())
+    values, vectors = torch.linalg.eigh(gain.double())
     root = vectors * (1 + values.clamp(min=0)).rsqrt().unsqueeze(-2)
     return prior_deviation.unsqueeze(-1) * root.to(prior_deviation)
 

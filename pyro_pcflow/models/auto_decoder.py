@@ -121,6 +121,7 @@ class AutoDecoder(LatentCloudModel):
         mask: Tensor | None = None,
         *,
         labels: Tensor | None = None,
+        check: bool = True,
         num_steps: int = 300,
         lr: float = 0.05,
     ) -> Distribution:
@@ -130,6 +131,7 @@ class AutoDecoder(LatentCloudModel):
             clouds: shape `(*batch, N, D)`, in the data's units.
             mask: True at the points of a cloud, shape `(*batch, N)`; all of them by default.
             labels: class numbers, shape `(*batch,)`; needed if the model has classes.
+            check: whether to warn of clouds that a trained model hardly knows, such as parts of shapes.
             num_steps: steps of Adam, whose learning rate decays linearly to zero.
             lr: the initial learning rate.
 
@@ -152,6 +154,8 @@ class AutoDecoder(LatentCloudModel):
                 loc.grad, raw_scale.grad = torch.autograd.grad(-bound.sum(), [loc, raw_scale])
                 optimizer.param_groups[0]["lr"] = lr * (1 - step / num_steps)
                 optimizer.step()
+        if check:
+            self._check_latents(loc.detach(), clouds, mask, labels)
         return _normal(loc.detach(), raw_scale.detach())
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import pyro.distributions as dist
@@ -163,13 +164,17 @@ class PointCloudVAE(LatentCloudModel):
         super().normalize(points, mask)
         self.units.fit(select_points(points, mask))
 
-    def encode(self, clouds: Tensor, mask: Tensor | None = None, *, labels: Tensor | None = None) -> Distribution:
+    def encode(
+        self, clouds: Tensor, mask: Tensor | None = None, *, labels: Tensor | None = None, check: bool = True
+    ) -> Distribution:
         """The approximate posterior over the latents of clouds: independent normals.
 
         Args:
             clouds: shape `(*batch, N, D)`, in the data's units, of any number of points.
             mask: True at the points of a cloud, shape `(*batch, N)`; all of them by default.
             labels: class numbers, shape `(*batch,)`; needed if the model has classes.
+            check: whether to warn of clouds that a trained model hardly knows: those that the shapes that were found
+                would not have made, such as parts of shapes, and those of far fewer points than it learned from.
 
         Returns:
             A distribution with `batch_shape (*batch,)` and `event_shape (latent_dim,)`.
@@ -186,7 +191,13 @@ class PointCloudVAE(LatentCloudModel):
                 context = self.decoder_context(loc.detach(), labels)
                 loc, change = self.correction(clouds, mask, self.decoder, context, loc, _scale(raw_scale))
                 raw_scale = raw_scale + change
+        if check:
+            self._check_latents(loc, clouds, mask, labels)
         return _normal(loc, raw_scale)
+
+    @property
+    def _most_points(self) -> int | None:
+        return self.encoder.pooled_points if isinstance(self.encoder, CloudEncoder) else None
 
     def corrected_guide(
         self,
@@ -208,7 +219,7 @@ class PointCloudVAE(LatentCloudModel):
         less. `pcf.fit` trains the correction in the last fifth of the training.
         """
         return self._sample_latents(
-            self.encode,
+            partial(self.encode, check=False),
             clouds,
             mask,
             dataset_size,

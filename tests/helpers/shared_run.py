@@ -19,8 +19,8 @@ class FixedNormal(Normal):
 
 
 class FixedVAE(pcf.PointCloudVAE):
-    def encode(self, clouds, mask=None, *, labels=None):
-        posterior = super().encode(clouds, mask, labels=labels).base_dist
+    def encode(self, clouds, mask=None, *, labels=None, check=True):
+        posterior = super().encode(clouds, mask, labels=labels, check=check).base_dist
         return FixedNormal(posterior.loc, posterior.scale, validate_args=False).to_event(1)
 
 

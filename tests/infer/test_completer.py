@@ -35,7 +35,7 @@ class Linear(pcf.PointCloudVAE):
         self.known = make_conjugate(strength=0.7, dtype=torch.float32)
         self.decoder = self.known.flow
 
-    def encode(self, clouds, mask=None, *, labels=None):
+    def encode(self, clouds, mask=None, *, labels=None, check=True):
         return self.known.posterior(clouds, mask)
 
 

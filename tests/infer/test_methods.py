@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from pyro_pcflow.distributions import PointCloud
+from pyro_pcflow.infer import methods
 from pyro_pcflow.infer.methods import _root, _thinned, by_hmc
 from pyro_pcflow.infer.noise_space import NoiseSpace
 
@@ -19,11 +20,12 @@ def test_the_root_of_the_inverse_of_the_precision(scale):
     factor = torch.randn(2, 4, 2).double()
     information = scale * factor @ factor.mT
     deviation, exponent = torch.tensor([1.0, 2.0, 0.5, 1.0]).double().expand(2, 4), torch.tensor([1.0, 0.1]).double()
-    root = _root(deviation, exponent, information)
+    gain = exponent[:, None, None] * deviation[..., None] * information * deviation[..., None, :]
+    root = _root(deviation, gain)
     precision = deviation.square().reciprocal().diag_embed() + exponent[:, None, None] * information
     identity = root.mT @ precision @ root
     torch.testing.assert_close(identity, torch.eye(4).double().expand(2, 4, 4), rtol=1e-5, atol=1e-5)
-    assert _root(deviation.float(), exponent.float(), information.float()).isfinite().all()
+    assert _root(deviation.float(), gain.float()).isfinite().all()
 
 
 def test_draws_at_even_distances():
@@ -53,3 +55,32 @@ def test_a_narrow_posterior_is_walked_in_the_metric_of_its_points():
     assert ((draws.mean(0) - mean).abs() * precision.sqrt() < 0.4).all()
     assert ((draws.std(0) * precision.sqrt()).log().abs() < 0.3).all()
     assert chains.samples["loc"].shape == (32, 40, 2)
+
+
+def test_modes_are_weighed_whatever_was_proposed(monkeypatch):
+    """Points tell a distance from the origin, and nothing of the side, of which a proposal thinks that it knows."""
+    pyro.set_rng_seed(0)
+    wide = torch.tensor(0.1).double()
+
+    def model():
+        place = pyro.sample("place", dist.Normal(torch.zeros(1).double(), 1.0).to_event(1))
+        pyro.sample("x", PointCloud(dist.Normal(place.abs(), wide).to_event(1), num_points=len(cloud)), obs=cloud)
+
+    cloud = dist.Normal(torch.ones(1).double(), wide).to_event(1).sample((9,))
+    sides, masses = torch.tensor([1.0, -1.0]).double(), torch.tensor([0.9, 0.1]).double()
+
+    def log_ratio(noise):
+        proposed = (dist.Normal(sides, wide).log_prob(noise) + masses.log()).logsumexp(-1)
+        return dist.Normal(0.0, 1.0).log_prob(noise.squeeze(-1)) - proposed
+
+    def propose(space, proposal, partial, mask, labels, count):
+        place = sides[torch.multinomial(masses, count, replacement=True)] + wide * torch.randn(count).double()
+        return place.unsqueeze(-1), log_ratio
+
+    monkeypatch.setattr(methods, "by_proposal", propose)
+    monkeypatch.setattr(methods, "_exponent", lambda temper, proposal, mask: torch.tensor(1.0).double())
+    space, mask = NoiseSpace(model, torch.Size()), torch.ones(9, dtype=torch.bool)
+    draws, _, _ = by_hmc(space, cloud, mask, None, object(), None, 1000, 1000, 4, 2)
+    # As of a fifth as many independent draws.
+    assert abs((draws > 0).double().mean() - 0.5) < 4 * (0.25 / 200) ** 0.5
+    assert abs(draws.abs().mean() - cloud.mean()) < 0.02
