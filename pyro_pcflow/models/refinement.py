@@ -25,6 +25,8 @@ GROUPS_PER_DIM, LEAST_GROUPS = 2, 64
 SHARES = (1.0, 0.5, 0.25, 0.1, 0.0)
 # Steps over which the Fisher information is averaged.
 MEMORY = 4
+# How far beyond the sphere on which most draws of a prior of width 1 lie a start is at most.
+BEYOND = 4.0
 
 # From latents (*batch, L), a number of points N and their mask (*batch, N) to the density of clouds.
 Decode = Callable[[Tensor, int, Tensor | None], Distribution]
@@ -116,7 +118,7 @@ def laplace_posterior(
         density = decode(transform(noise), clouds.shape[-2], mask)
         return density.log_prob(clouds) + noise_density.log_prob(noise)
 
-    noise, precision = transform.inv(latents), identity
+    noise, precision = _pulled_back(transform.inv(latents)), identity
     for step in range(num_steps + 1):
         information = share * _information(decode, transform, noise, num_groups, count)
         precision = precision + (information + identity - precision) / min(step + 1, MEMORY)
@@ -137,6 +139,13 @@ def noise_and_transforms(prior: Distribution) -> tuple[Distribution, list[Transf
     if isinstance(prior, TransformedDistribution):
         return prior.base_dist, list(prior.transforms)
     return prior, []
+
+
+def _pulled_back(noise: Tensor) -> Tensor:
+    """Starts that are as far out as a prior of width 1 has some mass: an encoder can point to where it has none."""
+    longest = math.sqrt(noise.shape[-1]) + BEYOND
+    norm = torch.linalg.vector_norm(noise.double(), dim=-1, keepdim=True)
+    return torch.where(norm <= longest, noise, (noise * (longest / norm)).nan_to_num(0.0, 0.0, 0.0).to(noise))
 
 
 def _information(decode: Decode, transform: Transform, noise: Tensor, num_groups: int, count: int) -> Tensor:

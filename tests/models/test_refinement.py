@@ -57,6 +57,14 @@ def test_only_points_in_the_mask_count():
     assert divergence.mean() < 0.05
 
 
+@pytest.mark.parametrize("shift", [1e6, 1e30, torch.inf])
+def test_a_start_where_the_prior_has_no_mass(shift):
+    """An encoder that points there has every density of the points vanish, with its gradient."""
+    vae, clouds, exact, _ = known_vae(50, batch=(4,), shift=shift)
+    found = vae.refine(clouds, num_steps=40).base_dist.loc
+    assert ((found - exact.mean).abs() < 0.1 * exact.stddev).all()
+
+
 def test_a_few_steps_close_most_of_the_gap():
     vae, clouds, _, known = known_vae(30, batch=(20,), shift=2.0)
     evidence = torch.stack([known.log_evidence(cloud) for cloud in clouds])
