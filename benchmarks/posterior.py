@@ -141,7 +141,7 @@ def prepare(path: Path, folder: Path, seconds: float) -> Any:
         return pcf.load(file)
     train, validation, _ = load_splits(path)
     noise = NOISE_PER_HALF_EXTENT * pcf.data.half_extent(train[0])
-    options = {"held_out": validation, "noise": noise, "max_seconds": seconds}
+    options: dict[str, Any] = {"held_out": validation, "noise": noise, "max_seconds": seconds}
 
     def trained(stage: str, make: Callable[[], Any]) -> Any:
         """What a stage leaves in the run folder, so that an interrupted run goes on after it."""

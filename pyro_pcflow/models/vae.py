@@ -167,7 +167,10 @@ class PointCloudVAE(LatentCloudModel):
     def encode(
         self, clouds: Tensor, mask: Tensor | None = None, *, labels: Tensor | None = None, check: bool = True
     ) -> Distribution:
-        """The approximate posterior over the latents of clouds: independent normals.
+        """The approximate posterior over the latents of clouds: independent normals, too narrow for intervals.
+
+        Of clouds of 512 points that the shipped model of bodies drew, its central 90% intervals held 58% of the true
+        latents, and those of `refine` 88% (`benchmarks.evidence`).
 
         Args:
             clouds: shape `(*batch, N, D)`, in the data's units, of any number of points.
