@@ -53,18 +53,21 @@ def calibrate(model: Any, arguments: argparse.Namespace) -> pcf.infer.Calibratio
         )
         return {"z": found.latents["z"]}
 
-    def shape(latents: dict[str, Tensor], _: dict[str, Tensor]) -> Tensor:
+    def points_of(latents: dict[str, Tensor]) -> Tensor:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            points = model.decode(latents["z"], SHAPE_POINTS).sample()
-        return torch.cat([points.mean(0), points.std(0)])
+            return model.decode(latents["z"], SHAPE_POINTS).sample()
 
     return pcf.infer.simulation_based_calibration(
         simulate,
         infer,
         observed=["partial"],
         num_datasets=arguments.clouds,
-        quantities={"shape": shape, "z": lambda latents, _: latents["z"][:2]},
+        quantities={
+            "mean": lambda latents, _: points_of(latents).mean(0),
+            "spread": lambda latents, _: points_of(latents).std(0),
+            "z": lambda latents, _: latents["z"][:2],
+        },
         num_processes=arguments.processes,
         out=arguments.out / "ranks.jsonl",
     )

@@ -2,6 +2,7 @@
 
     python -m benchmarks.registration MESH_FOLDER                                # 100 scans
     python -m benchmarks.registration MESH_FOLDER --scans 4 --seconds 2          # a smoke run
+    python -m benchmarks.registration MESH_FOLDER --doubts                       # how often it doubts its result
 
 A flow is trained on each mesh. The scans are shared out over the meshes: 300 points each, 285 of them points of the
 mesh's surface that the flow was not trained on, with its noise, under a uniform rotation and a normal translation of
@@ -10,6 +11,9 @@ one half extent, and 15 outliers, uniform in the bounding box of these. `pcf.inf
 A rotation is covered if it lies in the highest-density region of the posterior: its density under the mixture of the
 modes, each a normal in its tangent space, is among the highest 90% of those of the draws. A translation is covered
 likewise. The trained flows are kept in the folder that `--flows` names, and are taken from there if they are there.
+
+With `--doubts` the same scans, which are good, and others that are spoilt in some way are registered, and counted where
+`Registration.check` speaks against the result.
 """
 
 from __future__ import annotations
@@ -19,6 +23,7 @@ import math
 import statistics
 import sys
 import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,6 +114,43 @@ def run_trial(flow: pcf.PointCloudFlow, points: Tensor, seed: int, method: str, 
     )
 
 
+def spoilt(scan: Tensor, other: Tensor) -> dict[str, Tensor]:
+    """Scans that are not what a flow was trained for, by what is wrong with them; `other` is one of another object."""
+    middle = scan.median(0).values
+    away = scan - middle
+    half = away @ torch.linalg.svd(away, full_matrices=False).Vh[0] > 0
+    low, high = scan.amin(0), scan.amax(0)
+    anywhere = low + (high - low) * torch.rand_like(scan)
+    return {
+        "ten times as large": middle + 10 * away,
+        "a tenth as large": middle + 0.1 * away,
+        "twice as large": middle + 2 * away,
+        "half as large": middle + 0.5 * away,
+        "another object": other,
+        "half of it": scan[half],
+        "half outliers": torch.where(torch.arange(len(scan)).unsqueeze(-1) % 2 == 0, anywhere, scan),
+    }
+
+
+def doubts(shapes: Sequence[Shape], flows: Sequence[pcf.PointCloudFlow], arguments: argparse.Namespace) -> None:
+    """Print how many scans of each kind are doubted."""
+    counts: dict[str, list[bool]] = {}
+    for scan in range(arguments.scans):
+        number = scan % len(shapes)
+        seed = 100_000 * arguments.seed + scan
+        points = make_scan(shapes[number].test, seed)[0]
+        other = make_scan(shapes[(number + 1) % len(shapes)].test, seed)[0]
+        for kind, one in {"good": points, **spoilt(points, other)}.items():
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                report = pcf.infer.register(flows[number], one).check()
+            counts.setdefault(kind, []).append(not report)
+            print(shapes[number].name, kind, report, file=sys.stderr, flush=True)
+    print("| scans | number | doubted |\n| --- | --- | --- |")
+    for kind, found in counts.items():
+        print(f"| {kind} | {len(found)} | {statistics.mean(found):.0%} |")
+
+
 def trained_flow(shape: Shape, seconds: float, folder: Path | None) -> pcf.PointCloudFlow:
     """A flow of a mesh, or the one that is kept."""
     path = None if folder is None else folder / f"{shape.name}.pt"
@@ -164,8 +206,13 @@ def main() -> None:
     parser.add_argument("--temper", type=float, default=1.0, help="exponent of the likelihood (%(default)s)")
     parser.add_argument("--draws", type=int, default=1000, help="of each posterior (%(default)s)")
     parser.add_argument("--flows", type=Path, help="a folder where trained flows are kept")
+    parser.add_argument("--doubts", action="store_true", help="count where `Registration.check` doubts the result")
     arguments = parser.parse_args()
     paths = mesh_paths(arguments.meshes, parser)
+    if arguments.doubts:
+        shapes = [load_shape(path) for path in paths]
+        doubts(shapes, [trained_flow(shape, arguments.seconds, arguments.flows) for shape in shapes], arguments)
+        return
     print(
         "| mesh | scans | 90% regions cover the rotation | the translation | error of the rotation | of the "
         "translation, half extents | modes | AUROC of outliers | CPU seconds a scan |\n"

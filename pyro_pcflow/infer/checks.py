@@ -15,7 +15,7 @@ from torch.distributions import Distribution
 from pyro_pcflow.distributions import NothingRecordedError
 from pyro_pcflow.models.replicates import DRAWN_POINTS, TAIL, log_distance_ratio, unexplained
 
-__all__ = ["CompletionCheck", "check_draws", "region_share"]
+__all__ = ["CompletionCheck", "RegistrationCheck", "check_draws", "check_poses", "region_share"]
 
 # The limits below were chosen on clouds of the val split by `benchmarks.checks`, but for that of r_hat, which was
 # raised for good test clouds of 1000 points. Largest share of points that no draw explains, and least probability of
@@ -30,6 +30,8 @@ MOST_MISSED, MOST_MISSED_BY_COMPLETER, ERRORS = 0.2, 0.5, 2.0
 FARTHEST, LOWEST_PRIOR, LARGEST_R_HAT = 0.35, -3.5, 2.5
 # Ratios of the sizes of what was observed, which may be a part, and of the shapes that were found.
 LEAST_RATIO, LARGEST_RATIO = 0.2, 1.7
+# Largest share of a scan that is not of the object, chosen on scans of meshes by `benchmarks.registration --doubts`.
+MOST_OUTLIERS = 0.35
 
 
 @dataclass(frozen=True, eq=False)
@@ -188,3 +190,68 @@ def _with_messages(**statistics: Tensor) -> CompletionCheck:
             which = "the cloud" if total == 1 else f"{count} of {total} clouds"
             messages.append(f"what was found may be wrong, as it would not have made {which}: likely {reason}")
     return CompletionCheck(**statistics, messages=tuple(messages))
+
+
+@dataclass(frozen=True, eq=False)
+class RegistrationCheck:
+    """What speaks against poses; true if nothing does.
+
+    Attributes:
+        outliers: mean probability of the scan's points to be of something else than the object.
+        missed: share of the others that a draw does not explain, see `CompletionCheck`.
+        missing: logarithm of how far points that should have been recorded lie from those that were, over how far they
+            lie from other such points; 0 if all is right.
+        r_hat: the largest one of the likeliest mode; NaN without chains.
+        messages: what to say of each kind of trouble.
+    """
+
+    outliers: float
+    missed: float
+    missing: float
+    r_hat: float
+    messages: tuple[str, ...]
+
+    def __bool__(self) -> bool:
+        return not self.messages
+
+    def warn(self) -> None:
+        """Warn in one sentence if something speaks against what was found."""
+        if self.messages:
+            warnings.warn("; ".join(self.messages), UserWarning, stacklevel=3)
+
+
+def check_poses(
+    densities: Sequence[Distribution], scan: Tensor, outlier_probability: Tensor, r_hat: Tensor | None
+) -> RegistrationCheck:
+    """Compare a scan with what an object would have made of it.
+
+    Args:
+        densities: of a recorded point of the object, in each of at least two draws of its pose, with no batch shape.
+        scan: shape `(N, 3)`.
+        outlier_probability: of each point, shape `(N,)`.
+        r_hat: of the likeliest mode, if there were chains.
+    """
+    outliers = float(outlier_probability.mean())
+    mask = outlier_probability < 0.5
+    missed, missing, limit = 1.0, math.inf, 0.0
+    if mask.any():
+        try:
+            missed = float(unexplained(densities, scan, mask)[1])
+            missing = float(log_distance_ratio(densities, scan, mask))
+            limit = MOST_MISSED + ERRORS * math.sqrt(MOST_MISSED * (1 - MOST_MISSED) / int(mask.sum()))
+        except NothingRecordedError:
+            pass
+    largest = math.nan if r_hat is None else float(r_hat.max())
+    troubles = {
+        "other units, another object than that of the flow, or more outliers than were expected": outliers
+        > MOST_OUTLIERS
+        or missed > limit,
+        "a part that the sensor does not see, which give observe=": missing > FARTHEST,
+        "chains that disagree: the posterior is wider than they walked": largest > LARGEST_R_HAT,
+    }
+    messages = tuple(
+        f"the pose may be wrong, as the object in it would not have made the scan: likely {reason}"
+        for reason, true in troubles.items()
+        if true
+    )
+    return RegistrationCheck(outliers, missed, missing, largest, messages)

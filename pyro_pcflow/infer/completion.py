@@ -43,9 +43,9 @@ TAKES = {
 }
 LEARNING_RATE = 0.02
 # Chains of a cloud, steps that are kept, and those before them that adapt a method.
-NUM_CHAINS = {"hmc": 32, "nuts": 1}
-NUM_STEPS = {"hmc": 4, "svi": 500, "nuts": 500}
-WARMUP_STEPS = {"hmc": 2, "nuts": 200}
+NUM_CHAINS = {"hmc": 16, "nuts": 1}
+NUM_STEPS = {"hmc": 8, "svi": 500, "nuts": 500}
+WARMUP_STEPS = {"hmc": 8, "nuts": 200}
 # Draws that a posterior is checked by, and those of the prior that their log-density is compared with.
 CHECKED, PRIOR_DRAWS = 16, 256
 # Standard deviation of the log-likelihood of draws, in nats, below which chains have nothing to disagree on.
@@ -127,21 +127,19 @@ def complete(
 
     | method | what |
     | --- | --- |
-    | `"hmc"` | many particles of each cloud at once, from the proposal or the prior, annealed, and then short chains |
+    | `"hmc"` | many short chains of each cloud at once, from draws of the proposal, or from the best of the prior |
     | `"completer"` | draws of the proposal as they are, whatever the sensor |
     | `"svi"` | a guide that is fitted to each cloud |
     | `"nuts"` | one chain after the other, of any length: exact in the limit |
     | `"auto"` | `"completer"` if there is a proposal and no `observe`, `"hmc"` otherwise |
 
-    `"hmc"` carries particles from the proposal to the posterior, by as many temperatures as are needed for half of them
-    to keep their weight from one to the next (see `pyro_pcflow.infer.population`), and then walks. The wider apart the
-    two are, the longer it takes: a whole posterior, with `temper=1`, several times as long as a flat one. Where a
-    posterior has many modes, more `num_chains` find more of them.
-
     A model is never quite right, and where its error is multiplied by the number of points a posterior is sure and
     wrong. `temper` is the exponent of the likelihood that `"hmc"` samples by: 1 for Bayes' rule, less where held-out
     clouds of the real data show that it is too sure (Grünwald and van Ommen, Inconsistency of Bayesian inference for
-    misspecified linear models, and a proposal for repairing it, Bayesian Analysis 2017).
+    misspecified linear models, and a proposal for repairing it, Bayesian Analysis 2017). Then the proposal says how much
+    mass each mode has, in which a chain stays. By Bayes' rule, or without a proposal, the likelihood does: the chains are
+    carried to the posterior by as many temperatures as are needed, see `pyro_pcflow.infer.population`, which takes
+    several times as long, and finds the more modes the more `num_chains` there are.
 
     What was found is compared with what was observed, and a warning says what speaks against it: see
     `Completion.check`.
@@ -169,12 +167,12 @@ def complete(
         temper: for `"hmc"`, the exponent of the likelihood; "auto" takes what `proposal` says of as many points, and 1
             without one.
         num_samples: number of completed clouds.
-        num_chains: chains per cloud, 32 by default; for `"nuts"` one after the other, 1 by default.
+        num_chains: chains per cloud, 16 by default; for `"nuts"` one after the other, 1 by default.
         num_steps: steps of the optimizer for `"svi"`, 500 by default; samples of a chain otherwise, of which
-            `num_samples` are kept at even distances, by default 4 of `"hmc"` and 500 of `"nuts"`, or as many as
+            `num_samples` are kept at even distances, by default 8 of `"hmc"` and 500 of `"nuts"`, or as many as
             `num_samples` needs.
-        warmup_steps: steps of a chain that adapt it and are dropped, 2 of `"hmc"`, after those that anneal, and 200 of
-            `"nuts"` by default.
+        warmup_steps: steps of a chain that adapt it and are dropped, 8 of `"hmc"`, after those that carry it to the
+            posterior, and 200 of `"nuts"` by default.
         lr: step size of Adam for `"svi"`, which decays to a hundredth of it; 0.02 by default.
         guide: for `"svi"`, one of Pyro's automatic guides, `AutoMultivariateNormal` by default; `AutoNormal` is cheaper
             for many clouds at once.

@@ -20,9 +20,9 @@ from pyro_pcflow.infer.population import CANDIDATES_PER_CHAIN, annealed, resampl
 __all__ = ["by_hmc", "by_nuts", "by_proposal", "by_svi"]
 
 # Random gradients of a chain by which the information of the points is found, which is the scale of the steps.
-NUM_GRADIENTS = 2
+NUM_GRADIENTS = 4
 # Mean number of leapfrogs of a trajectory.
-NUM_LEAPFROGS = 4
+NUM_LEAPFROGS = 7
 
 
 def by_svi(
@@ -119,7 +119,9 @@ def by_hmc(
         return _root(prior_deviation, gain)
 
     population = resampled(candidates, path, num_chains)
-    population = annealed(path, population, find_root, num_leapfrogs=NUM_LEAPFROGS)
+    # A likelihood that is not trusted, as its exponent says, does not weigh modes against each other: the proposal does.
+    if proposal is None or (exponent >= 1).all():
+        population = annealed(path, population, find_root, num_leapfrogs=NUM_LEAPFROGS)
     result = sample_hmc(
         Tempered(space.log_densities, exponent),
         population.noise,

@@ -14,7 +14,7 @@ __all__ = ["CANDIDATES_PER_CHAIN", "Population", "annealed", "resampled"]
 
 # Draws per chain of the proposal, or of the prior, of which some are where chains start: by importance weights, which
 # are flattened until so many effective candidates per chain are left.
-CANDIDATES_PER_CHAIN, HAVE_A_SAY = 16, 1.5
+CANDIDATES_PER_CHAIN, HAVE_A_SAY = 32, 1.5
 # Share of the particles that have a say at the next temperature, and how much higher it is at least.
 KEPT, LEAST_RISE, LOWEST = 0.5, 1.25, 1e-3
 # Halvings that find a temperature, and a log-weight of nothing, which is still a number times zero.

@@ -125,12 +125,15 @@ class PosePosterior:
         log_prior = log_measure + self._log_prior(poses, logit)
         return log_prior + self.temper * log_likelihood, log_likelihood
 
+    def of_object(self, poses: Poses, *, observed: bool = True) -> Distribution:
+        """The density of a point of the object that was recorded, with the batch shape of the poses."""
+        pose = Similarity(poses.rotation, self.translation(poses), poses.scale)
+        point = TransformedDistribution(self.density, [pose])
+        return point if self.observe is None or not observed else self.observe(point)
+
     def point(self, poses: Poses, logit: Tensor, *, observed: bool = True) -> Distribution:
         """The density of a point of the scan, with the batch shape of the poses."""
-        pose = Similarity(poses.rotation, self.translation(poses), poses.scale)
-        point: Distribution = TransformedDistribution(self.density, [pose])
-        if self.observe is not None and observed:
-            point = self.observe(point)
+        point = self.of_object(poses, observed=observed)
         if self.prior.outlier_probability is None:
             return point
         low, high = self.scan.amin(0), self.scan.amax(0)

@@ -15,6 +15,7 @@ from torch.distributions import Distribution
 
 from pyro_pcflow.distributions import MixtureOfFlows, PointCloudFlow
 from pyro_pcflow.distributions.gaussian_mixture import with_gaussians
+from pyro_pcflow.infer.checks import RegistrationCheck, check_poses
 from pyro_pcflow.infer.hmc import sample_hmc
 from pyro_pcflow.infer.noise_space import without_validation
 from pyro_pcflow.infer.pose_posterior import PosePosterior, PosePrior
@@ -41,8 +42,8 @@ ONE_MODE, LEAST_WEIGHT = 30.0, 1e-4
 # Nats below the best from which the width of a mode cannot make up for its height.
 NEGLIGIBLE = 40.0
 NUM_CHAINS, NUM_STEPS, WARMUP_STEPS, NUM_LEAPFROGS = 8, 40, 20, 4
-# Draws that probabilities of outliers are the mean over.
-OUTLIER_DRAWS = 16
+# Draws that probabilities of outliers are the mean over, and those that a scan is compared with.
+OUTLIER_DRAWS, CHECKED = 16, 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,6 +91,7 @@ class Registration:
         diagnostics: `num_starts`, how many poses the search began with; for `"hmc"` and each
             mode `r_hat`, split, and `n_eff`, shape `(M, L)`, of the rotation vector, the translation, the logarithm of
             the scale and the logit of the share of outliers; `acceptance` and `step_size`, shape `(M,)`.
+        checked: what `check` returns; None if `register` was told not to check.
     """
 
     rotation: Tensor
@@ -101,6 +103,17 @@ class Registration:
     outlier_share: Tensor
     method: str
     diagnostics: dict[str, Any]
+    checked: RegistrationCheck | None = None
+
+    def check(self) -> RegistrationCheck:
+        """What speaks against the result; true if nothing does.
+
+        Raises:
+            ValueError: if `register` was told not to check.
+        """
+        if self.checked is None:
+            raise ValueError("this registration was made with check=False, and what it would be compared with is gone")
+        return self.checked
 
     @property
     def matrices(self) -> Tensor:
@@ -139,6 +152,7 @@ def register(
     temper: float = 1.0,
     num_samples: int = 200,
     num_starts: int = 512,
+    check: bool = True,
 ) -> Registration:
     """Find the pose of a known object in a scan, with all that is uncertain about it (point set registration).
 
@@ -178,6 +192,7 @@ def register(
             `complete`.
         num_samples: number of draws `K`.
         num_starts: rotations that the search begins with.
+        check: whether to compare the scan with what the object would have made of it, and to warn.
 
     Returns:
         The posterior.
@@ -211,13 +226,19 @@ def register(
         poses = _starts(prior, near, num_starts)
         low, high = SEARCHED_OUTLIERS
         share = 0.0 if outlier_probability is None else float(outlier_probability.mean)
-        found = search_poses(
+        poses = search_poses(
             points - middle, near, poses, min(max(share, low), high), fit_scale=prior.scale is not None
         )
-        logit = near.new_full((len(found.scale),), math.log(max(share, low) / (1 - min(max(share, low), high))))
-        posterior = PosePosterior(density, near, origin, middle, prior, observe, temper, found, logit)
+        logit = near.new_full((len(poses.scale),), math.log(max(share, low) / (1 - min(max(share, low), high))))
+        posterior = PosePosterior(density, near, origin, middle, prior, observe, temper, poses, logit)
         posterior, root, weight = _maxima(posterior)
-        return _result(posterior, root, weight, method, num_samples, num_starts)
+        found, seen = _result(posterior, root, weight, method, num_samples, num_starts)
+        if check:
+            r_hat = found.diagnostics["r_hat"][0] if method == "hmc" else None
+            found = replace(found, checked=check_poses(seen, posterior.scan, found.outlier_probability, r_hat))
+    if found.checked is not None:
+        found.checked.warn()
+    return found
 
 
 def _object(flow: Any) -> Distribution:
@@ -338,7 +359,8 @@ def _maxima(posterior: PosePosterior) -> tuple[PosePosterior, Tensor, Tensor]:
 
 def _result(
     posterior: PosePosterior, root: Tensor, weight: Tensor, method: str, num_samples: int, num_starts: int
-) -> Registration:
+) -> tuple[Registration, list[Distribution]]:
+    """What was found, and in some draws the density of a recorded point of the object."""
     num_modes, size = root.shape[:2]
     diagnostics: dict[str, Any] = {"num_starts": num_starts}
     if method == "laplace":
@@ -364,7 +386,7 @@ def _result(
         _covariance(posterior, root, pool if method == "hmc" else None),
         posterior.height(),
     )
-    return Registration(
+    found = Registration(
         drawn.rotation,
         posterior.translation(drawn).to(origin) + origin,
         drawn.scale,
@@ -375,6 +397,8 @@ def _result(
         method,
         diagnostics,
     )
+    rows = torch.linspace(0, num_samples - 1, CHECKED).round().long().to(mode.device)
+    return found, [posterior.of_object(drawn[row]) for row in rows]
 
 
 def _chains(

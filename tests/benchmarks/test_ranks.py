@@ -16,7 +16,7 @@ def test_ten_quantities_are_ranked(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", command.split())
     ranks.main()
     table = [line.split("|")[1].strip() for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
-    coordinates = [f"shape[{index}]" for index in range(6)] + ["z[0]", "z[1]"]
+    coordinates = [f"{name}[{index}]" for name in ("mean", "spread") for index in range(3)] + ["z[0]", "z[1]"]
     assert table[2:] == [*coordinates, "log prior", "log likelihood", "tarp"]
     assert (tmp_path / "ranks.png").exists()
     assert len((tmp_path / "ranks.jsonl").read_text().splitlines()) == 3

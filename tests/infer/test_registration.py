@@ -17,6 +17,7 @@ from pyro_pcflow.transforms import rotation_matrix, rotation_vector
 
 WIDTHS = torch.tensor([0.2, 0.5, 1.0]).double()
 STARTS = 128
+FEW = dist.Beta(1.0, 10.0)
 
 
 def degrees(a, b):
@@ -261,3 +262,38 @@ def test_what_is_wrong_is_told():
         register(thing, scan, temper=0)
     with pytest.raises(ValueError, match="num_samples=0, num_starts=512"):
         register(thing, scan, num_samples=0)
+
+
+class TestCheck:
+    def test_a_good_scan_passes(self):
+        pyro.set_rng_seed(0)
+        scan = scan_of(BRACKET, random_pose(), 300)
+        found = register(BRACKET, scan, num_starts=STARTS)
+        report = found.check()
+        assert report
+        assert report.messages == ()
+        assert report.outliers < 0.1
+        assert abs(report.missing) < 0.2
+        assert math.isnan(report.r_hat)
+
+    @pytest.mark.parametrize(
+        ("factor", "what"), [(0.1, "other units"), (2.0, "other units"), (10.0, "other units"), (1.0, "does not see")]
+    )
+    def test_bad_scans_are_doubted(self, factor, what):
+        """Of other units, and a half of the object whose other half would have been seen."""
+        pyro.set_rng_seed(0)
+        pose = random_pose()
+        scan = factor * scan_of(BRACKET, pose, 600)
+        if factor == 1:
+            # Along the object's longest axis.
+            own = scan @ pose.rotation
+            scan = scan[own[:, own.std(0).argmax()] > own.mean(0)[own.std(0).argmax()]]
+        with pytest.warns(UserWarning, match=f"would not have made the scan.*{what}"):
+            found = register(BRACKET, scan, num_starts=STARTS, outlier_probability=None if factor == 1 else FEW)
+        assert not found.check()
+
+    def test_it_can_be_left_out(self):
+        pyro.set_rng_seed(0)
+        found = register(ELLIPSOID, 10 * scan_of(ELLIPSOID, random_pose(), 50), num_starts=16, check=False)
+        with pytest.raises(ValueError, match="check=False"):
+            found.check()
