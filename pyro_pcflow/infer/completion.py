@@ -136,9 +136,9 @@ def complete(
     A model is never quite right, and where its error is multiplied by the number of points a posterior is sure and
     wrong. `temper` is the exponent of the likelihood that `"hmc"` samples by: 1 for Bayes' rule, less where held-out
     clouds of the real data show that it is too sure (Grünwald and van Ommen, Inconsistency of Bayesian inference for
-    misspecified linear models, and a proposal for repairing it, Bayesian Analysis 2017). Then the proposal says how much
-    mass each mode has, in which a chain stays. By Bayes' rule, or without a proposal, the likelihood does: the chains are
-    carried to the posterior by as many temperatures as are needed, see `pyro_pcflow.infer.population`, which takes
+    misspecified linear models, and a proposal for repairing it, Bayesian Analysis 2017). Then the proposal says how
+    much mass each mode has, in which a chain stays. By Bayes' rule, or without a proposal, the likelihood does: chains
+    are carried to the posterior by as many temperatures as are needed, see `pyro_pcflow.infer.population`, which takes
     several times as long, and finds the more modes the more `num_chains` there are.
 
     What was found is compared with what was observed, and a warning says what speaks against it: see

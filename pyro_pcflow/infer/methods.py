@@ -119,7 +119,8 @@ def by_hmc(
         return _root(prior_deviation, gain)
 
     population = resampled(candidates, path, num_chains)
-    # A likelihood that is not trusted, as its exponent says, does not weigh modes against each other: the proposal does.
+    # A likelihood that is not trusted, as its exponent says, weighs no modes against each other: the proposal does.
+    # Resampled by it on the way, on held-out bodies, draws scored less.
     if proposal is None or (exponent >= 1).all():
         population = annealed(path, population, find_root, num_leapfrogs=NUM_LEAPFROGS)
     result = sample_hmc(
