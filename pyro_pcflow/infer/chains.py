@@ -129,7 +129,7 @@ def sample_posterior(
         space.check_that_chains_are_apart()
         target = Tempered(space.log_densities)
         candidates = space.from_prior(CANDIDATES_PER_CHAIN * num_chains)
-        start = resampled(candidates, space.log_densities, num_chains).noise
+        start = resampled(candidates, space.log_densities, num_chains, distinct=True).noise
         root, left = None, warmup_steps
         for share in WINDOWS:
             steps = int(share * warmup_steps)

@@ -136,10 +136,10 @@ def complete(
     A model is never quite right, and where its error is multiplied by the number of points a posterior is sure and
     wrong. `temper` is the exponent of the likelihood that `"hmc"` samples by: 1 for Bayes' rule, less where held-out
     clouds of the real data show that it is too sure (Grünwald and van Ommen, Inconsistency of Bayesian inference for
-    misspecified linear models, and a proposal for repairing it, Bayesian Analysis 2017). Then the proposal says how
-    much mass each mode has, in which a chain stays. By Bayes' rule, or without a proposal, the likelihood does: chains
-    are carried to the posterior by as many temperatures as are needed, see `pyro_pcflow.infer.population`, which takes
-    several times as long, and finds the more modes the more `num_chains` there are.
+    misspecified linear models, and a proposal for repairing it, Bayesian Analysis 2017). Then chains stay in the modes
+    of the draws that they start from. If `temper=1` is asked for, the likelihood says how much mass each mode has:
+    chains are carried to the posterior by as many temperatures as are needed, see `pyro_pcflow.infer.population`, which
+    takes several times as long, and finds the more modes the more `num_chains` there are.
 
     What was found is compared with what was observed, and a warning says what speaks against it: see
     `Completion.check`.
@@ -164,8 +164,8 @@ def complete(
         method: see above.
         proposal: an amortised posterior of the same model; "auto" takes the one that came with it, such as
             `load_pretrained("body").completer`, and None takes none.
-        temper: for `"hmc"`, the exponent of the likelihood; "auto" takes what `proposal` says of as many points, and 1
-            without one.
+        temper: for `"hmc"`, the exponent of the likelihood, 1 for Bayes' rule; "auto" takes what `proposal` says of as
+            many points, and 1 without one, but does not weigh modes.
         num_samples: number of completed clouds.
         num_chains: chains per cloud, 16 by default; for `"nuts"` one after the other, 1 by default.
         num_steps: steps of the optimizer for `"svi"`, 500 by default; samples of a chain otherwise, of which

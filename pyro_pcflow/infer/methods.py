@@ -118,10 +118,11 @@ def by_hmc(
             gain = torch.lerp(proposed, gain, temperature[..., None, None])
         return _root(prior_deviation, gain)
 
-    population = resampled(candidates, path, num_chains)
-    # A likelihood that is not trusted, as its exponent says, weighs no modes against each other: the proposal does.
-    # Resampled by it on the way, on held-out bodies, draws scored less.
-    if proposal is None or (exponent >= 1).all():
+    # Where Bayes' rule is asked for, the likelihood weighs modes against each other, and otherwise the proposal: on
+    # held-out bodies, of which the model is not quite right, draws scored less where it was the likelihood.
+    by_bayes = temper is not None and temper >= 1
+    population = resampled(candidates, path, num_chains, distinct=not by_bayes)
+    if by_bayes:
         population = annealed(path, population, find_root, num_leapfrogs=NUM_LEAPFROGS)
     result = sample_hmc(
         Tempered(space.log_densities, exponent),

@@ -40,7 +40,7 @@ class Population:
     step_size: Tensor
 
 
-def resampled(candidates: Tensor, path: LogDensities, num_chains: int) -> Population:
+def resampled(candidates: Tensor, path: LogDensities, num_chains: int, *, distinct: bool) -> Population:
     """Some of many draws of a proposal, as far on the way to the target as importance weights reach.
 
     Weights are flattened until more candidates have a say than there are chains.
@@ -49,12 +49,15 @@ def resampled(candidates: Tensor, path: LogDensities, num_chains: int) -> Popula
         candidates: draws of the proposal, shape `(candidates, *batch, L)`.
         path: log-densities of the proposal, and of the target over it, up to constants.
         num_chains: how many are wanted.
+        distinct: whether to draw without replacement, so that no two chains start from one candidate; otherwise
+            draws are as many of each as it has weight.
     """
     with torch.no_grad():
         height = torch.cat([path(noise)[1] for noise in candidates.split(num_chains)])
         height = _finite(height)
         temperature = _reached(height, 0.0, HAVE_A_SAY * num_chains)
-        chosen = _systematic((temperature * height).softmax(0), num_chains)
+        weights = (temperature * height).softmax(0)
+        chosen = _distinct(weights, num_chains) if distinct else _systematic(weights, num_chains)
         return Population(_at(candidates, chosen), temperature, torch.full_like(temperature, STEP_SIZE))
 
 
@@ -115,6 +118,12 @@ def _systematic(weights: Tensor, count: int) -> Tensor:
     places = (torch.arange(count, device=weights.device) + torch.rand(len(flat), 1).to(weights)) / count
     chosen = torch.searchsorted(flat.cumsum(-1), places.to(flat)).clamp(max=len(weights) - 1)
     return chosen.T.reshape(count, *weights.shape[1:])
+
+
+def _distinct(weights: Tensor, count: int) -> Tensor:
+    """So many different particles `(count, *batch)`, drawn by weights `(particles, *batch)` without replacement."""
+    flat = weights.movedim(0, -1).reshape(-1, len(weights))
+    return torch.multinomial(flat, count).T.reshape(count, *weights.shape[1:])
 
 
 def _at(particles: Tensor, chosen: Tensor) -> Tensor:

@@ -80,7 +80,7 @@ def test_modes_are_weighed_whatever_was_proposed(monkeypatch):
     monkeypatch.setattr(methods, "by_proposal", propose)
     monkeypatch.setattr(methods, "_exponent", lambda temper, proposal, mask: torch.tensor(1.0).double())
     space, mask = NoiseSpace(model, torch.Size()), torch.ones(9, dtype=torch.bool)
-    draws, _, _ = by_hmc(space, cloud, mask, None, object(), None, 1000, 1000, 4, 2)
+    draws, _, _ = by_hmc(space, cloud, mask, None, object(), 1.0, 1000, 1000, 4, 2)
     # As of a fifth as many independent draws.
     assert abs((draws > 0).double().mean() - 0.5) < 4 * (0.25 / 200) ** 0.5
     assert abs(draws.abs().mean() - cloud.mean()) < 0.02

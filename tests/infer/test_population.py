@@ -37,7 +37,7 @@ def test_candidates_are_as_far_as_they_reach(width):
     proposal = Normal(torch.zeros(2).double(), 1.0)
     target = Normal(torch.tensor([0.2, -0.1]).double(), torch.tensor(width).double())
     candidates = proposal.sample((32 * COUNT,)).unsqueeze(-1)
-    found = resampled(candidates, one_dimensional(proposal, target.log_prob), COUNT)
+    found = resampled(candidates, one_dimensional(proposal, target.log_prob), COUNT, distinct=False)
     if width > 0.5:
         assert (found.temperature > 1 - 1e-6).all()
     else:
@@ -46,6 +46,16 @@ def test_candidates_are_as_far_as_they_reach(width):
     # Of systematic draws of candidates of which more than so many count.
     assert ((found.noise.squeeze(-1).mean(0) - expected.mean) / expected.stddev * COUNT**0.5).abs().max() < 4
     assert ((found.noise.squeeze(-1).std(0) / expected.stddev).log().abs() < 0.15).all()
+
+
+def test_distinct_candidates_of_any_weights():
+    torch.manual_seed(0)
+    proposal = Normal(torch.zeros(2).double(), 1.0)
+    path = one_dimensional(proposal, Normal(0.0, 1e-3).log_prob)
+    found = resampled(proposal.sample((2 * COUNT,)).unsqueeze(-1), path, COUNT, distinct=True)
+    assert all(len(noise.unique()) == COUNT for noise in found.noise.squeeze(-1).T)
+    # Nearer to the target than the proposal's, of which they are half.
+    assert (found.noise.abs().mean((0, 2)) < 0.7 * (2 / math.pi) ** 0.5).all()
 
 
 def test_a_narrow_target_is_reached_on_the_path():
@@ -61,7 +71,7 @@ def test_a_narrow_target_is_reached_on_the_path():
         stops.append((noise.squeeze(-1), between(proposal, target, temperature)))
         return stops[-1][1].stddev[:, None, None]
 
-    start = resampled(proposal.sample((32 * COUNT,)).unsqueeze(-1), path, COUNT)
+    start = resampled(proposal.sample((32 * COUNT,)).unsqueeze(-1), path, COUNT, distinct=False)
     found = annealed(path, start, find_root, num_leapfrogs=4)
     assert (found.temperature == 1).all()
     assert ((found.step_size > 0.2) & (found.step_size < 5)).all()
@@ -87,7 +97,7 @@ def test_modes_get_particles_by_their_mass():
     def find_root(noise, temperature):
         return torch.full((1, 1, 1), 0.1).double()
 
-    start = resampled(proposal.sample((2 * COUNT,)).unsqueeze(-1), path, COUNT)
+    start = resampled(proposal.sample((2 * COUNT,)).unsqueeze(-1), path, COUNT, distinct=False)
     assert start.temperature < 0.5
     found = annealed(path, start, find_root, num_leapfrogs=3)
     share = (found.noise < 0).double().mean().item()
@@ -104,7 +114,7 @@ def test_particles_that_left_the_numbers_have_no_weight(outside):
         return torch.where(x > 0, -x, outside)
 
     path = one_dimensional(proposal, target)
-    start = resampled(proposal.sample((4 * COUNT,)).unsqueeze(-1), path, COUNT)
+    start = resampled(proposal.sample((4 * COUNT,)).unsqueeze(-1), path, COUNT, distinct=False)
     root = torch.ones(1, 1, 1).double()
     found = annealed(path, start, lambda noise, temperature: root, num_leapfrogs=3)
     assert (start.noise > 0).all()
