@@ -138,7 +138,7 @@ class CloudModel(SavedModel):
         labels = self._labels([index])
         # The same random numbers for every cloud: a score does not depend on the clouds before it.
         with torch.no_grad(), seeded(seed, self.device):
-            posterior = self.module.encode(cloud.unsqueeze(0), labels=labels)
+            posterior = self.module.encode(cloud.unsqueeze(0), labels=labels, check=False)
             context = self.module.decoder_context(posterior.mean, labels)
             pieces = cloud.split(POINTS_AT_ONCE)
             scores = torch.cat([self.module.decoder.log_prob(piece, context).cpu() for piece in pieces])

@@ -4,7 +4,7 @@ from pyro_pcflow.infer.annealing import Evidence, evidence
 from pyro_pcflow.infer.bayesian_weights import BayesianWeights, fan_in_normal, functional_copy
 from pyro_pcflow.infer.calibration import Calibration, simulation_based_calibration
 from pyro_pcflow.infer.chains import Chains, sample_posterior
-from pyro_pcflow.infer.checks import CompletionCheck
+from pyro_pcflow.infer.checks import CompletionCheck, RegistrationCheck
 from pyro_pcflow.infer.completer import Completer
 from pyro_pcflow.infer.completion import Completion, complete
 from pyro_pcflow.infer.datatree import to_datatree
@@ -32,6 +32,7 @@ __all__ = [
     "Outliers",
     "PoseModes",
     "Registration",
+    "RegistrationCheck",
     "UnknownBackground",
     "UnknownNoise",
     "Whole",

@@ -55,7 +55,7 @@ def test_each_picture_of_clouds_has_the_camera(drawn, vae, tmp_path):
 def test_a_reconstruction_has_the_class_of_its_cloud(drawn, vae, tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr(
-        vae, "reconstruct", lambda cloud, count, labels: asked.append(labels.item()) or torch.zeros(count, 3)
+        vae, "reconstruct", lambda cloud, count, labels, check: asked.append(labels.item()) or torch.zeros(count, 3)
     )
     pictures.write_cloud_pictures(vae, labelled_clouds(), tmp_path, num_points=20)
     assert asked == [2, 0, 1]
