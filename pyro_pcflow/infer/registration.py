@@ -20,6 +20,7 @@ from pyro_pcflow.infer.hmc import sample_hmc
 from pyro_pcflow.infer.noise_space import without_validation
 from pyro_pcflow.infer.pose_posterior import PosePosterior, PosePrior
 from pyro_pcflow.infer.pose_search import Poses, search_poses
+from pyro_pcflow.ops.random import seeded
 from pyro_pcflow.transforms import rotation_from_vector, rotation_matrix
 
 __all__ = ["PoseModes", "Registration", "register"]
@@ -235,7 +236,9 @@ def register(
         found, seen = _result(posterior, root, weight, method, num_samples, num_starts)
         if check:
             r_hat = found.diagnostics["r_hat"][0] if method == "hmc" else None
-            found = replace(found, checked=check_poses(seen, posterior.scan, found.outlier_probability, r_hat))
+            # What is drawn after it is the same with and without.
+            with seeded(0, posterior.scan.device):
+                found = replace(found, checked=check_poses(seen, posterior.scan, found.outlier_probability, r_hat))
     if found.checked is not None:
         found.checked.warn()
     return found
