@@ -92,10 +92,17 @@ class TestOfATrainedModel:
             model.encode(bodies[:, :30])
 
     def test_a_guide_does_not_warn(self, model, bodies):
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            model.guide(bodies[:, :30])
-            model.log_prob(bodies[:, :30], num_particles=2)
+        """Neither of a model whose posteriors are corrected, nor of one without."""
+        plain = pcf.PointCloudVAE(latent_dim=4, decoder={"num_couplings": 2, "hidden_dims": [8]})
+        plain.normalize(bodies.flatten(0, 1))
+        few = bodies[:, :30]
+        with pytest.warns(UserWarning, match="fewer points"):
+            plain.encode(few)
+        for one in (model, plain):
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")
+                one.guide(few)
+                one.log_prob(few, num_particles=2)
 
     def test_a_new_model_does_not_warn(self, bodies):
         with warnings.catch_warnings():
