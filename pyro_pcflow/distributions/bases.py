@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import partial
-from itertools import pairwise
+from itertools import islice, pairwise
 
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from pyro_pcflow.distributions.gaussian_mixture import GaussianMixture, Gaussians
+from pyro_pcflow.distributions.gaussian_mixture import GaussianMixture, Gaussians, matrices
 from pyro_pcflow.distributions.pushforward import Pushforward
 from pyro_pcflow.ops.kmeans import kmeans
 from pyro_pcflow.ops.random import seeded_generator
@@ -165,12 +165,6 @@ class MixtureOfGaussians(nn.Module):
         nn.init.constant_(self.raw_width, math.log(0.6) / PACE)
         self.network = _network([context_dim, *hidden_dims, num_components * sum(sizes)]) if context_dim else None
         self._sizes = sizes
-        # Where a lower triangular matrix with a diagonal of ones has its slopes, then a zero, then a one.
-        places = torch.full((point_dim, point_dim), sizes[-1]).fill_diagonal_(sizes[-1] + 1)
-        places[tuple(torch.tril_indices(point_dim, point_dim, -1))] = torch.arange(sizes[-1])
-        self.register_buffer("places", places, persistent=False)
-
-    places: Tensor
 
     @property
     def _most(self) -> float:
@@ -196,21 +190,24 @@ class MixtureOfGaussians(nn.Module):
 
     def gaussians(self, context: Tensor | None) -> Gaussians:
         """The parameters of the mixture under a context."""
-        parts: Sequence[Tensor] = (self.logits, self.loc, self.raw_width, self.slopes)
+        parts = torch.cat([self.logits, self.loc, self.raw_width, self.slopes], -1)
         if self.network is not None:
             assert context is not None  # as the flow made sure
-            changes = self.network(context).unflatten(-1, (self.num_components, -1)).split(self._sizes, -1)
-            parts = [part + change for part, change in zip(parts, changes, strict=True)]
-        logits, loc, raw_width, slopes = parts
+            parts = parts + self.network(context).unflatten(-1, parts.shape)
+        # The numbers of a kind side by side: see `matrices`.
+        logits, loc, raw_width, slopes = parts.movedim(-1, 0).contiguous().split(self._sizes)
         slopes = -PACE * slopes
         most = self._most
         width = self.min_width + most * torch.sigmoid(PACE * raw_width - math.log(most))
         if self.max_width < math.inf:
             slopes = _bounded(slopes, width, self.max_width)
         # Written out of place, as vmap needs it.
-        entries = torch.cat([slopes, torch.zeros_like(loc[..., :1]), torch.ones_like(loc[..., :1])], -1)
-        regression = entries[..., self.places]
-        return Gaussians(PACE * logits.squeeze(-1), loc, regression / width.unsqueeze(-1))
+        precision, zero, left = width.reciprocal(), torch.zeros_like(width[0]), iter(slopes)
+        factor = [
+            [*(slope * own for slope in islice(left, i)), own, *[zero] * (len(width) - 1 - i)]
+            for i, own in enumerate(precision)
+        ]
+        return Gaussians(PACE * logits[0], loc.movedim(0, -1), matrices(factor))
 
     @torch.no_grad()
     def start(self, points: Tensor) -> None:
@@ -259,19 +256,19 @@ def _bounded(slopes: Tensor, width: Tensor, max_width: float) -> Tensor:
     """Slopes by which the coordinates before it give none a standard deviation of more than `max_width`.
 
     Args:
-        slopes: shape `(*batch, D * (D - 1) / 2)`, row by row.
-        width: widths of the coordinates given those before, shape `(*batch, D)`.
+        slopes: shape `(D * (D - 1) / 2, *batch)`, row by row.
+        width: widths of the coordinates given those before, shape `(D, *batch)`.
         max_width: the bound.
     """
-    rows, total = [], width[..., :1].square()
-    for row in slopes.split(list(range(1, width.shape[-1])), -1):
+    rows, total = [], width[:1].square()
+    for row in slopes.split(list(range(1, len(width)))):
         # Cauchy and Schwarz: whatever the correlations of the coordinates before.
-        variance = row.shape[-1] * (row.square() * total).sum(-1, keepdim=True)
+        variance = len(row) * (row.square() * total).sum(0)
         share = (1 + variance / max_width**2).reciprocal()
         rows.append(row * share.sqrt())
-        added = width[..., row.shape[-1], None].square() + variance * share
-        total = torch.cat([total, added], -1)
-    return torch.cat(rows, -1)
+        added = width[len(row)].square() + variance * share
+        total = torch.cat([total, added.unsqueeze(0)])
+    return torch.cat(rows)
 
 
 def _raw_width(width: Tensor, min_width: float, most: float) -> Tensor:

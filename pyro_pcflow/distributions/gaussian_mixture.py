@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import reduce
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -19,7 +20,7 @@ from pyro_pcflow.transforms.grouping import Groups
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["GaussianMixture", "Gaussians", "as_gaussians", "convolved", "count_gaussians", "with_gaussians"]
+__all__ = ["GaussianMixture", "Gaussians", "as_gaussians", "convolved", "count_gaussians", "matrices", "with_gaussians"]
 
 
 # Responsibilities that `statistics` holds at once: they stay in the cache of a core.
@@ -144,18 +145,21 @@ class GaussianMixture(Mixture):
     def _coefficients(self) -> Tensor:
         """What the monomials of a point are multiplied by, shape `(*context_batch, Q, K)`."""
         logits, loc, factor = (part.double() for part in self.gaussians())
-        precision = factor.mT @ factor
-        whitened = (factor @ loc.unsqueeze(-1)).squeeze(-1)
+        means, rows, dim = loc.unbind(-1), _entries(factor), loc.shape[-1]
+        whitened = [_sum(rows[i][j] * means[j] for j in range(i + 1)) for i in range(dim)]
+        # Either half of the symmetric matrix.
+        quadratic = [
+            (-0.5 if i == j else -1.0) * _sum(rows[k][i] * rows[k][j] for k in range(j, dim))
+            for i in range(dim)
+            for j in range(i, dim)
+        ]
+        linear = [_sum(rows[i][j] * whitened[i] for i in range(j, dim)) for j in range(dim)]
         constant = (
             logits.log_softmax(-1)
-            + factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-            - 0.5 * (self.event_shape[0] * math.log(2 * math.pi) + whitened.square().sum(-1))
+            + _sum(rows[i][i].log() for i in range(dim))
+            - 0.5 * (dim * math.log(2 * math.pi) + _sum(part.square() for part in whitened))
         )
-        i, j = torch.triu_indices(loc.shape[-1], loc.shape[-1], device=loc.device)
-        # Either half of the symmetric matrix.
-        quadratic = torch.where(i == j, -0.5, -1.0) * precision[..., i, j]
-        linear = (factor.mT @ whitened.unsqueeze(-1)).squeeze(-1)
-        return torch.cat([quadratic, linear, constant.unsqueeze(-1)], -1).mT
+        return torch.stack([*quadratic, *linear, constant], -2)
 
     def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         """Raise: samples carry no gradients."""
@@ -286,31 +290,42 @@ def with_gaussians(distribution: Distribution) -> Distribution:
     return distribution
 
 
+def matrices(entries: Sequence[Sequence[Tensor]]) -> Tensor:
+    """Matrices, shape `(*batch, I, J)`, of their entries, rows first, that are each of shape `(*batch,)`.
+
+    Entry by entry is the fastest way with many small matrices, and with the numbers of an entry side by side, as here.
+    """
+    flat = torch.stack([entry for row in entries for entry in row])
+    return flat.unflatten(0, (len(entries), -1)).movedim((0, 1), (-2, -1))
+
+
+def _entries(matrix: Tensor) -> list[tuple[Tensor, ...]]:
+    return [row.unbind(-1) for row in matrix.unbind(-2)]
+
+
 def _inverse_of_lower_triangular(matrix: Tensor) -> Tensor:
-    """By forward substitution, row by row: there are many matrices, and each is small."""
-    identity = torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
-    rows: list[Tensor] = []
-    for i, row in enumerate(matrix.unbind(-2)):
-        found = identity[i].expand(row.shape)
-        for j, above in enumerate(rows):
-            found = found - row[..., j, None] * above
-        rows.append(found / row[..., i, None])
-    return torch.stack(rows, -2)
+    """By forward substitution."""
+    zero = torch.zeros_like(matrix[..., 0, 0])
+    found: list[list[Tensor]] = []
+    for i, row in enumerate(_entries(matrix)):
+        scale = row[i].reciprocal()
+        below = [-scale * _sum(row[k] * found[k][j] for k in range(j, i)) for j in range(i)]
+        found.append([*below, scale, *[zero] * (len(row) - 1 - i)])
+    return matrices(found)
 
 
 def _cholesky(matrix: Tensor) -> Tensor:
-    """Lower triangular root of positive definite matrices, entry by entry: as above."""
-    size = matrix.shape[-1]
+    """Lower triangular root of positive definite matrices."""
     zero = torch.zeros_like(matrix[..., 0, 0])
     found: list[list[Tensor]] = []
-    for i in range(size):
+    for i, given in enumerate(_entries(matrix)):
         row: list[Tensor] = []
         for j in range(i):
-            rest = matrix[..., i, j] - sum((row[k] * found[j][k] for k in range(j)), zero)
+            rest = given[j] - sum((row[k] * found[j][k] for k in range(j)), zero)
             row.append(rest / found[j][j])
-        row.append((matrix[..., i, i] - sum((part.square() for part in row), zero)).sqrt())
-        found.append(row)
-    return torch.stack([torch.stack([*row, *[zero] * (size - len(row))], -1) for row in found], -2)
+        row.append((given[i] - sum((part.square() for part in row), zero)).sqrt())
+        found.append([*row, *[zero] * (len(given) - 1 - i)])
+    return matrices(found)
 
 
 def _transformed(
@@ -324,7 +339,23 @@ def _transformed(
         corners = transform.transform_and_log_det(corners)[0]
     origin = corners[0]
     matrix = (corners[1:] - origin).movedim(0, -1).unsqueeze(-3)
-    return log_weights, (matrix @ loc.unsqueeze(-1)).squeeze(-1) + origin.unsqueeze(-2), matrix @ root
+    moved = _product(matrix, loc.unsqueeze(-1)).squeeze(-1)
+    return log_weights, moved + origin.unsqueeze(-2), _product(matrix, root)
+
+
+def _product(left: Tensor, right: Tensor) -> Tensor:
+    others = _entries(right)
+    columns = range(right.shape[-1])
+    return matrices(
+        [
+            [_sum(part * other[j] for part, other in zip(row, others, strict=True)) for j in columns]
+            for row in _entries(left)
+        ]
+    )
+
+
+def _sum(terms: Iterable[Tensor]) -> Tensor:
+    return reduce(torch.add, terms)
 
 
 def _monomials(points: Tensor) -> Tensor:

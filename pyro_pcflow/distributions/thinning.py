@@ -90,7 +90,7 @@ class SoftHalfSpace:
         Returns:
             Shape `(*batch,)`.
         """
-        width = (root.mT @ self.direction.unsqueeze(-1)).squeeze(-1)
+        width = (root * self.direction.unsqueeze(-1)).sum(-2)
         height = torch.linalg.vecdot(loc, self.direction) - self.offset
         return torch.special.log_ndtr(height / (self.softness**2 + width.square().sum(-1)).sqrt())
 

@@ -13,6 +13,7 @@ import torch
 from pyro import poutine
 from pyro.infer.reparam import TransformReparam
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.distributions import Independent, Transform, TransformedDistribution, biject_to
 
 from pyro_pcflow.distributions import PointCloud
@@ -21,6 +22,8 @@ __all__ = ["BASE_SUFFIX", "NoiseSpace", "non_centred", "without_validation"]
 
 # What Pyro's `TransformReparam` appends to the name of a site.
 BASE_SUFFIX = "_base"
+# Observed numbers of so many chains are evaluated at once on a CPU, where the memory of more is slower than they are.
+NUMBERS_AT_ONCE = 2**18
 
 
 def non_centred(model: Callable[..., Any]) -> Callable[..., Any]:
@@ -141,6 +144,8 @@ class NoiseSpace:
             self._sites.append(_Site(name, start, size, shape, to_support))
             start += size
         self.size = start
+        numbers = sum(site["value"].numel() for site in trace.nodes.values() if _is_observed(site))
+        self._chains_at_once = max(1, NUMBERS_AT_ONCE // max(1, numbers))
         # Of latents and of deterministic sites, such as a latent whose noise it is.
         self._shapes = {
             name: site["value"].shape
@@ -201,8 +206,20 @@ class NoiseSpace:
             noise: shape `(chains, *batch_shape, size)`.
 
         Returns:
-            Two tensors of shape `(chains, *batch_shape)`.
+            Two tensors of shape `(chains, *batch_shape)`, of which first derivatives can be taken.
         """
+        pieces = self._pieces(noise)
+        if len(pieces) == 1:
+            return self._log_densities(noise)
+        if noise.requires_grad and torch.is_grad_enabled():
+            return _PieceByPiece.apply(noise, self._log_densities, pieces)
+        log_priors, log_likelihoods = zip(*map(self._log_densities, pieces), strict=True)
+        return torch.cat(log_priors), torch.cat(log_likelihoods)
+
+    def _pieces(self, noise: Tensor) -> tuple[Tensor, ...]:
+        return noise.split(self._chains_at_once if noise.device.type == "cpu" else len(noise))
+
+    def _log_densities(self, noise: Tensor) -> tuple[Tensor, Tensor]:
         values = self._values(noise)
         with without_validation():
             trace = self._trace(values, len(noise))
@@ -242,7 +259,11 @@ class NoiseSpace:
         Returns:
             Shape `(*batch_shape, size, size)`, positive semi-definite.
         """
-        noise = noise.detach().requires_grad_()
+        products = [self._products_of_scores(piece, num_repeats) for piece in self._pieces(noise.detach())]
+        return torch.stack(products).sum(0) / (num_repeats * len(noise))
+
+    def _products_of_scores(self, noise: Tensor, num_repeats: int) -> Tensor:
+        noise = noise.requires_grad_()
         with torch.enable_grad(), without_validation():
             trace = self._trace(self._values(noise), len(noise))
             data = self._data(trace)
@@ -258,7 +279,7 @@ class NoiseSpace:
                 (gradient,) = torch.autograd.grad(score, noise, retain_graph=True)
                 gradient = gradient.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
                 total = total + torch.einsum("c...i,c...j->...ij", gradient, gradient)
-        return total / (num_repeats * len(noise))
+        return total
 
     def latents(self, noise: Tensor) -> dict[str, Tensor]:
         """The value of every latent, and of every deterministic site, such as a latent whose noise it is.
@@ -302,6 +323,37 @@ class NoiseSpace:
         if not self.batch_shape:
             return log_prob.flatten(1).sum(-1) if log_prob.dim() > 1 else log_prob
         return log_prob.sum(tuple(range(1, 1 + self._between))) if self._between else log_prob
+
+
+class _PieceByPiece(torch.autograd.Function):
+    """Log-densities of some chains at a time, whose graphs are gone before those of the next are made."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, noise: Tensor, log_densities: Callable[[Tensor], tuple[Tensor, Tensor]], pieces: tuple[Tensor, ...]
+    ) -> tuple[Tensor, ...]:
+        found, slopes = [], []
+        for piece in pieces:
+            piece = piece.detach().requires_grad_()
+            with torch.enable_grad():
+                terms = log_densities(piece)
+                slopes.append([_slope(term, piece) for term in terms])
+            found.append([term.detach() for term in terms])
+        ctx.save_for_backward(*map(torch.cat, zip(*slopes, strict=True)))
+        return tuple(map(torch.cat, zip(*found, strict=True)))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *weights: Tensor) -> tuple[Tensor, None, None]:
+        weighted = [weight.unsqueeze(-1) * slope for weight, slope in zip(weights, ctx.saved_tensors, strict=True)]
+        return sum(weighted[1:], weighted[0]), None, None
+
+
+def _slope(term: Tensor, noise: Tensor) -> Tensor:
+    if not term.requires_grad:
+        return torch.zeros_like(noise)
+    (slope,) = torch.autograd.grad(term.sum(), noise, retain_graph=True, allow_unused=True, materialize_grads=True)
+    return slope
 
 
 def _is_latent(site: dict[str, Any]) -> bool:

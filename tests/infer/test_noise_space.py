@@ -191,3 +191,32 @@ def test_information_of_points_and_of_other_data():
         # Squares of normals have a relative standard error of sqrt(2 / 10000).
         scale = expected.diagonal().sqrt()
         assert ((found - expected).abs() / scale / scale.unsqueeze(-1) < 5 * (2 / 1e4) ** 0.5).all()
+
+
+def test_chains_piece_by_piece(prior, monkeypatch):
+    """Densities, derivatives and information are those of all chains at once."""
+
+    def model():
+        with pyro.plate("clouds", 2):
+            z = pyro.sample("z", prior.condition())
+            # Of a single point, so that the random sign of its score does not matter.
+            cloud = PointCloud(dist.Normal(z, 0.5).to_event(1), num_points=1)
+            pyro.sample("x", cloud, obs=torch.ones(2, 1, 4).double())
+
+    def found(noise):
+        pyro.set_rng_seed(0)
+        space = NoiseSpace(model, torch.Size([2]))
+        noise = noise.clone().requires_grad_()
+        log_prior, log_likelihood = space.log_densities(noise)
+        weight = torch.linspace(1, 2, 10).reshape(5, 2).double()
+        (slope,) = torch.autograd.grad((log_prior + weight * log_likelihood).sum(), noise)
+        with torch.no_grad():
+            plain = space.log_densities(noise)
+        return log_prior, log_likelihood, slope, *plain, space.information(noise, 1)
+
+    noise = torch.randn(5, 2, 4, generator=torch.Generator().manual_seed(0)).double()
+    together = found(noise)
+    # Eight numbers a chain: two chains at once, and one is left.
+    monkeypatch.setattr("pyro_pcflow.infer.noise_space.NUMBERS_AT_ONCE", 16)
+    for piecewise, whole in zip(found(noise), together, strict=True):
+        torch.testing.assert_close(piecewise, whole)
