@@ -49,6 +49,9 @@ def calibrate(model: Any, arguments: argparse.Namespace) -> pcf.infer.Calibratio
             temper=1.0,
             num_samples=arguments.draws,
             num_chains=arguments.chains,
+            # Temperatures have carried the chains to the posterior.
+            warmup_steps=2,
+            num_steps=4,
             check=False,
         )
         return {"z": found.latents["z"]}
@@ -81,7 +84,7 @@ def main() -> None:
     parser.add_argument("--points", type=int, default=100, help="of a partial cloud (%(default)s)")
     parser.add_argument("--clouds", type=int, default=200, help="(%(default)s)")
     parser.add_argument("--draws", type=int, default=64, help="of each posterior (%(default)s)")
-    parser.add_argument("--chains", type=int, default=64, help="of each cloud (%(default)s)")
+    parser.add_argument("--chains", type=int, default=256, help="of each cloud (%(default)s)")
     parser.add_argument("--processes", type=int, default=1, help="clouds at once (%(default)s)")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)

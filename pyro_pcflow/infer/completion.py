@@ -269,7 +269,9 @@ def complete(
         latents = space.latents(noise)
         missing = nn.functional.pad(~mask, (0, num_points - partial.shape[-2]), value=True)
         padded = nn.functional.pad(partial, (0, 0, 0, num_points - partial.shape[-2]))
-        clouds = [_fill(_given(point_model, latents, index), padded, missing, fill) for index in range(num_samples)]
+        # Of all chains alike, of which more draws may be looked at than are asked for.
+        rows = torch.arange(num_samples) * count // num_samples
+        clouds = [_fill(_given(point_model, latents, row), padded, missing, fill) for row in rows.tolist()]
         if check:
             with torch.no_grad(), without_validation():
                 few = range(min(CHECKED, len(noise)))
@@ -284,7 +286,7 @@ def complete(
                 )
     if checked is not None:
         checked.warn()
-    kept = {name: draws[:num_samples] for name, draws in latents.items()}
+    kept = {name: draws[rows] for name, draws in latents.items()}
     return Completion(torch.stack(clouds), ~missing, kept, method, diagnostics, chains, checked)
 
 

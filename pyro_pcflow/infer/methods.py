@@ -218,4 +218,6 @@ def _thinned(noise: Tensor, num_samples: int) -> Tensor:
     kept = math.ceil(num_samples / chains)
     # From the last one backwards.
     rows = steps - 1 - torch.arange(kept) * steps // kept
-    return noise[rows].flatten(0, 1)[:num_samples]
+    # Of all chains alike: those side by side may come from one mode, and the first from the likeliest.
+    some = torch.arange(num_samples) * (kept * chains) // num_samples
+    return noise[rows].flatten(0, 1)[some]
