@@ -8,7 +8,7 @@ Of every category, some clouds that the model was not trained on and as many tha
 in some number of points, and completed by each method. A category without a pretrained model gets one here, and a
 completer. Finished rows are kept in the run folder, and not done again.
 
-*Score*: mean log predictive density of 250 hidden points given 64 draws, over that of 64 draws of the prior, in nats
+*Score*: mean log predictive density of 250 hidden points given 256 draws, over that of 256 draws of the prior, in nats
 per point, with its paired standard error over clouds; *worst* is that of the worst cloud. *HDR*: share of hidden points
 within the highest-density region of a level. *f90*: share of ten functionals of the hidden part within their central
 90% interval. The clouds are of the test split, thickened as in training.
@@ -36,7 +36,7 @@ from benchmarks.common.constants import NOISE_PER_HALF_EXTENT
 from benchmarks.common.hidden_points import LEVELS, score_hidden
 from benchmarks.common.sensors import VIEWS, Sensor, box_of_outliers, draw_points, make_sensor, with_outliers
 
-NUM_DRAWS = 64
+NUM_DRAWS = 256
 # Which axis stands upright, and which clouds come with a model.
 UP = {"body": (0.0, 0.0, 1.0), "face": (0.0, 1.0, 0.0), "chair": (0.0, 1.0, 0.0)}
 PRETRAINED = {"body"}

@@ -69,7 +69,7 @@ seen, hidden = draw(test, recorded, 100), draw(test, ~recorded, 250)
 # %% [markdown]
 # ## Completions
 #
-# One call completes all bodies. Sixteen short chains of Hamiltonian Monte Carlo for each of them start from draws of
+# One call completes all bodies. Sixty-four short chains of Hamiltonian Monte Carlo for each of them start from draws of
 # the completer and walk in the noise under the prior. `fill` says where added points may lie.
 
 # %%

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pyro_pcflow.infer.hmc import Tempered, sample_hmc
 from pyro_pcflow.infer.noise_space import NoiseSpace
-from pyro_pcflow.infer.population import CANDIDATES_PER_CHAIN, resampled
+from pyro_pcflow.infer.population import num_candidates, resampled
 
 __all__ = ["FEWEST_STEPS", "Chains", "gathered", "sample_posterior"]
 
@@ -128,7 +128,7 @@ def sample_posterior(
             )
         space.check_that_chains_are_apart()
         target = Tempered(space.log_densities)
-        candidates = space.from_prior(CANDIDATES_PER_CHAIN * num_chains)
+        candidates = space.from_prior(num_candidates(num_chains))
         start = resampled(candidates, space.log_densities, num_chains, distinct=True).noise
         root, left = None, warmup_steps
         for share in WINDOWS:

@@ -43,9 +43,9 @@ TAKES = {
 }
 LEARNING_RATE = 0.02
 # Chains of a cloud, steps that are kept, and those before them that adapt a method.
-NUM_CHAINS = {"hmc": 16, "nuts": 1}
-NUM_STEPS = {"hmc": 8, "svi": 500, "nuts": 500}
-WARMUP_STEPS = {"hmc": 8, "nuts": 200}
+NUM_CHAINS = {"hmc": 64, "nuts": 1}
+NUM_STEPS = {"hmc": 4, "svi": 500, "nuts": 500}
+WARMUP_STEPS = {"hmc": 4, "nuts": 200}
 # Draws that a posterior is checked by, and those of the prior that their log-density is compared with.
 CHECKED, PRIOR_DRAWS = 16, 256
 # Standard deviation of the log-likelihood of draws, in nats, below which chains have nothing to disagree on.
@@ -167,11 +167,11 @@ def complete(
         temper: for `"hmc"`, the exponent of the likelihood, 1 for Bayes' rule; "auto" takes what `proposal` says of as
             many points, and 1 without one, but does not weigh modes.
         num_samples: number of completed clouds.
-        num_chains: chains per cloud, 16 by default; for `"nuts"` one after the other, 1 by default.
+        num_chains: chains per cloud, 64 by default; for `"nuts"` one after the other, 1 by default.
         num_steps: steps of the optimizer for `"svi"`, 500 by default; samples of a chain otherwise, of which
-            `num_samples` are kept at even distances, by default 8 of `"hmc"` and 500 of `"nuts"`, or as many as
+            `num_samples` are kept at even distances, by default 4 of `"hmc"` and 500 of `"nuts"`, or as many as
             `num_samples` needs.
-        warmup_steps: steps of a chain that adapt it and are dropped, 8 of `"hmc"`, after those that carry it to the
+        warmup_steps: steps of a chain that adapt it and are dropped, 4 of `"hmc"`, after those that carry it to the
             posterior, and 200 of `"nuts"` by default.
         lr: step size of Adam for `"svi"`, which decays to a hundredth of it; 0.02 by default.
         guide: for `"svi"`, one of Pyro's automatic guides, `AutoMultivariateNormal` by default; `AutoNormal` is cheaper

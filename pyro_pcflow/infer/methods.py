@@ -15,14 +15,14 @@ from pyro_pcflow.infer.chains import Chains, gathered
 from pyro_pcflow.infer.completer import Completer
 from pyro_pcflow.infer.hmc import Tempered, sample_hmc
 from pyro_pcflow.infer.noise_space import BASE_SUFFIX, NoiseSpace, non_centred, without_validation
-from pyro_pcflow.infer.population import CANDIDATES_PER_CHAIN, annealed, resampled
+from pyro_pcflow.infer.population import annealed, num_candidates, resampled
 
 __all__ = ["by_hmc", "by_nuts", "by_proposal", "by_svi"]
 
-# Random gradients of a chain by which the information of the points is found, which is the scale of the steps.
-NUM_GRADIENTS = 4
-# Mean number of leapfrogs of a trajectory.
-NUM_LEAPFROGS = 7
+# Random gradients of all chains by which the information of the points is found, which is the scale of the steps.
+NUM_GRADIENTS = 64
+# Mean number of leapfrogs of a trajectory, and their number where a temperature has a single one.
+NUM_LEAPFROGS, AT_A_TEMPERATURE = 5, 7
 
 
 def by_svi(
@@ -98,7 +98,7 @@ def by_hmc(
     space.check_that_chains_are_apart()
     exponent = _exponent(temper, proposal, mask)
     exponent = exponent if exponent.shape == space.batch_shape else exponent.mean()
-    count = CANDIDATES_PER_CHAIN * num_chains
+    count = num_candidates(num_chains)
     candidates = space.from_prior(count)
     prior_deviation = candidates.std(0)
     log_ratio: Callable[[Tensor], Tensor] = _zeros
@@ -112,7 +112,7 @@ def by_hmc(
         return log_prior - ratio, ratio + exponent * log_likelihood
 
     def find_root(noise: Tensor, temperature: Tensor | float = 1.0) -> Tensor:
-        information = exponent[..., None, None] * space.information(noise, NUM_GRADIENTS)
+        information = exponent[..., None, None] * space.information(noise, -(-NUM_GRADIENTS // num_chains))
         gain = prior_deviation.unsqueeze(-1) * information * prior_deviation.unsqueeze(-2)
         if isinstance(temperature, Tensor):
             gain = torch.lerp(proposed, gain, temperature[..., None, None])
@@ -123,7 +123,7 @@ def by_hmc(
     by_bayes = temper is not None and temper >= 1
     population = resampled(candidates, path, num_chains, distinct=not by_bayes)
     if by_bayes:
-        population = annealed(path, population, find_root, num_leapfrogs=NUM_LEAPFROGS)
+        population = annealed(path, population, find_root, num_leapfrogs=AT_A_TEMPERATURE)
     result = sample_hmc(
         Tempered(space.log_densities, exponent),
         population.noise,

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from pyro_pcflow.infer.hmc import TARGET_ACCEPTANCE, LogDensities, State, Tempered, move
 
-__all__ = ["CANDIDATES_PER_CHAIN", "Population", "annealed", "resampled"]
+__all__ = ["Population", "annealed", "num_candidates", "resampled"]
 
-# Draws per chain of the proposal, or of the prior, of which some are where chains start: by importance weights, which
-# are flattened until so many effective candidates per chain are left.
-CANDIDATES_PER_CHAIN, HAVE_A_SAY = 32, 1.5
+# Draws of the proposal, or of the prior, of which some are where chains start, at least, and for each chain: by
+# importance weights, which are flattened until so many effective candidates per chain are left.
+CANDIDATES, CANDIDATES_PER_CHAIN, HAVE_A_SAY = 512, 8, 1.5
 # Share of the particles that have a say at the next temperature, and how much higher it is at least.
 KEPT, LEAST_RISE, LOWEST = 0.5, 1.25, 1e-3
 # Halvings that find a temperature, and a log-weight of nothing, which is still a number times zero.
@@ -38,6 +38,11 @@ class Population:
     noise: Tensor
     temperature: Tensor
     step_size: Tensor
+
+
+def num_candidates(num_chains: int) -> int:
+    """How many draws `resampled` has to choose from."""
+    return max(CANDIDATES, CANDIDATES_PER_CHAIN * num_chains)
 
 
 def resampled(candidates: Tensor, path: LogDensities, num_chains: int, *, distinct: bool) -> Population:

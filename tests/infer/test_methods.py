@@ -81,7 +81,7 @@ def test_modes_are_weighed_whatever_was_proposed(monkeypatch):
 
     monkeypatch.setattr(methods, "by_proposal", propose)
     # So few that their weights alone do not reach the posterior.
-    monkeypatch.setattr(methods, "CANDIDATES_PER_CHAIN", 2)
+    monkeypatch.setattr(methods, "num_candidates", lambda num_chains: 2 * num_chains)
     monkeypatch.setattr(methods, "_exponent", lambda temper, proposal, mask: torch.tensor(1.0).double())
     space, mask = NoiseSpace(model, torch.Size()), torch.ones(9, dtype=torch.bool)
     draws, _, _ = by_hmc(space, cloud, mask, None, object(), 1.0, 1000, 1000, 4, 2)
