@@ -14,10 +14,31 @@ from pyro_pcflow.distributions import SoftHalfSpace, one_sided
 
 # The width of the edge of a half-space, in units of half of the longest side of a cloud of a category file.
 SOFTNESS = 0.05
-# Views, and the share of outliers among the points that are recorded.
-VIEWS = {"half": 0.0, "half, 1% outliers": 0.01, "half, 5% outliers": 0.05, "depth": 0.0, "crop": 0.0}
 # Sides of the box of outliers, as a multiple of those of the cloud.
 MARGIN = 1.2
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """What a sensor does to points, of which inference knows the kind and not the size.
+
+    Attributes:
+        outliers: share of recorded points that are anywhere in a box around the cloud.
+        noise: standard deviation of what is added to the points, in their units.
+    """
+
+    outliers: float = 0.0
+    noise: float = 0.0
+
+
+VIEWS = {
+    "half": Trouble(),
+    "half, 1% outliers": Trouble(outliers=0.01),
+    "half, 5% outliers": Trouble(outliers=0.05),
+    "half, noisy": Trouble(noise=0.05),
+    "depth": Trouble(),
+    "crop": Trouble(),
+}
 
 
 @dataclass(frozen=True)
