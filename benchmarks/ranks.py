@@ -1,6 +1,6 @@
 r"""Whether `complete` finds the posterior of its model: ranks of the truth, on clouds that the model draws.
 
-    python -m benchmarks.ranks body --out runs/ranks                       # 200 clouds of 100 points, an hour
+    python -m benchmarks.ranks body --out runs/ranks                       # 200 clouds of 100 points, two hours
     python -m benchmarks.ranks body --out runs/smoke --clouds 10
 
 A cloud is drawn from the model and seen from one side, in some number of points, and completed with the exponent 1 of
@@ -49,9 +49,9 @@ def calibrate(model: Any, arguments: argparse.Namespace) -> pcf.infer.Calibratio
             temper=1.0,
             num_samples=arguments.draws,
             num_chains=arguments.chains,
-            # Temperatures have carried the chains to the posterior.
-            warmup_steps=2,
-            num_steps=4,
+            # Temperatures carry chains near the posterior, and with six trajectories there they had not settled.
+            warmup_steps=8,
+            num_steps=8,
             check=False,
         )
         return {"z": found.latents["z"]}
