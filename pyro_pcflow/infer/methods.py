@@ -119,8 +119,9 @@ def by_hmc(
         return _root(prior_deviation, gain)
 
     # Where Bayes' rule is asked for, the likelihood weighs modes against each other, and otherwise the proposal: on
-    # held-out bodies, of which the model is not quite right, draws scored less where it was the likelihood.
-    by_bayes = temper is not None and temper >= 1
+    # held-out bodies, of which the model is not quite right, draws scored less where it was the likelihood. Without a
+    # proposal nothing else knows of modes, and chains start too far from them to get there in a few steps.
+    by_bayes = proposal is None or (temper is not None and temper >= 1)
     population = resampled(candidates, path, num_chains, distinct=not by_bayes)
     if by_bayes:
         population = annealed(path, population, find_root, num_leapfrogs=AT_A_TEMPERATURE)
