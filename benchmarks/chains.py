@@ -3,10 +3,10 @@
     python -m benchmarks.chains spot.obj                                    # the table of docs/benchmarks.md
     python -m benchmarks.chains spot.obj --scans 1 --train-steps 20 --steps 20 --warmup 20
 
-A smooth flow is fitted to the surface of a mesh, and the pose of a scan of 100 points of it is inferred: a rotation with
-a spread of 0.2 radians about each axis, and a translation. Contenders take turns. A chain of NUTS has as many steps as
-each of the 16 chains that `sample_posterior` runs at once. What counts is the least effective number of draws of the
-entries of the rotation matrix and of the translation, per CPU second, warm-up and start included.
+A smooth flow is fitted to the surface of a mesh, and the pose of a scan of 100 points of it is inferred: a rotation
+with a spread of 0.2 radians about each axis, and a translation. Contenders take turns. A chain of NUTS has as many
+steps as each of the 16 chains that `sample_posterior` runs at once. What counts is the least effective number of draws
+of the entries of the rotation matrix and of the translation, per CPU second, warm-up and start included.
 """
 
 from __future__ import annotations

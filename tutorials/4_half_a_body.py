@@ -80,8 +80,8 @@ print(f"{len(test)} bodies, median r_hat of the log-likelihood {r_hat.median():.
 print("nothing speaks against", int(result.check().passed.sum()), "of them")
 
 # %% [markdown]
-# The same without the sensor, and without the completer, which knows that views are partial: a hundred points of a whole
-# body, and none of them below the hip.
+# The same without the sensor, and without the completer, which knows that views are partial: a hundred points of a
+# whole body, and none of them below the hip.
 
 # %%
 with warnings.catch_warnings(record=True) as caught:
