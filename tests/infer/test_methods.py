@@ -88,3 +88,22 @@ def test_modes_are_weighed_whatever_was_proposed(monkeypatch):
     # As of a fifth as many independent draws.
     assert abs((draws > 0).double().mean() - 0.5) < 4 * (0.25 / 200) ** 0.5
     assert abs(draws.abs().mean() - cloud.mean()) < 0.02
+
+
+def test_few_steps_are_enough_from_the_prior():
+    """Two deviations of the prior away along each of six axes, and a seventieth as wide."""
+    pyro.set_rng_seed(0)
+    wide = torch.tensor(0.1).double()
+
+    def model():
+        place = pyro.sample("place", dist.Normal(torch.zeros(6).double(), 1.0).to_event(1))
+        pyro.sample("x", PointCloud(dist.Normal(place, wide).to_event(1), num_points=len(cloud)), obs=cloud)
+
+    cloud = dist.Normal(torch.full((6,), 2.0).double(), wide).to_event(1).sample((50,))
+    space, mask = NoiseSpace(model, torch.Size()), torch.ones(50, dtype=torch.bool)
+    draws, _, _ = by_hmc(space, cloud, mask, None, None, None, 256, 64, 4, 4)
+    precision = 1 + 50 / wide.square()
+    error = (draws - 50 / wide.square() * cloud.mean(0) / precision) * precision.sqrt()
+    # Of 64 chains, four standard errors.
+    assert (error.mean(0).abs() < 4 / 8).all()
+    assert (error.std(0).log().abs() < 0.4).all()
