@@ -278,7 +278,14 @@ def test_a_latent_of_the_sensor_is_inferred_beside_those_of_the_shape():
 
     for proposal in (None, completer):
         result = complete(
-            completer.model, torch.randn(30, 3), 40, observe=unknown_side, proposal=proposal, num_samples=4, num_steps=4
+            completer.model,
+            torch.randn(30, 3),
+            40,
+            observe=unknown_side,
+            proposal=proposal,
+            num_samples=4,
+            num_steps=4,
+            num_chains=8,
         )
         assert result.latents["angle"].shape == (4,)
         assert result.latents["z"].shape == (4, 4)

@@ -180,7 +180,7 @@ def test_they_nest_in_a_completion(method, batch_shape):
         return background(one_sided(noise(point), UP.float()))
 
     for proposal in (None, completer) if method == "hmc" else (None,):
-        options = {"proposal": proposal} if proposal else {}
+        options = {"proposal": proposal, "num_chains": 8} if method == "hmc" else {}
         result = complete(
             completer.model, partial, 20, observe=sensor, method=method, num_steps=8, num_samples=4, **options
         )
