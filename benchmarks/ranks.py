@@ -1,6 +1,6 @@
 r"""Whether `complete` finds the posterior of its model: ranks of the truth, on clouds that the model draws.
 
-    python -m benchmarks.ranks body --out runs/ranks                       # 200 clouds of 100 points, two hours
+    python -m benchmarks.ranks body --out runs/ranks                       # 200 clouds of 100 points, over an hour
     python -m benchmarks.ranks body --out runs/smoke --clouds 10
 
 A cloud is drawn from the model and seen from one side, in some number of points, and completed with the exponent 1 of

@@ -137,9 +137,10 @@ def complete(
     wrong. `temper` is the exponent of the likelihood that `"hmc"` samples by: 1 for Bayes' rule, less where held-out
     clouds of the real data show that it is too sure (Grünwald and van Ommen, Inconsistency of Bayesian inference for
     misspecified linear models, and a proposal for repairing it, Bayesian Analysis 2017). Then chains stay in the modes
-    of the draws that they start from. If `temper=1` is asked for, the likelihood says how much mass each mode has:
-    chains are carried to the posterior by as many temperatures as are needed, see `pyro_pcflow.infer.population`, which
-    takes several times as long, and finds the more modes the more `num_chains` there are.
+    of the draws that they start from. If `temper=1` is asked for, and without a proposal, the likelihood says how much
+    mass each mode has: chains are carried to the posterior by as many temperatures as are needed, see
+    `pyro_pcflow.infer.population`, which takes several times as long, and finds the more modes the more `num_chains`
+    there are.
 
     What was found is compared with what was observed, and a warning says what speaks against it: see
     `Completion.check`.
