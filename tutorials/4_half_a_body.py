@@ -38,8 +38,9 @@ test = test + 0.01 * torch.randn_like(test)  # the noise of the training
 # A point is recorded with a probability that falls softly across a plane, with $d$ the direction of the sensor,
 #
 # $$\text{keep}(x) = \Phi(x \cdot d / s), \qquad
-#   p(x \mid \text{recorded}, z) = \frac{p(x \mid z)\, \text{keep}(x)}{Z(z)}, \qquad
-#   Z(z) = \int p(x \mid z)\, \text{keep}(x)\, dx.$$
+#   p(x \mid \text{recorded}, z) = \frac{p(x \mid z)\, \text{keep}(x)}{Z(z)},$$
+#
+# $$Z(z) = \int p(x \mid z)\, \text{keep}(x)\, dx.$$
 #
 # $Z(z)$ is the share of the body that is seen. Without it, the missing legs would count as evidence that there are
 # none: bodies with little below the hip are preferred, by $-\log Z(z)$ for every point. For a mixture of Gaussians it

@@ -169,8 +169,8 @@ class PointCloudVAE(LatentCloudModel):
     ) -> Distribution:
         """The approximate posterior over the latents of clouds: independent normals, too narrow for intervals.
 
-        Of clouds of 512 points that the shipped model of bodies drew, its central 90% intervals held 58% of the true
-        latents, and those of `refine` 88% (`benchmarks.evidence`).
+        Of clouds of 512 points that the shipped model of bodies drew, its central 90% intervals held 60% of the true
+        latents, and those of `refine` 90% (`benchmarks.evidence`).
 
         Args:
             clouds: shape `(*batch, N, D)`, in the data's units, of any number of points.
