@@ -166,7 +166,8 @@ def complete(
         proposal: an amortised posterior of the same model; "auto" takes the one that came with it, such as
             `load_pretrained("body").completer`, and None takes none.
         temper: for `"hmc"`, the exponent of the likelihood, 1 for Bayes' rule; "auto" takes what `proposal` says of as
-            many points, and 1 without one. Below 1 with a proposal, modes have the masses that it gives them.
+            many points, and 1 without one. Unless a number of at least 1 is given, modes have the masses that the
+            proposal gives them.
         num_samples: number of completed clouds.
         num_chains: chains per cloud, 64 by default; for `"nuts"` one after the other, 1 by default.
         num_steps: steps of the optimizer for `"svi"`, 500 by default; samples of a chain otherwise, of which
