@@ -17,6 +17,7 @@ from pyro_pcflow.distributions.notebook import flow_html
 from pyro_pcflow.distributions.point_cloud import PointCloud, sample_clouds
 from pyro_pcflow.distributions.pushforward import MixturePushforward, Pushforward
 from pyro_pcflow.ops.options import check_options
+from pyro_pcflow.ops.origin import origin_text
 from pyro_pcflow.ops.tracing import is_traced
 from pyro_pcflow.transforms import (
     ConditionalCouplingStack,
@@ -68,7 +69,9 @@ class PointCloudFlow(nn.Module):
 
     Points and contexts of a narrower data type than the weights are converted to that of the weights, as torch promotes
     types; those of a wider one, such as float64 points of a float32 flow, are refused. A flow without units warns if
-    the first points that it scores lie hundreds of standard deviations away.
+    the first points that it scores lie hundreds of standard deviations away. Where coordinates are so large that the
+    weights' type would round them, as those of maps, `normalize` finds an `origin`: then points are float64, those that
+    it scores and those that it samples, and narrower ones are refused.
 
     Args:
         point_dim: number of coordinates `D` of a point, at least 2.
@@ -90,6 +93,8 @@ class PointCloudFlow(nn.Module):
             cloud of any size; infinity, for no bound of the latter, without.
         base_hidden_dims: widths of the hidden layers of the network that writes them from a context, `[256]` by
             default.
+        feature_dim: how many of the last coordinates are features of a point, such as its intensity or its colour: each
+            has a unit of its own, while the others share one.
         transform: a point transform from noise to data, such as a `CouplingStack` of your own parts, instead of the
             options of `coupling_stack`. The flow adds the change of units to it and shares its parameters.
         **stack_options: any other option of `coupling_stack`.
@@ -130,6 +135,7 @@ class PointCloudFlow(nn.Module):
         min_width: float | None = None,
         max_width: float | None = None,
         base_hidden_dims: Sequence[int] | None = None,
+        feature_dim: int = 0,
         transform: PointTransform | ConditionalPointTransform | None = None,
         **stack_options: Any,
     ) -> None:
@@ -157,7 +163,9 @@ class PointCloudFlow(nn.Module):
             "base_hidden_dims": base_hidden_dims,
         }
         mixture = {name: value for name, value in mixture.items() if value is not None}
-        units = standardize(point_dim)
+        units = standardize(point_dim, feature_dim)
+        if feature_dim:
+            self.config["feature_dim"] = feature_dim
         if transform is None:
             stack_options = {**(SHARP_STACK if is_sharp else STACK), **stack_options}
             self.config |= stack_options
@@ -198,11 +206,26 @@ class PointCloudFlow(nn.Module):
         return self.transform.parts[-1]
 
     @property
+    def feature_dim(self) -> int:
+        """How many of the last coordinates are features."""
+        return self.units.feature_dim
+
+    @property
     def normalized(self) -> bool:
         """Whether `normalize` has set the units."""
         return self.units.fitted
 
-    def normalize(self, points: Tensor, mask: Tensor | None = None) -> None:
+    @property
+    def origin(self) -> Tensor | None:
+        """What is subtracted from points in float64 before all else, shape `(D,)`; None where nothing is."""
+        return self.units.origin
+
+    @property
+    def data_dtype(self) -> torch.dtype:
+        """The data type of samples, and of the points that the flow scores: float64 with an `origin`."""
+        return self.units.data_dtype
+
+    def normalize(self, points: Tensor, mask: Tensor | None = None, *, origin: Tensor | None = None) -> None:
         """Set the units of the flow: one mean per coordinate and one standard deviation, of training points only.
 
         A mixture as base starts anew from the clusters of these points; the state of torch's generators stays as it is.
@@ -210,6 +233,8 @@ class PointCloudFlow(nn.Module):
         Args:
             points: shape `(*batch, D)`, in the data's units.
             mask: booleans of shape `(*batch,)`, True at the points of a cloud; all of them by default.
+            origin: what is subtracted from points in float64, shape `(D,)`; by default the centre of points in float64
+                that the weights' data type would round, and none of others.
 
         Raises:
             TypeError: if the points are not a tensor, or the mask is not boolean.
@@ -217,9 +242,10 @@ class PointCloudFlow(nn.Module):
         """
         check_points(points, self.point_dim)
         points = select_points(points, mask)
-        self.units.fit(points)
+        self.units.fit(points, origin)
         if isinstance(self.base, MixtureOfGaussians):
-            self.base.start(self.units.inverse_and_log_det(points.to(self.units.loc))[0])
+            points = points.to(self.units.loc.device, self.data_dtype)
+            self.base.start(self.units.inverse_and_log_det(points)[0])
 
     def condition(self, context: Tensor | None = None) -> Pushforward:
         """Return the density of a point, given a context.
@@ -325,7 +351,13 @@ class PointCloudFlow(nn.Module):
 
     def _check_points(self, points: Tensor) -> None:
         check_points(points, self.point_dim)
-        self._check_dtype(points, "points")
+        if self.origin is None:
+            self._check_dtype(points, "points")
+        elif points.is_floating_point() and points.dtype != torch.float64:
+            raise TypeError(
+                f"expected points in float64, from which the flow subtracts its origin {origin_text(self.origin)}, got "
+                f"{points.dtype}, which rounds such coordinates: read them in float64, and do not convert them"
+            )
         # Later points need not be looked at: reading a value waits for a GPU, and a sampler that adapts goes anywhere.
         if not is_traced(points) and self._has_scored_nothing:
             self._has_scored_nothing = False
@@ -363,7 +395,8 @@ class PointCloudFlow(nn.Module):
     def extra_repr(self) -> str:
         parameters = sum(parameter.numel() for parameter in self.parameters())
         units = "in the data's units" if self.normalized else "units not set"
-        return f"point_dim={self.point_dim}, context_dim={self.context_dim}, {parameters:,} parameters, {units}"
+        origin = "" if self.origin is None else f", origin {origin_text(self.origin)}"
+        return f"point_dim={self.point_dim}, context_dim={self.context_dim}, {parameters:,} parameters, {units}{origin}"
 
 
 def _warn_if_far(points: Tensor) -> None:

@@ -14,6 +14,7 @@ from pyro_pcflow.distributions.mixture import PointMixture
 from pyro_pcflow.distributions.point_cloud import PointCloud, sample_clouds
 from pyro_pcflow.ops.kmeans import kmeans
 from pyro_pcflow.ops.options import check_options
+from pyro_pcflow.ops.origin import find_origin
 from pyro_pcflow.transforms.checks import check_points
 
 __all__ = ["MixtureOfFlows"]
@@ -67,6 +68,16 @@ class MixtureOfFlows(nn.Module):
             nn.init.zeros_(self.weight_network.weight)
 
     @property
+    def origin(self) -> Tensor | None:
+        """What is subtracted from points in float64 before all else, shape `(D,)`; None where nothing is."""
+        return self._members()[0].origin
+
+    @property
+    def data_dtype(self) -> torch.dtype:
+        """The data type of samples, and of the points that the flows score: float64 with an `origin`."""
+        return self._members()[0].data_dtype
+
+    @property
     def normalized(self) -> bool:
         """Whether `normalize` has set the units."""
         return all(flow.normalized for flow in self._members())
@@ -87,9 +98,16 @@ class MixtureOfFlows(nn.Module):
             ValueError: if the points are not finite, or too few for `K` regions, or the mask does not fit.
         """
         check_points(points, self.point_dim)
-        regions = _regions(select_points(points.detach(), mask), self.num_flows)
+        points = select_points(points.detach(), mask)
+        regions = _regions(points, self.num_flows)
+        # One for all or none, or samples of some flows would be of another data type.
+        origin = (
+            None
+            if self.weight_logits.dtype == torch.float64
+            else find_origin(points, feature_dim=self._members()[0].feature_dim)
+        )
         for flow, region in zip(self._members(), regions, strict=True):
-            flow.normalize(region)
+            flow.normalize(region if origin is not None else region.to(self.weight_logits), origin=origin)
 
     def condition(self, context: Tensor | None = None) -> PointMixture:
         """Return the density of a point, given a context.

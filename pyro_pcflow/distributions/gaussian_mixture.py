@@ -138,13 +138,19 @@ class GaussianMixture(Mixture):
         """Two matrices per context whose product holds `log w_k N(x_n; k)`."""
         value = value.expand(*torch.broadcast_shapes(value.shape[:-1], self.context_shape), value.shape[-1])
         groups = Groups(value.shape[:-1], self.context_shape)
-        columns = self._coefficients()
+        gaussians, points = self.gaussians(), groups.gather(value.double())
+        if gaussians.loc.dtype == torch.float64:
+            # Means may be map coordinates, whose squares would not cancel.
+            centre = gaussians.loc.detach().mean(-2)
+            points = points - centre.expand(*self.context_shape, -1).reshape(groups.count, 1, centre.shape[-1])
+            gaussians = gaussians._replace(loc=gaussians.loc - centre.unsqueeze(-2))
+        columns = self._coefficients(gaussians)
         columns = columns.reshape(groups.count, *columns.shape[-2:])
-        return groups, _monomials(groups.gather(value.double())), columns
+        return groups, _monomials(points), columns
 
-    def _coefficients(self) -> Tensor:
+    def _coefficients(self, gaussians: Gaussians) -> Tensor:
         """What the monomials of a point are multiplied by, shape `(*context_batch, Q, K)`."""
-        logits, loc, factor = (part.double() for part in self.gaussians())
+        logits, loc, factor = (part.double() for part in gaussians)
         means, rows, dim = loc.unbind(-1), _entries(factor), loc.shape[-1]
         whitened = [_sum(rows[i][j] * means[j] for j in range(i + 1)) for i in range(dim)]
         # Either half of the symmetric matrix.

@@ -22,6 +22,7 @@ from pyro_pcflow.models.latent import LatentCloudModel
 from pyro_pcflow.models.refinement import noise_and_transforms
 from pyro_pcflow.nn import CloudEncoder
 from pyro_pcflow.ops.options import check_options, option_names
+from pyro_pcflow.ops.origin import narrowed
 from pyro_pcflow.transforms import standardize
 
 __all__ = ["Completer"]
@@ -160,7 +161,7 @@ class Completer(nn.Module):
             points: shape `(*batch, D)`, in the data's units, of training clouds only.
             mask: True at points, shape `(*batch,)`; all of them by default.
         """
-        self.units.fit(select_points(points, mask))
+        self.units.fit(select_points(narrowed(points, self.units.loc.dtype, "points"), mask))
 
     def encode(self, clouds: Tensor, mask: Tensor | None = None, *, labels: Tensor | None = None) -> Distribution:
         """The posterior over the latents of whole clouds, by the model's encoder; arguments as for `condition`."""

@@ -379,7 +379,7 @@ def _point_model(model: Any, partial: Tensor, labels: Tensor | None) -> Callable
             raise TypeError("the flow has no context (context_dim=0), so there is nothing to infer about its shape")
 
         def sample_context() -> Distribution:
-            loc = partial.new_zeros(model.context_dim)
+            loc = next(model.parameters()).new_zeros(model.context_dim)
             with ExitStack() as plates:
                 for dim, size in enumerate(batch_shape, -len(batch_shape)):
                     plates.enter_context(pyro.plate(f"clouds{dim}", size, dim=dim))

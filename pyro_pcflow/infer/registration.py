@@ -20,6 +20,7 @@ from pyro_pcflow.infer.hmc import sample_hmc
 from pyro_pcflow.infer.noise_space import without_validation
 from pyro_pcflow.infer.pose_posterior import PosePosterior, PosePrior
 from pyro_pcflow.infer.pose_search import Poses, search_poses
+from pyro_pcflow.ops.origin import narrowed
 from pyro_pcflow.ops.random import seeded
 from pyro_pcflow.transforms import rotation_from_vector, rotation_matrix
 
@@ -221,7 +222,7 @@ def register(
         # Places matter to a sensor; without one, digits of coordinates that are far away are kept by moving the scan.
         scan = scan.detach().to(points.device)
         origin = torch.zeros_like(scan[0]) if observe is not None else scan.median(0).values
-        near = (scan - origin).to(points)
+        near = narrowed(scan - origin, points.dtype, "scan")
         middle = points.mean(0)
         prior = _moved_prior(prior, near)
         poses = _starts(prior, near, num_starts)

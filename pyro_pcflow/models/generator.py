@@ -15,7 +15,9 @@ from pyro_pcflow.distributions import MixtureOfFlows, PointCloud, PointCloudFlow
 from pyro_pcflow.distributions.flow import FLOW_OPTIONS, WRITTEN_MIXTURE
 from pyro_pcflow.distributions.mixture import coupled_labels
 from pyro_pcflow.ops.options import check_options
+from pyro_pcflow.ops.origin import narrowed
 from pyro_pcflow.ops.tracing import is_traced
+from pyro_pcflow.transforms.checks import check_points
 
 __all__ = ["PRIORS", "PRIOR_DECAY", "Generator", "latent_flow"]
 
@@ -168,8 +170,12 @@ class Generator(nn.Module):
         Args:
             points: shape `(*batch, D)`, in the data's units, of training clouds only.
             mask: True at points, shape `(*batch,)`; all of them by default.
+
+        Raises:
+            ValueError: as there; and if coordinates are so large that the data type of the weights would round them.
         """
-        self.decoder.normalize(points, mask)
+        check_points(points, self.point_dim)
+        self.decoder.normalize(narrowed(points, self._zero.dtype, "points"), mask)
 
     def latent_prior(self, labels: Tensor | None = None) -> Distribution:
         """The prior over latents, `event_shape (latent_dim,)`, with the batch shape of the labels.

@@ -162,7 +162,7 @@ class PointCloudVAE(LatentCloudModel):
             mask: True at points, shape `(*batch,)`; all of them by default.
         """
         super().normalize(points, mask)
-        self.units.fit(select_points(points, mask))
+        self.units.fit(select_points(points.to(self.units.loc), mask))
 
     def encode(
         self, clouds: Tensor, mask: Tensor | None = None, *, labels: Tensor | None = None, check: bool = True

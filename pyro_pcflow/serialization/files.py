@@ -20,14 +20,14 @@ from pyro_pcflow.ops.reading import phrase, printable, shortened
 from pyro_pcflow.ops.tensor_files import load_tensors, read_tensors, write_tensors
 from pyro_pcflow.serialization.classes import Classes, Configured, UnknownClassError, plain
 from pyro_pcflow.serialization.differences import difference, difference_of_states, skeleton
-from pyro_pcflow.serialization.older import current_options
+from pyro_pcflow.serialization.older import current_options, current_state
 
 __all__ = ["has_config", "load", "save"]
 
 FORMAT = "pyro-pcflow"
 # 1: before options of transforms had the names of today; 2: before posteriors were corrected; 3: before priors had
-# bounded units; 4: before Gaussians that a context writes had bounded widths.
-VERSION = 5
+# bounded units; 4: before Gaussians that a context writes had bounded widths; 5: before units had an origin.
+VERSION = 6
 KIND = "a file of pcf.save"
 # Where a configuration's numbers exceed every size among its weights, this is still built soon.
 LARGE_NUMBER = 2**20
@@ -149,6 +149,7 @@ def load(path: str | os.PathLike[str], device: str | torch.device = "cpu", *, cu
         )
     if version < VERSION:
         content["config"] = current_options(content.get("config"))
+        content["state_dict"] = current_state(content.get("state_dict"))
     name = content.get("class")
     try:
         classes.find(name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-__all__ = ["current_options"]
+__all__ = ["current_options", "current_state"]
 
 RENAMED = {
     "act_norm_between": "act_norm",
@@ -52,3 +52,21 @@ def current_options(config: Any) -> Any:
     if "affine" in translated:
         translated["coupling"] = "affine" if translated.pop("affine") else "additive"
     return translated
+
+
+def current_state(state: Any) -> Any:
+    """The state of a module of an earlier format, with what is there since: units without an origin.
+
+    Args:
+        state: tensors and plain values by name.
+
+    Examples:
+        >>> current_state({"units._extra_state": {"fitted": True}})
+        {'units._extra_state': {'fitted': True, 'origin': []}}
+    """
+    if not isinstance(state, dict):
+        return state
+    return {
+        name: {**value, "origin": []} if isinstance(value, dict) and value.keys() == {"fitted"} else value
+        for name, value in state.items()
+    }

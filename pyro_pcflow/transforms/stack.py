@@ -25,6 +25,7 @@ from pyro_pcflow.transforms.elementwise import COUPLINGS, Elementwise, check_ele
 from pyro_pcflow.transforms.grouping import Groups
 from pyro_pcflow.transforms.lu_linear import LULinear
 from pyro_pcflow.transforms.masks import MASK_PATTERNS, check_mask, iterate_masks
+from pyro_pcflow.transforms.standardize import Standardize
 
 __all__ = ["ConditionalCouplingStack", "CouplingStack", "coupling_stack"]
 
@@ -55,13 +56,16 @@ class _Stack(HasBackend, nn.Module):
         if context is not None:
             points = points.expand(*torch.broadcast_shapes(points.shape[:-1], context.shape[:-1]), points.shape[-1])
         groups = Groups(points.shape[:-1], None if context is None else context.shape[:-1])
+        parts, moved = list(reversed(self.parts) if inverse else self.parts), None
+        if inverse and isinstance(parts[0], Standardize) and parts[0].origin is not None:
+            # Before anything of the data type of weights sees the points.
+            points, moved = parts.pop(0).inverse_and_log_det(points)
         weight = next(self.parameters(), None)
         if weight is not None:
             # A compiled kernel would read the memory of wider weights as that of the points' type.
             points = points.to(torch.promote_types(points.dtype, weight.dtype))
         backend = choose_backend(self.backend, points, groups.count)
         total = points.new_zeros(points.shape[:-1])
-        parts = reversed(self.parts) if inverse else self.parts
         for lowerable, members in groupby(parts, key=lambda part: is_lowerable(part, backend)):
             if lowerable:
                 points, log_det = run_lowered(list(members), points, groups, context, inverse, backend)
@@ -71,7 +75,7 @@ class _Stack(HasBackend, nn.Module):
                 method = part.inverse_and_log_det if inverse else part.transform_and_log_det
                 points, log_det = self._evaluate(method, points, *_context_of(part, context))
                 total = total + log_det
-        return points, total
+        return points, total if moved is None else total + moved
 
     def _evaluate(self, method: Callable, *arguments: Tensor | None) -> tuple[Tensor, Tensor]:
         if self.recompute and torch.is_grad_enabled():

@@ -253,3 +253,21 @@ def test_a_flow_with_parts_of_its_own_ends_with_a_file_of_its_weights(tmp_path):
     twin.load_state_dict(torch.load(tmp_path / "run" / "model.pt", weights_only=True))
     points = torch.randn(5, 3)
     assert torch.equal(twin.log_prob(points), flow.log_prob(points))
+
+
+def test_an_origin_is_kept_to_the_last_bit(tmp_path):
+    """Of a flow in float32, beside which a tensor of float64 would be a mixture of types."""
+    origin = torch.tensor([701362.1, 4485513.7, 40.25], dtype=torch.float64)
+    flow = pcf.PointCloudFlow(3, num_couplings=2, hidden_dims=[8])
+    flow.normalize(origin + torch.rand(100, 3), origin=origin)
+    pcf.save(flow, tmp_path / "flow.pt")
+    again = pcf.load(tmp_path / "flow.pt")
+    assert torch.equal(again.origin, origin)
+    assert again.data_dtype == torch.float64
+    content = torch.load(tmp_path / "flow.pt", weights_only=True)
+    (name,) = [name for name, value in content["state_dict"].items() if isinstance(value, dict)]
+    for wrong in ([1.0], [1.0, 2.0, float("inf")], ["a", "b", "c"], [None] * 3, [[1.0]] * 3):
+        content["state_dict"][name]["origin"] = wrong
+        torch.save(content, tmp_path / "wrong.pt")
+        with pytest.raises(ValueError, match="damaged"):
+            pcf.load(tmp_path / "wrong.pt")

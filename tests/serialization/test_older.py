@@ -10,6 +10,7 @@ import torch
 import pyro_pcflow as pcf
 from helpers.flows import make_flow
 from pyro_pcflow.serialization import current_options
+from pyro_pcflow.serialization.older import current_state
 
 
 def test_old_names_become_those_of_today_at_any_depth():
@@ -70,3 +71,27 @@ def test_files_of_today_have_no_old_names(path):
     torch.save(content, path)
     with pytest.raises(ValueError, match="unknown option 'mixing'"):
         pcf.load(path)
+
+
+def test_units_of_before_have_no_origin(tmp_path):
+    flow = make_flow().float()
+    flow.normalize(3 + torch.randn(100, flow.point_dim))
+    pcf.save(flow, tmp_path / "flow.pt")
+    content = torch.load(tmp_path / "flow.pt", weights_only=True)
+    (name,) = [name for name, value in content["state_dict"].items() if isinstance(value, dict)]
+    assert content["state_dict"][name] == {"fitted": True, "origin": []}
+    content["state_dict"][name] = {"fitted": True}
+    torch.save({**content, "version": 5}, tmp_path / "older.pt")
+    older = pcf.load(tmp_path / "older.pt")
+    assert older.normalized
+    assert older.origin is None
+    assert torch.equal(older.units.loc, flow.units.loc)
+    torch.save(content, tmp_path / "damaged.pt")
+    with pytest.raises(ValueError, match="damaged"):
+        pcf.load(tmp_path / "damaged.pt")
+    assert current_state({"a": {"fitted": True, "origin": [1.0]}, "b": {"initialized": True}, "c": 1}) == {
+        "a": {"fitted": True, "origin": [1.0]},
+        "b": {"initialized": True},
+        "c": 1,
+    }
+    assert current_state([1]) == [1]
