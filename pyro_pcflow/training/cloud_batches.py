@@ -12,7 +12,7 @@ from torch import Tensor
 from pyro_pcflow.ops.random import seeded, seeded_generator
 from pyro_pcflow.training.augmentation import Augmentation, augmented
 from pyro_pcflow.training.rows import Epochs
-from pyro_pcflow.training.sources import Source
+from pyro_pcflow.training.sources import RaggedClouds, Source
 
 __all__ = ["CloudBatch", "CloudBatches", "draw_batch", "evaluation_batches", "split_sizes", "whole_batch", "with_noise"]
 
@@ -212,15 +212,16 @@ def draw_batch(
     """
     device = clouds.device
     chosen = chosen.to(device)
-    mask = clouds.mask_of(chosen)
-    sizes = chosen.new_full(chosen.shape, clouds.max_points) if mask is None else mask.sum(-1)
+    sizes = clouds.sizes_of(chosen)
     encoder, target, first = split_sizes(sizes, target_points, encoder_points)
     wanted = int(torch.maximum(encoder, first + target).max())
-    keys = torch.rand(len(chosen), clouds.max_points, generator=generator).to(device)
-    if mask is not None:
+    if isinstance(clouds, RaggedClouds):
+        order = _order_of_each(sizes, wanted, generator)
+    else:
+        keys = torch.rand(len(chosen), clouds.max_points, generator=generator).to(device)
+        mask = clouds.mask_of(chosen)
         # Padding comes last.
-        keys = torch.where(mask, keys, -1.0)
-    order = keys.topk(wanted, -1).indices
+        order = (keys if mask is None else torch.where(mask, keys, -1.0)).topk(wanted, -1).indices
     sample = clouds.take(chosen, order)
     encoder_part, encoder_mask = _part(sample, torch.zeros_like(first), encoder)
     target_part, target_mask = _part(sample, first, target)
@@ -236,6 +237,15 @@ def draw_batch(
     )
 
 
+def _order_of_each(sizes: Tensor, wanted: int, generator: torch.Generator) -> Tensor:
+    """Numbers of points of each cloud in a random order, padded by 0, shape `(B, wanted)`: one large cloud is alone."""
+    order = sizes.new_zeros(len(sizes), wanted)
+    for row, size in zip(order, sizes.tolist(), strict=True):
+        drawn = torch.rand(size, generator=generator).topk(min(size, wanted)).indices
+        row[: len(drawn)] = drawn.to(order.device)
+    return order
+
+
 def whole_batch(clouds: Source, chosen: Tensor) -> CloudBatch:
     """Some clouds with all of their points, for the encoder and as targets; arguments as for `draw_batch`."""
     chosen = chosen.to(clouds.device)
@@ -246,7 +256,7 @@ def whole_batch(clouds: Source, chosen: Tensor) -> CloudBatch:
         mask=mask,
         encoder_points=points,
         encoder_mask=mask,
-        num_points=_sizes(mask, points),
+        num_points=clouds.sizes_of(chosen),
         labels=None if clouds.labels is None else clouds.labels[chosen],
         noise_level=torch.ones(len(chosen), dtype=points.dtype, device=clouds.device),
     )
@@ -295,9 +305,27 @@ def evaluation_batches(
         at_once: clouds in a batch.
     """
     generator = seeded_generator(seed, "held-out points")
-    chosen = torch.arange(len(clouds)).split(at_once)
+    chosen = _of_like_size(clouds, at_once) if isinstance(clouds, RaggedClouds) else _in_turn(clouds, at_once)
     with seeded(seed, clouds.device):
         if not split:
             return [with_noise(whole_batch(clouds, some), noise) for some in chosen]
-        batches = [draw_batch(clouds, some, clouds.max_points, clouds.max_points, generator) for some in chosen]
+        most = clouds.max_points
+        batches = [draw_batch(clouds, some, most, most, generator) for some in chosen]
         return [with_noise(batch, noise) for batch in batches]
+
+
+def _in_turn(clouds: Source, at_once: int) -> Sequence[Tensor]:
+    return torch.arange(len(clouds)).split(at_once)
+
+
+def _of_like_size(clouds: RaggedClouds, at_once: int) -> Sequence[Tensor]:
+    """Numbers of clouds in batches in which none is more than twice as large as another, so that padding is little."""
+    groups: list[list[int]] = [[]]
+    sizes = clouds.sizes.tolist()
+    for number in sorted(range(len(sizes)), key=sizes.__getitem__):
+        # Clouds without a point are no batch.
+        smallest = sizes[groups[-1][0]] if groups[-1] else 0
+        if len(groups[-1]) == at_once or sizes[number] > 2 * smallest > 0:
+            groups.append([])
+        groups[-1].append(number)
+    return [torch.tensor(group) for group in groups]

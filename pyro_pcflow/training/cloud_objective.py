@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from pyro_pcflow.training.augmentation import FEW_CLOUDS, automatic_augmentations
 from pyro_pcflow.training.cloud_batches import CloudBatch, CloudBatches, evaluation_batches
 from pyro_pcflow.training.data_objective import DataObjective
-from pyro_pcflow.training.inputs import as_clouds
+from pyro_pcflow.training.inputs import as_clouds, check_dtype_of_points
 from pyro_pcflow.training.objective import (
     dtype_of,
     noise_input_of,
@@ -64,6 +64,10 @@ class CloudObjective(DataObjective):
             self._training, self._evaluated = split_clouds(self._training, self.held_out_share, self.seed)
         else:
             self._evaluated = as_clouds(held_out, dtype, self._training.point_dim, cpu, "held_out")
+            check_dtype_of_points(some_clouds(self._evaluated), dtype, "held_out")
+        check_dtype_of_points(some_clouds(self._training), dtype, "data")
+        self._training = self._training.of_dtype(dtype)
+        self._evaluated = None if self._evaluated is None else self._evaluated.of_dtype(dtype)
         self._check()
         self.settle_noise(some_clouds(self._training))
         if self.sampling.augment == AUTO and self.splits and num_clouds_of(module) is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -11,16 +12,18 @@ from torch import Tensor, nn
 from pyro_pcflow.ops.random import seeded_generator
 from pyro_pcflow.training.augmentation import augmented
 from pyro_pcflow.training.data_objective import DataObjective
-from pyro_pcflow.training.inputs import as_density_data
+from pyro_pcflow.training.inputs import as_density_data, check_dtype_of_points, dtype_of_points
 from pyro_pcflow.training.objective import (
     context_dim_of,
     dtype_of,
+    feature_dim_of,
     log_prob_of,
     point_dim_of,
     share_of_rows,
 )
 from pyro_pcflow.training.options import HELD_OUT, CloudSampling
 from pyro_pcflow.training.point_batches import CloudsWithContexts, PointBatch, Points
+from pyro_pcflow.transforms.standardize import scales_of
 
 __all__ = ["ExactLikelihood"]
 
@@ -76,25 +79,35 @@ class ExactLikelihood(DataObjective):
     ) -> None:
         super().__init__(module, batch_size=batch_size, noise=noise, held_out=held_out, seed=seed, sampling=sampling)
         self._log_prob = log_prob_of(module)
-        dtype, context_dim = dtype_of(module), context_dim_of(module)
-        self._data = as_density_data(data, dtype, point_dim_of(module), context_dim, "data")
+        self._dtype, context_dim = dtype_of(module), context_dim_of(module)
+        self._data = as_density_data(data, self._dtype, point_dim_of(module), context_dim, "data")
         evaluated: Points | CloudsWithContexts | None
         if self.held_out_share is not None:
             self._data, evaluated = self._data.split(self.held_out_share, self.seed)
         else:
             contexts = self._data.contexts
             context_dim = context_dim if contexts is None else contexts.shape[-1]
-            evaluated = as_density_data(held_out, dtype, self._data.point_dim, context_dim, "held_out")
+            evaluated = as_density_data(held_out, self._dtype, self._data.point_dim, context_dim, "held_out")
             if type(evaluated) is not type(self._data) or (evaluated.contexts is None) != (contexts is None):
                 raise ValueError("held_out: expected the form of data, points or clouds, both with contexts or without")
+        # Training points alone decide, as of the units.
+        kept = dtype_of_points(module, self._data.some_clouds(), "data")
+        if evaluated is not None and self.held_out_share is None:
+            check_dtype_of_points(evaluated.some_clouds(), kept, "held_out", feature_dim_of(module))
+        self._data, evaluated = self._data.of_dtype(kept), None if evaluated is None else evaluated.of_dtype(kept)
         if self.augmentations and self._data.kind == "points":
             raise ValueError(
                 "augment is for many clouds: a density of points would learn that of all changed copies together. "
                 "Leave it out, or fit a model of clouds such as PointCloudVAE, or a flow with a context for each cloud"
             )
-        self.settle_noise(self._data.some_clouds())
+        self._proportions = _proportions(self._data.some_points(), feature_dim_of(module), self._dtype)
+        clouds = self._data.some_clouds()
+        if self._proportions is not None:
+            clouds = [cloud / self._proportions for cloud in clouds]
+        self.settle_noise(clouds)
         if evaluated is not None:
-            evaluated = evaluated.with_noise(self.noise, seeded_generator(self.seed, "held-out noise"))
+            generator = seeded_generator(self.seed, "held-out noise")
+            evaluated = evaluated.with_noise(self.noise, generator, self._dtype, self._proportions)
         self._description = {
             **self._data.describe(""),
             **({f"held_out_{self._data.kind}": 0} if evaluated is None else evaluated.describe("held_out_")),
@@ -116,7 +129,9 @@ class ExactLikelihood(DataObjective):
             (points,) = augmented(self.augmentations, self.seed, step, [(batch.points, batch.mask)])
             batch = replace(batch, points=points)
         if self.noise:
-            noise = torch.randn_like(batch.points)
+            noise = torch.randn_like(batch.points, dtype=self._dtype)
+            if self._proportions is not None:
+                noise *= self._proportions
             batch = replace(batch, points=batch.points.add_(noise, alpha=self.noise))
         return batch
 
@@ -134,16 +149,17 @@ class ExactLikelihood(DataObjective):
         return -torch.where(batch.mask, log_prob, 0.0).sum() / count.clamp(min=1)
 
     def evaluate(self) -> dict[str, float]:
-        """The mean log-density of the held-out points, `nats_per_point`."""
+        """The mean log-density of the held-out points, `nats_per_point`, and its `standard_error` over them."""
         if not self.evaluates:
             return {}
-        total, count = 0.0, 0
+        parts = []
         for batch in self.held_out:
             log_prob = self.log_prob(batch)
-            kept = log_prob if batch.mask is None else log_prob[batch.mask]
-            total += kept.double().sum().item()
-            count += kept.numel()
-        return {"nats_per_point": total / max(1, count)}
+            parts.append((log_prob if batch.mask is None else log_prob[batch.mask]).double())
+        scores = torch.cat(parts)
+        found = {"nats_per_point": scores.mean().item()}
+        # A single point says nothing of it.
+        return found | ({"standard_error": scores.std().item() / math.sqrt(len(scores))} if len(scores) > 1 else {})
 
     def log_prob(self, batch: PointBatch) -> Tensor:
         """Log-densities of the points of a batch, of shape `(M,)`, or `(B, M)` for clouds with a context each.
@@ -172,5 +188,19 @@ class ExactLikelihood(DataObjective):
     def to(self, device: torch.device) -> None:
         """Move points, contexts and batches to a device."""
         self._data = self._data.to(device)
+        self._proportions = None if self._proportions is None else self._proportions.to(device)
         self._batches = self._data.batches(self.batch_size, self.sampling.target_points, self.seed)
         self.held_out = [batch.to(device) for batch in self.held_out]
+
+
+def _proportions(points: Tensor, feature_dim: int, dtype: torch.dtype) -> Tensor | None:
+    """Noise of each coordinate for a unit of noise, shape `(D,)`: that of a feature is as large a share of its scale.
+
+    None without features.
+    """
+    if not feature_dim:
+        return None
+    scales = scales_of(points, feature_dim)
+    if not (scales > 0).all():
+        raise ValueError("data: a feature is the same for all points: leave it out")
+    return (scales / scales[0]).to(dtype)

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from pyro_pcflow.ops.origin import origin_text
 from pyro_pcflow.ops.random import seeded
 from pyro_pcflow.ops.signals import interruptible
 from pyro_pcflow.training import toml
@@ -29,6 +30,7 @@ from pyro_pcflow.training.objective import (
     is_cloud_model,
     is_completer,
     learning_rate_of,
+    origin_of,
     set_units,
     weight_decay_of,
 )
@@ -63,8 +65,9 @@ class FitResult:
         history: what was logged, the lines of `metrics.jsonl`.
         out: the run folder, or None.
         device: where the training ran.
-        scores: everything that was evaluated last, by name; for a model of clouds also `nats_per_cloud`, the bound,
-            and its parts, `log_likelihood` and `kl`.
+        scores: everything that was evaluated last, by name; for a density also the `standard_error` of the score over
+            the held-out points, for a model of clouds `nats_per_cloud`, the bound, and its parts, `log_likelihood` and
+            `kl`.
         noise: standard deviation of the noise on training and held-out points, given or chosen; None with an objective
             of yours.
     """
@@ -79,7 +82,8 @@ class FitResult:
     noise: float | None = None
 
     def __repr__(self) -> str:
-        score = "" if self.nats_per_point is None else f": {self.nats_per_point:.3f} nats per held-out point"
+        error = f" ± {self.scores['standard_error']:.3f}" if "standard_error" in self.scores else ""
+        score = "" if self.nats_per_point is None else f": {self.nats_per_point:.3f}{error} nats per held-out point"
         if not score and self.scores:
             name, value = next(iter(self.scores.items()))
             score = f": {value:.3f} {name.replace('_', ' ')}"
@@ -147,7 +151,8 @@ def fit(
             (S, N, D) and (S, C), one context per cloud; clouds may also be a list of tensors of any sizes, or a
             `MappedClouds`. For a model, clouds of shape (S, N, D), a tensor or an array; a `MappedClouds`; a list or a
             `Dataset` of clouds (N, D) of any sizes; or a pair of any of these and labels (S,). None with an
-            `objective`, which has its own.
+            `objective`, which has its own. Coordinates in float64 that the weights' data type would round, as those of
+            maps, stay in float64: a flow subtracts its `origin`, which a line of the log names; others refuse them.
         max_steps: steps to train for.
         max_seconds: seconds to train for, evaluations and checkpoints included. What a process does at first use comes
             before: imports, and on a CPU compiling the kernel of `pyro_pcflow.kernels`, once per machine, for which
@@ -274,7 +279,11 @@ def fit(
         until_the_end.enter_context(_explained_interrupt(kept))
         with _placed_on(module, chosen_device), seeded(settings.seed + processes.rank, chosen_device):
             objective.to(chosen_device)
+            earlier = origin_of(module)
             set_units(module, objective)
+            origin = origin_of(module)
+            if origin is not None and earlier is None and processes.is_first:
+                logger.warning("an origin of %s is subtracted from the points, in float64", origin_text(origin))
             if folder is not None and processes.is_first:
                 until_the_end.enter_context(folder.locked())
             warm_up = until_the_end.enter_context(WarmUp(module, chosen_device, settings.max_seconds))

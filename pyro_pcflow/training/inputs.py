@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from pyro_pcflow.data import MappedClouds
+from pyro_pcflow.ops.origin import as_exact, find_origin, narrowed
+from pyro_pcflow.training.objective import data_dtype_of, dtype_of, feature_dim_of, is_normalized
 from pyro_pcflow.training.point_batches import CloudsWithContexts, Points
-from pyro_pcflow.training.sources import Clouds, MappedSource
+from pyro_pcflow.training.sources import Clouds, MappedSource, RaggedClouds, Source
 
-__all__ = ["as_clouds", "as_contexts", "as_density_data", "as_points", "as_tensor"]
+__all__ = [
+    "as_clouds",
+    "as_contexts",
+    "as_density_data",
+    "as_points",
+    "as_tensor",
+    "check_dtype_of_points",
+    "dtype_of_points",
+]
 
 
 def as_tensor(data: Any, name: str) -> Tensor:
@@ -39,7 +50,7 @@ def as_points(data: Any, dtype: torch.dtype, point_dim: int | None, name: str = 
 
     Args:
         data: shape (N, D) or (S, N, D), a tensor, an array, or a `Dataset` of items of shape (D,) or (N, D).
-        dtype: data type of the points.
+        dtype: data type of the points; those that may not fit it are kept in float64, see `as_exact`.
         point_dim: expected number of coordinates `D`, or None for any.
         name: what the data is called in an error.
 
@@ -63,8 +74,8 @@ def as_points(data: Any, dtype: torch.dtype, point_dim: int | None, name: str = 
             f"{name}: its points have {points.shape[-1]} coordinates (shape {tuple(points.shape)}), but the module "
             f"expects {point_dim}"
         )
-    points = points.detach().to(dtype)
-    _check_finite(points, dtype, name, "points")
+    points = as_exact(points.detach(), dtype, name)
+    _check_finite(points.to(dtype), dtype, name, "points")
     return points.reshape(-1, points.shape[-1])
 
 
@@ -95,15 +106,13 @@ def as_contexts(data: Any, count: int, dtype: torch.dtype, context_dim: int | No
     return contexts
 
 
-def as_clouds(
-    data: Any, dtype: torch.dtype, point_dim: int | None, device: torch.device, name: str = "data"
-) -> Clouds | MappedSource:
+def as_clouds(data: Any, dtype: torch.dtype, point_dim: int | None, device: torch.device, name: str = "data") -> Source:
     """Check data and take it as clouds.
 
     Args:
         data: clouds of shape (S, N, D), a tensor or an array; a `MappedClouds`; a list or a `Dataset` of clouds (N, D)
             of any sizes; a `Dataset` of pairs of a cloud and a label; or a pair of any of the former and labels (S,).
-        dtype: data type of the points.
+        dtype: data type of the points; those that may not fit it are kept in float64, see `as_exact`.
         point_dim: expected number of coordinates `D`, or None for any.
         device: where batches of a file are needed.
         name: what the data is called in an error.
@@ -119,7 +128,8 @@ def as_clouds(
     if isinstance(data, MappedClouds):
         # Here, and not after hours of training, when a batch first draws it.
         data.check_finite()
-        clouds: Clouds | MappedSource = MappedSource(data, torch.arange(len(data)), None, device, dtype)
+        kept = torch.float64 if data.dtype == torch.float64 else dtype
+        clouds: Clouds | RaggedClouds | MappedSource = MappedSource(data, torch.arange(len(data)), None, device, kept)
     elif isinstance(data, Dataset | list):
         clouds, own_labels = _clouds_of_items(data, dtype, name)
         labels = own_labels if labels is None else labels
@@ -129,27 +139,36 @@ def as_clouds(
             raise ValueError(
                 f"{name}: expected clouds of shape (S, N, D) for a model of many clouds, got {tuple(points.shape)}"
             )
-        clouds = Clouds(points.detach().to(dtype))
+        clouds = Clouds(as_exact(points.detach(), dtype, name))
     if len(clouds) == 0 or clouds.max_points == 0:
         raise ValueError(f"{name}: expected at least one cloud with a point, got {len(clouds)} clouds")
     if point_dim is not None and clouds.point_dim != point_dim:
         raise ValueError(f"{name}: its points have {clouds.point_dim} coordinates, but the module expects {point_dim}")
-    if isinstance(clouds, Clouds):
-        bad = (~clouds.points.isfinite().all(-1)).nonzero()
-        if len(bad):
-            raise ValueError(
-                f"{name}: {len(bad)} points are NaN or infinite in {dtype}, the first is point {int(bad[0, 1])} of "
-                f"cloud {int(bad[0, 0])}"
-            )
+    if not isinstance(clouds, MappedSource):
+        _check_finite_clouds(clouds, dtype, name)
     if labels is not None:
         if labels.shape != (len(clouds),) or labels.is_floating_point():
             raise ValueError(
                 f"{name}: expected one whole number for each of {len(clouds)} clouds as labels, got {labels.dtype} of "
                 f"shape {tuple(labels.shape)}"
             )
-        place = clouds.points.device if isinstance(clouds, Clouds) else device
+        place = device if isinstance(clouds, MappedSource) else clouds.device
         clouds = replace(clouds, labels=labels.long().to(place))
     return clouds
+
+
+def _check_finite_clouds(clouds: Clouds | RaggedClouds, dtype: torch.dtype, name: str) -> None:
+    bad = (~clouds.points.to(dtype).isfinite().all(-1)).nonzero()
+    if not len(bad):
+        return
+    if isinstance(clouds, RaggedClouds):
+        cloud = int((clouds.starts <= bad[0, 0]).nonzero()[-1])
+        point = int(bad[0, 0] - clouds.starts[cloud])
+    else:
+        cloud, point = bad[0].tolist()
+    raise ValueError(
+        f"{name}: {len(bad)} points are NaN or infinite in {dtype}, the first is point {point} of cloud {cloud}"
+    )
 
 
 def as_density_data(
@@ -159,7 +178,7 @@ def as_density_data(
 
     Args:
         data: as for `fit`.
-        dtype: data type of points and contexts.
+        dtype: data type of contexts, and of points but for those that are kept in float64, see `as_exact`.
         point_dim: expected number of coordinates `D`, or None for any.
         context_dim: expected size `C` of a context, 0 for none, or None for any or none.
         name: what the data is called in an error.
@@ -191,6 +210,48 @@ def as_density_data(
         return CloudsWithContexts(clouds, as_contexts(contexts, len(clouds), dtype, context_dim, name))
     points = as_points(_stacked(values, name), dtype, point_dim, name)
     return Points(points, as_contexts(contexts, len(points), dtype, context_dim, name))
+
+
+def dtype_of_points(module: nn.Module, clouds: Sequence[Tensor], name: str) -> torch.dtype:
+    """The data type that a training keeps points in: that of the weights, or float64 for a flow with an origin.
+
+    Args:
+        module: has units already, or will get those of these points.
+        clouds: training points, shape (N, D) each.
+        name: what the data is called in an error.
+
+    Raises:
+        ValueError: if the points would be rounded, or have been.
+    """
+    dtype, own = dtype_of(module), data_dtype_of(module)
+    if own is None or is_normalized(module):
+        own = own or dtype
+        check_dtype_of_points(clouds, own, name, feature_dim_of(module))
+        return own
+    if dtype == torch.float64 or find_origin(_joined(clouds), clouds, feature_dim_of(module)) is None:
+        return dtype
+    return torch.float64
+
+
+def check_dtype_of_points(clouds: Sequence[Tensor], dtype: torch.dtype, name: str, feature_dim: int = 0) -> None:
+    """Raise a `ValueError` if points would be rounded in a data type, or have been in a narrower one.
+
+    Args:
+        clouds: shape (N, D) each.
+        dtype: what a module takes.
+        name: what the data is called in an error.
+        feature_dim: how many of the last coordinates are features.
+    """
+    if dtype == torch.float64 and clouds[0].dtype != torch.float64:
+        raise ValueError(
+            f"{name}: points in {clouds[0].dtype} for a flow that subtracts an origin in float64: narrower types round "
+            "such coordinates, so read them in float64, and do not convert them"
+        )
+    narrowed(_joined(clouds), dtype, name, clouds, feature_dim)
+
+
+def _joined(clouds: Sequence[Tensor]) -> Tensor:
+    return clouds[0] if len(clouds) == 1 else torch.cat(list(clouds))
 
 
 def _is_pair(data: Any) -> bool:
@@ -261,7 +322,7 @@ def _points_of_dataset(data: Any, name: str) -> Tensor:
     return torch.cat(items)
 
 
-def _clouds_of_items(data: Any, dtype: torch.dtype, name: str) -> tuple[Clouds, Tensor | None]:
+def _clouds_of_items(data: Any, dtype: torch.dtype, name: str) -> tuple[Clouds | RaggedClouds, Tensor | None]:
     clouds: list[Tensor] = []
     labels: list[int] = []
     for index in range(len(data)):
@@ -278,12 +339,15 @@ def _clouds_of_items(data: Any, dtype: torch.dtype, name: str) -> tuple[Clouds, 
         if points.dim() != 2 or (clouds and points.shape[-1] != clouds[0].shape[-1]):
             expected = f" with D = {clouds[0].shape[-1]}" if clouds else ""
             raise ValueError(f"{name}, item {index}: expected a cloud (N, D){expected}, got {tuple(points.shape)}")
-        clouds.append(points.detach().to(dtype))
+        clouds.append(as_exact(points.detach(), dtype, f"{name}, item {index}"))
     if not clouds:
         raise ValueError(f"{name}: expected at least one cloud, got an empty {type(data).__name__}")
     if labels and len(labels) != len(clouds):
         raise ValueError(f"{name}: {len(labels)} of {len(clouds)} items have a label: expected all or none")
-    sizes = torch.tensor([len(cloud) for cloud in clouds])
-    padded = torch.nn.utils.rnn.pad_sequence(clouds, batch_first=True)
-    mask = torch.arange(padded.shape[1]) < sizes.unsqueeze(-1)
-    return Clouds(padded, None if mask.all() else mask.to(padded.device)), torch.tensor(labels) if labels else None
+    if any(cloud.dtype == torch.float64 for cloud in clouds):
+        clouds = [cloud.double() for cloud in clouds]
+    if len({len(cloud) for cloud in clouds}) == 1:
+        found: Clouds | RaggedClouds = Clouds(torch.stack(clouds))
+    else:
+        found = RaggedClouds.of(clouds)
+    return found, torch.tensor(labels) if labels else None

@@ -6,6 +6,7 @@ This is the one place that looks for attributes of a user's module; `docs/what-f
 from __future__ import annotations
 
 import inspect
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from operator import attrgetter
@@ -15,7 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
+from pyro_pcflow.data.strays import warn_of_strays
 from pyro_pcflow.serialization import plain
+from pyro_pcflow.transforms import Standardize
 
 __all__ = [
     "CLOUD_OPTIONS",
@@ -27,9 +30,11 @@ __all__ = [
     "config_of",
     "context_dim_of",
     "corrected_guide_of",
+    "data_dtype_of",
     "dtype_of",
     "is_cloud_model",
     "is_completer",
+    "is_normalized",
     "learning_rate_of",
     "log_prob_of",
     "missing_attributes",
@@ -38,6 +43,7 @@ __all__ = [
     "num_classes_of",
     "num_clouds_of",
     "one_pass_methods",
+    "origin_of",
     "point_dim_of",
     "prior_of",
     "set_units",
@@ -47,6 +53,8 @@ __all__ = [
 
 # Options of a model and its guide: a module is given those that their signatures name.
 CLOUD_OPTIONS = ("labels", "noise_level", "num_points", "kl_weight", "index", "encoder_points", "encoder_mask")
+# Of points that units were not made for: standard deviations between their means, and the ratio of these deviations.
+FAR, OTHER_SPREAD = 10.0, 10.0
 # Cautious, of a module that does not say.
 LEARNING_RATE = 3e-3
 # Transforms are evaluated through these methods, past the hooks of `torch.nn.Module.__call__`.
@@ -301,9 +309,38 @@ def dtype_of(module: nn.Module) -> torch.dtype:
     raise ValueError(f"{type(module).__name__} has no parameter that requires a gradient: there is nothing to train")
 
 
+def data_dtype_of(module: nn.Module) -> torch.dtype | None:
+    """Data type of the points that a density scores, of one that may subtract an origin; None if it does not say."""
+    return getattr(module, "data_dtype", None)
+
+
+def origin_of(module: nn.Module) -> Tensor | None:
+    """What a density subtracts from points, if it does."""
+    return getattr(module, "origin", None)
+
+
+def is_normalized(module: nn.Module) -> bool:
+    """Whether a module says that its units are set."""
+    return bool(getattr(module, "normalized", False))
+
+
 def point_dim_of(module: nn.Module) -> int | None:
     """Number of coordinates that a module expects, if it says so."""
     return getattr(module, "point_dim", None)
+
+
+def in_units_of(module: nn.Module, points: Tensor) -> Tensor | None:
+    """Points in the standard deviations of a module's training data, from their centre; None if it does not say."""
+    units = getattr(module, "units", None)
+    if not isinstance(units, Standardize):
+        return None
+    centre = units.loc.double() if units.origin is None else units.origin + units.loc
+    return (points.detach().to(units.loc.device, torch.float64) - centre) / units.scale
+
+
+def feature_dim_of(module: nn.Module) -> int:
+    """How many of the last coordinates of a point are features with units of their own."""
+    return getattr(module, "feature_dim", 0)
 
 
 def context_dim_of(module: nn.Module) -> int | None:
@@ -337,12 +374,31 @@ def noise_input_of(module: nn.Module) -> bool:
 
 
 def set_units(module: nn.Module, objective: Objective) -> None:
-    """Give training points to a module that takes its units from data and has none yet."""
+    """Give training points to a module that takes its units from data, or warn if those that it has are of others."""
     normalize = getattr(module, "normalize", None)
-    if callable(normalize) and not getattr(module, "normalized", False):
-        points = objective.points_for_units()
-        if points is not None:
+    points = objective.points_for_units() if callable(normalize) else None
+    if callable(normalize) and points is not None:
+        if is_normalized(module):
+            _warn_of_other_units(module, points)
+        else:
+            warn_of_strays(points[..., : points.shape[-1] - feature_dim_of(module)])
             normalize(points)
+
+
+def _warn_of_other_units(module: nn.Module, points: Tensor) -> None:
+    exact = in_units_of(module, points)
+    if exact is None:
+        return
+    away = float(exact.mean(0).norm())
+    spread = float((exact - exact.mean(0)).square().mean().sqrt())
+    if away > FAR or not 1 / OTHER_SPREAD <= spread <= OTHER_SPREAD:
+        warnings.warn(
+            f"the {type(module).__name__} has the units of other points: the mean of these lies {away:.3g} of its "
+            f"standard deviations from its centre, and their standard deviation is {spread:.3g} of its own. Train a "
+            "new one, or call its normalize with these points first, unless that is what you want",
+            UserWarning,
+            stacklevel=3,
+        )
 
 
 def config_of(module: nn.Module) -> dict[str, Any] | None:

@@ -12,7 +12,7 @@ from pyro_pcflow.ops.hashing import sha256_of
 from pyro_pcflow.ops.random import seeded_generator
 from pyro_pcflow.training.cloud_batches import draw_batch
 from pyro_pcflow.training.rows import Epochs, check_share, first_equal, set_apart
-from pyro_pcflow.training.sources import Clouds, Source, held_out_clouds, some_clouds, some_points
+from pyro_pcflow.training.sources import Clouds, RaggedClouds, Source, held_out_clouds, some_clouds, some_points
 
 __all__ = ["CloudsWithContexts", "PointBatch", "Points"]
 
@@ -59,6 +59,10 @@ class Points:
     def point_dim(self) -> int:
         return self.points.shape[-1]
 
+    def of_dtype(self, dtype: torch.dtype) -> Points:
+        """The same points in another data type."""
+        return replace(self, points=self.points.to(dtype))
+
     def some_points(self) -> Tensor:
         """Points for the units, shape `(M, D)`."""
         return self.points
@@ -87,9 +91,11 @@ class Points:
         """Batches of `batch_size` points; `target_points` concern clouds alone."""
         return PointBatches(self, batch_size, seed)
 
-    def with_noise(self, noise: float, generator: torch.Generator) -> Points:
-        """The same points with Gaussian noise."""
-        return replace(self, points=_with_noise(self.points, noise, generator))
+    def with_noise(
+        self, noise: float, generator: torch.Generator, dtype: torch.dtype, proportions: Tensor | None = None
+    ) -> Points:
+        """The same points with Gaussian noise, drawn in a data type, in proportions of coordinates, shape `(D,)`."""
+        return replace(self, points=_with_noise(self.points, noise, generator, dtype, proportions))
 
     def evaluation(self) -> list[PointBatch]:
         """All of the points, in batches that fit into memory."""
@@ -134,6 +140,9 @@ class CloudsWithContexts:
     def point_dim(self) -> int:
         return self.clouds.point_dim
 
+    def of_dtype(self, dtype: torch.dtype) -> CloudsWithContexts:
+        return replace(self, clouds=self.clouds.of_dtype(dtype))
+
     def some_points(self) -> Tensor:
         return some_points(self.clouds)
 
@@ -157,10 +166,17 @@ class CloudsWithContexts:
         """Batches of `batch_size` points, about `target_points` of a cloud."""
         return CloudPointBatches(self, batch_size, target_points, seed)
 
-    def with_noise(self, noise: float, generator: torch.Generator) -> CloudsWithContexts:
+    def with_noise(
+        self, noise: float, generator: torch.Generator, dtype: torch.dtype, proportions: Tensor | None = None
+    ) -> CloudsWithContexts:
+        if isinstance(self.clouds, RaggedClouds):
+            own = RaggedClouds.of([self.clouds.cloud(number) for number in range(len(self.clouds))])
+            return replace(
+                self, clouds=replace(own, points=_with_noise(own.points, noise, generator, dtype, proportions))
+            )
         every = torch.arange(len(self.clouds), device=self.clouds.device)
         points, mask = self.clouds.take(every), self.clouds.mask_of(every)
-        return replace(self, clouds=Clouds(_with_noise(points, noise, generator), mask))
+        return replace(self, clouds=Clouds(_with_noise(points, noise, generator, dtype, proportions), mask))
 
     def evaluation(self) -> list[PointBatch]:
         at_once = max(1, POINTS_AT_ONCE // self.clouds.max_points)
@@ -197,8 +213,12 @@ class CloudPointBatches:
         return PointBatch(drawn.clouds, self._data.contexts[drawn.index].unsqueeze(1), drawn.mask)
 
 
-def _with_noise(points: Tensor, noise: float, generator: torch.Generator) -> Tensor:
+def _with_noise(
+    points: Tensor, noise: float, generator: torch.Generator, dtype: torch.dtype, proportions: Tensor | None
+) -> Tensor:
     if noise == 0:
         return points
-    noises = torch.randn(points.shape, dtype=points.dtype, generator=generator)
+    noises = torch.randn(points.shape, dtype=dtype, generator=generator)
+    if proportions is not None:
+        noises *= proportions.cpu()
     return points + noise * noises.to(points.device)

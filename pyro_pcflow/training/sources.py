@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -15,6 +16,7 @@ from pyro_pcflow.training.rows import check_share, first_equal, set_apart
 __all__ = [
     "Clouds",
     "MappedSource",
+    "RaggedClouds",
     "Source",
     "first_equal_cloud",
     "held_out_clouds",
@@ -46,17 +48,27 @@ class Source(Protocol):
     def max_points(self) -> int:
         """Largest number of points in a cloud."""
 
+    def sizes_of(self, clouds: Tensor) -> Tensor:
+        """Numbers of points of some clouds, shape `(B,)`."""
+
     @property
     def device(self) -> torch.device:
         """The device of batches."""
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Data type of the points."""
+
+    def of_dtype(self, dtype: torch.dtype) -> Source:
+        """The same clouds in another data type."""
+
     def __len__(self) -> int: ...
 
     def mask_of(self, clouds: Tensor) -> Tensor | None:
-        """True at the points of some clouds, shape `(B, max_points)`, or None where they have all of them."""
+        """True at the points of some clouds, shape `(B, N)` as `take` pads them, or None where nothing is padded."""
 
     def take(self, clouds: Tensor, points: Tensor | None = None) -> Tensor:
-        """Points of some clouds: numbers of shape `(B,)` and `(B, M)` make `(B, M, D)`, or else all points."""
+        """Points of some clouds: numbers of shape `(B,)` and `(B, M)` make `(B, M, D)`, or else all points, padded."""
 
     def subset(self, clouds: Tensor) -> Source:
         """Some of the clouds."""
@@ -97,6 +109,16 @@ class Clouds:
     def device(self) -> torch.device:
         return self.points.device
 
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.points.dtype
+
+    def of_dtype(self, dtype: torch.dtype) -> Clouds:
+        return replace(self, points=self.points.to(dtype))
+
+    def sizes_of(self, clouds: Tensor) -> Tensor:
+        return clouds.new_full(clouds.shape, self.max_points) if self.mask is None else self.mask[clouds].sum(-1)
+
     def mask_of(self, clouds: Tensor) -> Tensor | None:
         return None if self.mask is None else self.mask[clouds]
 
@@ -116,6 +138,90 @@ class Clouds:
         """The same clouds on a device."""
         parts = (None if part is None else part.to(device) for part in (self.points, self.mask, self.labels))
         return Clouds(*parts)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class RaggedClouds:
+    """Clouds of different sizes in memory, one after another: none is padded to the size of the largest.
+
+    Attributes:
+        points: of all clouds, shape `(M, D)`.
+        starts: the first point of each, shape `(S,)`.
+        sizes: their numbers of points, shape `(S,)`.
+        labels: numbers of classes, shape `(S,)`, or None.
+    """
+
+    points: Tensor
+    starts: Tensor
+    sizes: Tensor
+    labels: Tensor | None = None
+
+    @classmethod
+    def of(cls, clouds: Sequence[Tensor]) -> RaggedClouds:
+        """The same as clouds of shape `(N, D)` each, of one data type."""
+        sizes = torch.tensor([len(cloud) for cloud in clouds], device=clouds[0].device)
+        return cls(torch.cat(list(clouds)), sizes.cumsum(0) - sizes, sizes)
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    @property
+    def point_dim(self) -> int:
+        return self.points.shape[-1]
+
+    @property
+    def max_points(self) -> int:
+        return int(self.sizes.max()) if len(self.sizes) else 0
+
+    @property
+    def device(self) -> torch.device:
+        return self.points.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.points.dtype
+
+    def of_dtype(self, dtype: torch.dtype) -> RaggedClouds:
+        return replace(self, points=self.points.to(dtype))
+
+    def sizes_of(self, clouds: Tensor) -> Tensor:
+        return self.sizes[clouds]
+
+    def mask_of(self, clouds: Tensor) -> Tensor | None:
+        sizes = self.sizes[clouds]
+        mask = self._places(sizes) < sizes.unsqueeze(-1)
+        return None if bool(mask.all()) else mask
+
+    def take(self, clouds: Tensor, points: Tensor | None = None) -> Tensor:
+        # A cloud without points, which padding stands for, may begin where all points end.
+        starts = self.starts[clouds].clamp(max=len(self.points) - 1).unsqueeze(-1)
+        if points is not None:
+            return self.points[starts + points]
+        sizes = self.sizes[clouds].unsqueeze(-1)
+        places = self._places(self.sizes[clouds])
+        taken = self.points[starts + torch.minimum(places, (sizes - 1).clamp(min=0))]
+        return torch.where((places < sizes).unsqueeze(-1), taken, 0)
+
+    def _places(self, sizes: Tensor) -> Tensor:
+        return torch.arange(int(sizes.max()) if len(sizes) else 0, device=sizes.device)
+
+    def cloud(self, number: int) -> Tensor:
+        """One cloud, shape `(N, D)`, a view."""
+        start = int(self.starts[number])
+        return self.points[start : start + int(self.sizes[number])]
+
+    def subset(self, clouds: Tensor) -> RaggedClouds:
+        labels = None if self.labels is None else self.labels[clouds]
+        return replace(self, starts=self.starts[clouds], sizes=self.sizes[clouds], labels=labels)
+
+    def fingerprint(self) -> str:
+        points = torch.cat([self.cloud(number) for number in range(len(self))])
+        return sha256_of(sha256_of(points), self.sizes, self.labels)
+
+    def to(self, device: torch.device) -> RaggedClouds:
+        """The same clouds on a device."""
+        labels = None if self.labels is None else self.labels.to(device)
+        return RaggedClouds(self.points.to(device), self.starts.to(device), self.sizes.to(device), labels)
 
 
 @dataclass(frozen=True)
@@ -147,12 +253,18 @@ class MappedSource:
     def max_points(self) -> int:
         return self.file.shape[1]
 
+    def sizes_of(self, clouds: Tensor) -> Tensor:
+        return clouds.new_full(clouds.shape, self.max_points)
+
     def mask_of(self, clouds: Tensor) -> Tensor | None:
         return None
 
     def take(self, clouds: Tensor, points: Tensor | None = None) -> Tensor:
         rows = self.chosen[clouds.cpu()]
         return self.file.read(rows, None if points is None else points.cpu()).to(self.device, self.dtype)
+
+    def of_dtype(self, dtype: torch.dtype) -> MappedSource:
+        return replace(self, dtype=dtype)
 
     def subset(self, clouds: Tensor) -> MappedSource:
         labels = None if self.labels is None else self.labels[clouds.to(self.labels.device)]
@@ -206,12 +318,18 @@ def first_equal_cloud(clouds: Source) -> Tensor:
 def some_clouds(clouds: Source) -> list[Tensor]:
     """Evenly spaced clouds, shape `(N, D)` each, without padding."""
     chosen = torch.linspace(0, len(clouds) - 1, min(len(clouds), CLOUDS_FOR_SPACING)).round().long().to(clouds.device)
+    if isinstance(clouds, RaggedClouds):
+        return [clouds.cloud(number) for number in chosen.tolist()]
     points, mask = clouds.take(chosen), clouds.mask_of(chosen)
     return list(points) if mask is None else [cloud[kept] for cloud, kept in zip(points, mask, strict=True)]
 
 
 def some_points(clouds: Source) -> Tensor:
     """Points of evenly spaced clouds, of all of them if there are not too many, shape `(M, D)`."""
+    if isinstance(clouds, RaggedClouds):
+        most = max(1, POINTS_FOR_UNITS // len(clouds))
+        every = [clouds.cloud(number) for number in range(len(clouds))]
+        return torch.cat([cloud[:: -(-len(cloud) // most)] if len(cloud) > most else cloud for cloud in every])
     count = max(1, min(len(clouds), POINTS_FOR_UNITS // clouds.max_points))
     chosen = torch.linspace(0, len(clouds) - 1, count).round().long().to(clouds.device)
     points, mask = clouds.take(chosen), clouds.mask_of(chosen)

@@ -75,6 +75,7 @@ class TestAutomatic:
     def test_one_point_has_no_deviation(self):
         assert automatic_augmentations(1, torch.zeros(1, 3)) == ()
 
+    @pytest.mark.filterwarnings("ignore:.*has the units of other points")
     def test_fit_says_it_and_keeps_it(self, tmp_path, caplog):
         clouds = 100 + torch.randn(20, 80, 3, generator=torch.Generator().manual_seed(0))
         options = {"max_steps": 1, "device": "cpu", "pictures": False}

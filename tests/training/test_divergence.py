@@ -74,6 +74,7 @@ class TestDivergence:
             assert not torch.equal(module.layers[0].network[0].weight, small_stack().layers[0].network[0].weight)
         assert same_state(*averages)
 
+    @pytest.mark.filterwarnings("ignore:.*has the units of other points")
     def test_a_transform_that_overflows_past_the_hooks_is_named(self):
         torch.manual_seed(0)
         flow = pcf.PointCloudFlow(num_couplings=2, hidden_dims=[8])

@@ -36,6 +36,9 @@ class TestMaximumLikelihood:
         module = NormalizedGaussian()
         result = fit(module, some_points(), held_out=held_out, max_steps=30, batch_size=100, device="cpu")
         assert result.nats_per_point == pytest.approx(module.log_prob(held_out).mean().item(), abs=1e-6)
+        error = module.log_prob(held_out).std().item() / len(held_out) ** 0.5
+        assert result.scores["standard_error"] == pytest.approx(error, rel=1e-5)
+        assert f" ± {error:.3f} nats per held-out point" in repr(result)
 
     def test_the_score_is_no_mean_of_means(self, monkeypatch):
         """Held-out points are scored in parts, of which the last is smaller."""

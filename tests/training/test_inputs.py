@@ -53,11 +53,14 @@ class TestForms:
     def test_clouds_of_many_sizes(self, form):
         items = [torch.randn(size, 3) for size in (4, 0, 7, 1)]
         clouds = take(form(items))
-        assert clouds.points.shape == (4, 7, 3)
-        assert clouds.mask.tolist() == [[place < size for place in range(7)] for size in (4, 0, 7, 1)]
+        assert clouds.sizes_of(torch.arange(4)).tolist() == [4, 0, 7, 1]
+        every = torch.arange(4)
+        padded, mask = clouds.take(every), clouds.mask_of(every)
+        assert padded.shape == (4, 7, 3)
+        assert mask.tolist() == [[place < size for place in range(7)] for size in (4, 0, 7, 1)]
         for i, item in enumerate(items):
-            assert torch.equal(clouds.points[i][clouds.mask[i]], item.double())
-        assert torch.equal(clouds.mask_of(torch.tensor([2, 1])), clouds.mask[[2, 1]])
+            assert torch.equal(padded[i][mask[i]], item.double())
+        assert torch.equal(clouds.mask_of(torch.tensor([2, 1])), mask[[2, 1]])
 
     def test_a_fingerprint_of_ragged_clouds_knows_where_they_end(self):
         """The same points in the same order, cut elsewhere, are other clouds."""
@@ -85,7 +88,7 @@ class TestForms:
         for data in (pairs, Items(pairs)):
             clouds = take(data)
             assert clouds.labels.tolist() == [2, 0, 1]
-            assert clouds.mask.sum(-1).tolist() == [7, 4, 7]
+            assert clouds.sizes.tolist() == [7, 4, 7]
         assert take(TensorDataset(points, torch.tensor([2, 0, 1]))).labels.tolist() == [2, 0, 1]
 
     def test_any_number_of_coordinates_where_none_is_expected(self):

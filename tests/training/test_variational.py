@@ -560,13 +560,13 @@ class TestForeignModels:
         assert result.scores["nats_per_point"] == pytest.approx(sum(evidences) / points, rel=1e-5)
 
     def test_its_score_is_no_mean_of_means(self):
-        """Batches of clouds of 40 and of 2 points, three and one of them: each point counts once."""
+        """Batches of clouds of 2 and of 40 points, one and three of them: each point counts once."""
         module, clouds = GaussianClouds().double(), [cloud.double() for cloud in some_clouds(4, 40, seed=6)]
         clouds[3] = clouds[3][:2]
         held_out = take_clouds(clouds, torch.float64, 3, torch.device("cpu"))
         objective = EvidenceLowerBound(module, clouds, held_out=clouds)
         objective.held_out = evaluation_batches(held_out, 0, 0.0, split=False, at_once=3)
-        assert [len(batch.clouds) for batch in objective.held_out] == [3, 1]
+        assert [len(batch.clouds) for batch in objective.held_out] == [1, 3]
         with torch.no_grad():
             scores = objective.evaluate()
         evidences = [module.log_evidence(cloud) for cloud in clouds]
