@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pyro_pcflow.data.loading import load_clouds
-from pyro_pcflow.data.sampling import choose_points, derive_seed
+from pyro_pcflow.data.sampling import choose_rows, derive_seed
 
 _MESHES = ("spot",)
 _SETS = ("body", "chair", "table")
@@ -93,7 +93,7 @@ def _load_set(name: str, num_points: int | None, seed: int, split: str | None) -
         message = f"example {name!r}: {clouds.shape[1]} points, {num_points} asked: points repeat"
         warnings.warn(message, UserWarning, stacklevel=3)
     drawn = [
-        choose_points(cloud, num_points, derive_seed(seed, f"{name}/{shape}", 0))
+        cloud[choose_rows(len(cloud), num_points, derive_seed(seed, f"{name}/{shape}", 0))]
         for cloud, shape in zip(clouds[chosen], ids[chosen], strict=True)
     ]
     return torch.from_numpy(np.stack(drawn))

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from pyro_pcflow.data.drawing import Columns, Selection
+from pyro_pcflow.data.listing import FolderOptions
 from pyro_pcflow.data.reading import iterate_clouds
 
 
@@ -17,13 +20,20 @@ def load_clouds(
     *,
     seed: int = 0,
     split: str | None = None,
+    columns: Columns | None = None,
+    features: Columns | None = None,
+    drop_nan: bool = False,
+    outliers: float | None = None,
+    include: str | Sequence[str] | None = None,
+    subfolders: bool = True,
+    follow_links: bool = False,
     progress: bool | None = None,
 ) -> Tensor:
     """Load a mesh, a cloud, a stack of clouds, or a folder of any of them.
 
-    Meshes (obj, off, ply, stl, glb) give points drawn uniformly by area. Clouds (ply without faces;
-    xyz, txt and csv tables; npy and the array `points` of npz, both (N, D) or (S, N, D)) give a
-    random subset of their points, or all of them followed by random repeats and one warning.
+    Meshes (obj, off, ply, stl, glb, gltf) give points drawn uniformly by area. Clouds (ply without faces; pcd, las,
+    laz, e57, ptx; xyz, txt, csv, pts, asc and other tables of text; KITTI's bin; npy, npz and hdf5, of shape (N, D) or
+    (S, N, D)) give a random subset of their points, or all of them followed by random repeats and one warning.
     A folder is searched to its end, in sorted order; hidden files are left out, and files of other
     endings, which one warning names. Coordinates keep their units. A file gives the same points for
     a seed, independent of where its folder lies and of its other files.
@@ -36,10 +46,20 @@ def load_clouds(
         split: "train", "val" or "test": only files below folders of that name, or clouds with that
             entry in a npz file's array `split`. Of npy clouds with 15000 points (PointFlow's
             PC15k), "train" then means the first 10000 and the others the last 5000. `None` takes all.
+        columns: which columns of tables are coordinates: names, or places from 1, as `"x,y,z"`, `"1,2,3"` or a list.
+            `None` goes by the names, or takes all of a table without names that has two or three, and all of an array.
+        features: further columns, as `"intensity,r,g,b"`: they follow the coordinates.
+        drop_nan: leave out points that are NaN or infinite, with a warning that counts them; they are an error else.
+        outliers: leave out points so many standard deviations farther from their neighbours than is usual, with such a
+            warning: 5 finds dust and reflections. `None` keeps all.
+        include: patterns of file names in a folder, such as `"*.ply"`.
+        subfolders: whether folders in a folder are searched, too.
+        follow_links: whether links to folders are followed.
         progress: show a bar over the files of a folder; `None` shows one on a terminal, after a second.
 
     Returns:
-        (S, N, D) float32.
+        (S, N, D + F) float32; float64 where float32 would lose more than a thousandth of the distance between points,
+        as of map coordinates.
 
     Raises:
         FileNotFoundError: nothing is at `path`.
@@ -52,7 +72,11 @@ def load_clouds(
         torch.Size([1, 100, 3])
     """
     batch = _Batch()
-    for cloud, remaining in iterate_clouds(path, num_points, seed, split=split, progress=progress):
+    selection = Selection(columns, features, drop_nan, outliers)
+    options = FolderOptions.of(include, subfolders, follow_links)
+    for cloud, remaining in iterate_clouds(
+        path, num_points, seed, split=split, progress=progress, selection=selection, options=options
+    ):
         batch.add(cloud, remaining)
     return batch.finish()
 
@@ -67,7 +91,9 @@ class _Batch:
     def add(self, cloud: np.ndarray, remaining: int) -> None:
         """Keep one cloud, with at least `remaining` to come."""
         if self._count == 0:
-            self._clouds = np.empty((1 + remaining, *cloud.shape), dtype=np.float32)
+            self._clouds = np.empty((1 + remaining, *cloud.shape), dtype=cloud.dtype)
+        elif cloud.dtype.itemsize > self._clouds.dtype.itemsize:
+            self._clouds = self._clouds.astype(cloud.dtype)
         needed = self._count + 1 + remaining
         if needed > len(self._clouds):
             # Doubling keeps a folder of stacks linear; numpy grows the block in place if it can.

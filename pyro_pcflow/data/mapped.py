@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from pyro_pcflow.data.drawing import narrowed
 from pyro_pcflow.data.errors import cloud_error
 from pyro_pcflow.ops.array_files import NpyHeader, read_npy_header
 from pyro_pcflow.ops.reading import check_regular, phrase, printable
@@ -26,6 +27,8 @@ _READ_AHEAD = 1 << 17
 _NUM_PIECES, _PIECE = 256, 1 << 14
 # A search for numbers that are not finite reads this much at a time.
 _CHUNK = 1 << 22
+# Whether float32 holds a file of float64 is seen from so many clouds, and so many points of each.
+_CLOUDS_FOR_DTYPE, _POINTS_FOR_DTYPE = 8, 1 << 16
 
 
 class MappedClouds(Dataset[Tensor]):
@@ -63,11 +66,28 @@ class MappedClouds(Dataset[Tensor]):
         self._opened: tuple[int, mmap.mmap] | None = None
         # Size and time of change of the file that `check_finite` has been through.
         self._checked: tuple[int, int] | None = None
+        self._dtype: np.dtype[Any] | None = None
 
     @property
     def shape(self) -> torch.Size:
         """The shape of all clouds, (S, N, D)."""
         return torch.Size(self._header.shape)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of what is read: float32, or float64 where a few clouds of the file would lose digits in float32."""
+        return torch.float32 if self._values_dtype() == np.float32 else torch.float64
+
+    def _values_dtype(self) -> np.dtype[Any]:
+        if self._header.dtype.itemsize < 8:
+            return np.dtype(np.float32)
+        if self._dtype is None:
+            rows = np.linspace(0, len(self) - 1, min(len(self), _CLOUDS_FOR_DTYPE)).round().astype(np.int64)
+            some = self._gather(rows, None).view(self._header.dtype).reshape(len(rows), *self.shape[1:])
+            some = some[np.isfinite(some).all(axis=(1, 2))]
+            needed = any(narrowed(cloud[:_POINTS_FOR_DTYPE]).dtype == np.float64 for cloud in some)
+            self._dtype = np.dtype(np.float64 if needed else np.float32)
+        return self._dtype
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -79,7 +99,7 @@ class MappedClouds(Dataset[Tensor]):
             index: its position, from the end if negative.
 
         Returns:
-            (N, D) float32.
+            (N, D), of the type `dtype`.
 
         Raises:
             IndexError: no such cloud.
@@ -104,7 +124,7 @@ class MappedClouds(Dataset[Tensor]):
             points: for each of them positions of points, (B, M), integers from 0; `None` reads all.
 
         Returns:
-            (B, M, D) float32, or (B, N, D), on the CPU, in memory of its own.
+            (B, M, D) or (B, N, D), of the type `dtype`, on the CPU, in memory of its own.
 
         Raises:
             TypeError: positions that are no integers.
@@ -124,9 +144,9 @@ class MappedClouds(Dataset[Tensor]):
             columns = _positions(points, num_points, f"{printable(self.path)}: points")
         raw = self._gather(rows, columns)
         with np.errstate(all="ignore"):
-            values = raw.view(self._header.dtype).astype(np.float32, copy=False)
-        values = values.reshape(len(rows), num_points if columns is None else columns.shape[1], dim)
-        finite = np.isfinite(values)
+            values = raw.view(self._header.dtype).astype(self._values_dtype(), copy=False)
+            values = values.reshape(len(rows), num_points if columns is None else columns.shape[1], dim)
+            finite = np.isfinite(values.astype(np.float32, copy=False))
         if not finite.all():
             worst = int(finite.all(axis=(1, 2)).argmin())
             count = np.count_nonzero(~finite[worst].all(axis=1))

@@ -6,16 +6,16 @@ import operator
 import os
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pyro_pcflow.data.drawing import Selection, StoredCloud
 from pyro_pcflow.data.errors import CloudError, cloud_error
-from pyro_pcflow.data.formats import as_points, read_file, stored_splits
-from pyro_pcflow.data.listing import SPLITS, Entry, Listing, list_entries
-from pyro_pcflow.data.sampling import CloudArray, Surface, choose_points, derive_seed, sample_surface
+from pyro_pcflow.data.formats import read_file, stored_splits
+from pyro_pcflow.data.listing import SPLITS, Entry, FolderOptions, Listing, list_entries
+from pyro_pcflow.data.shapes import CloudArray, Shape, Surface
 from pyro_pcflow.ops.progress import progress_bar
 from pyro_pcflow.ops.reading import printable
 
@@ -23,48 +23,15 @@ from pyro_pcflow.ops.reading import printable
 _PC15K_POINTS, _PC15K_TRAIN = 15000, 10000
 
 
-@dataclass(frozen=True)
-class StoredCloud:
-    """A cloud as it lies in its file, before points are drawn.
-
-    Attributes:
-        entry: the file.
-        index: position in the file.
-        split: of the file's folder, or what the file itself says.
-        remaining: how many clouds are to come at the least: the others of the file, and one of each file after it.
-    """
-
-    entry: Entry
-    source: Surface | CloudArray
-    index: int
-    split: str | None
-    remaining: int
-
-    @property
-    def num_points(self) -> int | None:
-        """Number of points; None for a mesh, which has any number."""
-        return None if isinstance(self.source, Surface) else self.source.points.shape[1]
-
-    def draw(self, num_points: int | None, seed: int) -> np.ndarray:
-        """Take some points, (num_points, D), as `load_clouds` does; None takes all that a cloud has, in their order.
-
-        Raises:
-            CloudError: points that float32 cannot hold, or all points of a mesh.
-        """
-        seed = derive_seed(seed, self.entry.name, self.index)
-        if isinstance(self.source, Surface):
-            if num_points is None:
-                raise cloud_error(self.entry.path, "a mesh, which has any number of points", "give num_points")
-            return as_points(self.entry.path, sample_surface(self.source, num_points, seed))
-        points = as_points(self.entry.path, self.source.points[self.index])
-        return points if num_points is None else choose_points(points, num_points, seed)
-
-
-def find_splits(path: str | os.PathLike[str]) -> tuple[str, ...]:
+def find_splits(
+    path: str | os.PathLike[str],
+    options: FolderOptions = FolderOptions(),  # noqa: B008
+) -> tuple[str, ...]:
     """Which splits the clouds of a path belong to, by their folders or their npz files.
 
     Args:
         path: as in `load_clouds`.
+        options: which files of a folder are meant.
 
     Returns:
         `"train"`, `"val"` and `"test"` first, then others in alphabetical order; none where nothing says so.
@@ -79,7 +46,7 @@ def find_splits(path: str | os.PathLike[str]) -> tuple[str, ...]:
         ()
     """
     found: set[str] = set()
-    for entry in list_entries(Path(path).expanduser(), None).entries:
+    for entry in list_entries(Path(path).expanduser(), None, options).entries:
         own = stored_splits(entry.path)
         found.update(own or (() if entry.split is None else (entry.split,)))
     return (*(name for name in SPLITS if name in found), *sorted(found - {*SPLITS}))
@@ -104,12 +71,20 @@ def iterate_stored(listing: Listing, split: str | None, progress: bool | None = 
     entries = listing.entries
     for number, entry in enumerate(_with_progress(entries, progress)):
         source = _read(entry, split)
-        splits = None if isinstance(source, Surface) else source.splits
-        num_clouds = 1 if isinstance(source, Surface) else len(source.points)
+        splits = source.splits if isinstance(source, CloudArray) else None
+        num_clouds = _num_clouds(source)
         for index in range(num_clouds):
             of_cloud = entry.split if splits is None else str(splits[index])
-            yield StoredCloud(entry, source, index, of_cloud, num_clouds - index + len(entries) - number - 2)
+            part = source[index] if isinstance(source, list) else source
+            yield StoredCloud(entry, part, index, of_cloud, num_clouds - index + len(entries) - number - 2)
+            del part
         del source
+
+
+def _num_clouds(source: Shape) -> int:
+    if isinstance(source, Surface):
+        return 1
+    return len(source) if isinstance(source, list) else len(source.points)
 
 
 def iterate_clouds(
@@ -119,11 +94,13 @@ def iterate_clouds(
     *,
     split: str | None = None,
     progress: bool | None = None,
-) -> Iterator[tuple[NDArray[np.float32], int]]:
+    selection: Selection = Selection(),  # noqa: B008
+    options: FolderOptions = FolderOptions(),  # noqa: B008
+) -> Iterator[tuple[NDArray[np.generic], int]]:
     """Read and draw the clouds of a path, one at a time, all of one shape.
 
-    One warning at the start tells of files that are passed over, one at the end of clouds whose points repeat; they
-    name the line that called the function that iterates.
+    One warning at the start tells of files that are passed over; at the end one tells of clouds whose points repeat,
+    and one of points that were left out. They name the line that called the function that iterates.
 
     Args:
         path: as in `load_clouds`.
@@ -131,10 +108,12 @@ def iterate_clouds(
         seed: as in `load_clouds`.
         split: as in `load_clouds`.
         progress: as in `load_clouds`.
+        selection: columns and rows.
+        options: which files of a folder are meant.
 
     Yields:
-        A cloud, (N, D), and how many are still to come at the least: the others of its file, and
-        one of each file after it.
+        A cloud with its features, (N, D), float32 where that is exact enough, else float64; and how many are still to
+        come at the least: the others of its file, and one of each file after it.
 
     Raises:
         FileNotFoundError: nothing is at `path`.
@@ -148,24 +127,53 @@ def iterate_clouds(
     """
     if num_points is not None and operator.index(num_points) < 1:
         raise ValueError(f"num_points must be at least 1 or None, got {num_points}")
-    listing = list_entries(Path(path).expanduser(), split)
+    listing = list_entries(Path(path).expanduser(), split, options)
     listing.warn(stacklevel=3)
     first: tuple[Entry, tuple[int, ...]] | None = None
-    num_short, first_short = 0, ""
+    short, left_out = _Told(), _Told()
     for stored in iterate_stored(listing, split, progress):
-        entry, there = stored.entry, stored.num_points
-        if num_points is not None and there is not None and there < num_points:
-            num_short += 1
-            first_short = first_short or f"{printable(entry.path)}: {there} points, {num_points} asked: points repeat"
-        cloud, remaining = stored.draw(num_points, seed), stored.remaining
+        entry = stored.entry
+        drawn, remaining = stored.draw(num_points, seed, selection), stored.remaining
+        there = None if stored.num_points is None else stored.num_points - drawn.dropped - drawn.strays
         del stored  # two files in memory would be one too many
+        if num_points is not None and there is not None and there < num_points:
+            short.add(f"{printable(entry.path)}: {there} points, {num_points} asked: points repeat")
+        if drawn.dropped or drawn.strays:
+            left_out.add(left_out_words(printable(entry.path), drawn.dropped, drawn.strays))
+        cloud = drawn.joined
+        del drawn
         first = first or (entry, cloud.shape)
         if cloud.shape != first[1]:
             raise _shape_error(entry, cloud.shape, *first)
         yield cloud, remaining
-    if num_short:
-        more = f" (and {num_short - 1} clouds more)" if num_short > 1 else ""
-        warnings.warn(first_short + more, UserWarning, stacklevel=3)
+    short.warn(stacklevel=3)
+    left_out.warn(stacklevel=3)
+
+
+class _Told:
+    """Something that is true of several clouds, and is told once."""
+
+    def __init__(self) -> None:
+        self._first, self._count = "", 0
+
+    def add(self, text: str) -> None:
+        self._first, self._count = self._first or text, self._count + 1
+
+    def warn(self, stacklevel: int) -> None:
+        if self._count:
+            more = f" (and {self._count - 1} clouds more)" if self._count > 1 else ""
+            warnings.warn(self._first + more, UserWarning, stacklevel=stacklevel + 1)
+
+
+def left_out_words(name: str, dropped: int, strays: int) -> str:
+    """Say how many points of a file were left out, and why.
+
+    Examples:
+        >>> left_out_words("a.ply", 3, 0)
+        'a.ply: 3 points are NaN or infinite, and left out'
+    """
+    found = [f"{dropped} points are NaN or infinite"] * bool(dropped) + [f"{strays} points lie astray"] * bool(strays)
+    return f"{name}: {', '.join(found)}, and left out"
 
 
 def _with_progress(entries: list[Entry], progress: bool | None) -> Iterator[Entry]:
@@ -177,14 +185,14 @@ def _with_progress(entries: list[Entry], progress: bool | None) -> Iterator[Entr
             bar.update()
 
 
-def _read(entry: Entry, split: str | None) -> Surface | CloudArray:
+def _read(entry: Entry, split: str | None) -> Shape:
     kind = entry.path.suffix.lower()
     source = read_file(entry.path, split, entry.split)
     if split is None or kind == ".npz":
         return source
     if kind == ".npy" and isinstance(source, CloudArray) and source.points.shape[1] == _PC15K_POINTS:
         part = slice(None, _PC15K_TRAIN) if split == "train" else slice(_PC15K_TRAIN, None)
-        return CloudArray(source.points[:, part])
+        return CloudArray(source.points[:, part], labels=source.labels)
     if entry.split != split:
         found = f"belongs to no split, and split={split!r} was asked for"
         raise cloud_error(entry.path, found, f"expected it below a folder {', '.join(SPLITS)}")

@@ -4,30 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import os
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-
-@dataclass(frozen=True)
-class Surface:
-    """A triangle mesh: `vertices` (V, 3) float64 and `faces` (F, 3) int64."""
-
-    vertices: NDArray[np.float64]
-    faces: NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class CloudArray:
-    """Clouds of one size, `points` (S, N, D), of any real type; perhaps still on disk.
-
-    `splits` (S,), words, are their splits where the file says them.
-    """
-
-    points: NDArray[np.generic]
-    splits: NDArray[np.str_] | None = None
+from pyro_pcflow.data.shapes import Surface
 
 
 def derive_seed(seed: int, name: str, index: int) -> int:
@@ -51,29 +33,27 @@ def derive_seed(seed: int, name: str, index: int) -> int:
     return int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "little")
 
 
-def choose_points(points: NDArray[np.generic], num_points: int, seed: int) -> NDArray[np.generic]:
-    """Take `num_points` of the given points: a random subset, or all of them and random repeats.
+def choose_rows(count: int, num_points: int, seed: int) -> NDArray[np.int64]:
+    """Numbers of `num_points` of so many points: a random subset, or all of them and random repeats.
 
     Args:
-        points: (N, D), N at least 1.
-        num_points: how many to return.
+        count: how many points there are, at least 1.
+        num_points: how many to take.
         seed: seed of the choice.
 
     Returns:
-        (num_points, D); the points themselves, in order, when there are just as many.
+        (num_points,); in order when there are just as many.
 
     Examples:
-        >>> choose_points(np.arange(6.0).reshape(3, 2), 5, seed=0).shape
-        (5, 2)
+        >>> choose_rows(3, 5, seed=0)[:3].tolist()
+        [0, 1, 2]
     """
-    count = len(points)
     if count == num_points:
-        return points
+        return np.arange(count)
     rng = np.random.default_rng(seed)
     if count > num_points:
-        return points[rng.choice(count, num_points, replace=False)]
-    repeats = rng.integers(count, size=num_points - count)
-    return points[np.concatenate([np.arange(count), repeats])]
+        return rng.choice(count, num_points, replace=False)
+    return np.concatenate([np.arange(count), rng.integers(count, size=num_points - count)])
 
 
 def sample_surface(surface: Surface, num_points: int, seed: int) -> NDArray[np.float64]:

@@ -11,6 +11,7 @@ import torch
 
 from helpers.cloud_files import numbered, put, save
 from pyro_pcflow.data import CloudError, convert_clouds, load_clouds
+from pyro_pcflow.data.listing import list_entries
 
 
 def test_folder_order_hidden_and_foreign_files(tmp_path, monkeypatch):
@@ -35,16 +36,16 @@ def test_files_that_are_passed_over_are_named(tmp_path):
     save(tmp_path, "train/a.npy", numbered(4))
     save(tmp_path, "test/b.npy", numbered(4))
     for number in range(6):
-        put(tmp_path, f"train/{number}.pcd", b"a format of others")
-    put(tmp_path, "test/only.pcd", b"of another split")
-    put(tmp_path, "outside.las", b"of none")
+        put(tmp_path, f"train/{number}.doc", b"a format of others")
+    put(tmp_path, "test/only.doc", b"of another split")
+    put(tmp_path, "outside.pdf", b"of none")
     with pytest.warns(UserWarning, match="passed over") as told:
         load_clouds(tmp_path, None, split="train")
     (warning,) = told
     text = str(warning.message)
-    assert text.startswith(f"{tmp_path}: 7 files were passed over, whose endings are not known: outside.las, ")
-    assert "train/0.pcd, train/1.pcd, train/2.pcd, train/3.pcd, ...; known are .obj, .off" in text
-    assert "only.pcd" not in text
+    assert text.startswith(f"{tmp_path}: 7 files were passed over, whose endings are not known: outside.pdf, ")
+    assert "train/0.doc, train/1.doc, train/2.doc, train/3.doc, ...; known are .obj, .off" in text
+    assert "only.doc" not in text
     assert warning.filename == __file__
     with pytest.warns(UserWarning, match="8 files were passed over"):
         convert_clouds(tmp_path, tmp_path / "all.npy", None)
@@ -67,3 +68,44 @@ def test_the_innermost_folder_says_the_split(tmp_path):
         save(tmp_path, name, np.full((3, 2), number))
     assert load_clouds(tmp_path, None, split="train")[:, 0, 0].tolist() == [2, 0]
     assert load_clouds(tmp_path, None, split="test")[:, 0, 0].tolist() == [3, 1]
+
+
+def test_only_files_of_some_names(tmp_path):
+    for number, name in enumerate(["a.npy", "north/b.npy", "north/c.npz", "south/b.npy"]):
+        path = put(tmp_path, name, b"")
+        if name.endswith("npz"):
+            np.savez(path, points=np.full((3, 2), number))
+        else:
+            np.save(path, np.full((3, 2), number))
+
+    def loaded(**options):
+        return load_clouds(tmp_path, None, **options)[:, 0, 0].tolist()
+
+    assert loaded(include="b.*") == [1, 3]
+    assert loaded(include=["*.npz", "a*"]) == [0, 2]
+    assert loaded(include="north/*") == [1, 2]
+    assert loaded(subfolders=False) == [0]
+    with pytest.raises(
+        CloudError, match=r"no meshes or clouds in this folder whose names are like \*\.ply or c; expected"
+    ):
+        loaded(include=["*.ply", "c"])
+
+
+def test_links_to_folders_are_followed_on_request_and_once(tmp_path):
+    save(tmp_path, "data/a.npy", np.zeros((3, 2)))
+    save(tmp_path, "elsewhere/b.npy", np.ones((3, 2)))
+    (tmp_path / "data" / "link").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "data" / "loop").symlink_to(tmp_path / "data")
+    (tmp_path / "data" / "again").symlink_to(tmp_path / "elsewhere")
+    assert len(load_clouds(tmp_path / "data", None)) == 1
+    assert load_clouds(tmp_path / "data", None, follow_links=True)[:, 0, 0].tolist() == [0, 1]
+
+
+def test_categories_are_the_outermost_folders_that_are_no_split(tmp_path):
+    names = ["a.npy", "cup/a.npy", "cup/red/b.npy", "test/plate/c.npy", "train/d.npy"]
+    for name in names:
+        save(tmp_path, name, np.zeros((3, 2)))
+    entries = list_entries(tmp_path, None).entries
+    assert [(entry.name, entry.category) for entry in entries] == list(
+        zip(names, [None, "cup", "cup", "plate", None], strict=True)
+    )

@@ -65,6 +65,13 @@ def test_each_stored_cloud_knows_its_split(tmp_path):
     ]
 
 
+def test_several_tables_of_a_file_are_several_clouds(tmp_path):
+    put(tmp_path, "a.pts", b"1\n1 2 3\n2\n4 5 6\n7 8 9\n")
+    stored = list(iterate_stored(list_entries(tmp_path, None), None))
+    assert [(cloud.index, cloud.num_points, cloud.remaining) for cloud in stored] == [(0, 1, 1), (1, 2, 0)]
+    assert [cloud.source.columns["x"].tolist() for cloud in stored] == [[1], [4, 7]]
+
+
 def test_pc15k_whole_and_single(tmp_path):
     root = pc15k(tmp_path)
     assert load_clouds(root, None).shape == (4, 15000, 3)

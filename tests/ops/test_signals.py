@@ -164,9 +164,10 @@ def test_the_command_line_says_so_in_a_line_and_by_its_status(tmp_path):
     script = (
         "import os, signal, sys, pyro_pcflow.cli as cli\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        "class Parsed: pass\n"
-        "Parsed.command = staticmethod(lambda parsed: os.kill(os.getpid(), int(sys.argv[1])))\n"
-        "cli._parser = lambda arguments: type('P', (), {'parse_args': lambda self, arguments: Parsed})()\n"
+        "end = lambda parsed: os.kill(os.getpid(), int(sys.argv[1]))\n"
+        "words = {'command': end, 'check': lambda parsed: None, 'without_torch': False}\n"
+        "parser = type('P', (), {'parse_args': lambda self, _, parsed: vars(parsed).update(words)})()\n"
+        "cli.make_parser = lambda *_: parser\n"
         "sys.exit(cli.main())\n"
     )
     root = str(Path(pyro_pcflow.__file__).parents[1])
