@@ -7,8 +7,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pyro_pcflow.cli.custom import add_custom
+from pyro_pcflow.cli.data_options import add_data_options
 from pyro_pcflow.cli.sample import SUFFIXES_OF_SAMPLES
-from pyro_pcflow.cli.shared import add_sensor, check_new_file, say, whole
+from pyro_pcflow.cli.shared import (
+    Result,
+    add_device,
+    add_json,
+    add_seed,
+    add_sensor,
+    check_exists,
+    check_new_file,
+    check_sensor,
+    model_file,
+    whole,
+)
 
 if TYPE_CHECKING:
     from pyro_pcflow.cli.models import SavedModel
@@ -23,29 +35,47 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "Complete a partial scan by a model of many shapes: whole clouds, in which the points of the scan are kept, in "
         "--out, and how they were found beside it (NAME.json)."
     )
+    parser.epilog = "example:\n  pcflow complete runs/kind partial.ply --out whole.npz --num-samples 16"
     parser.add_argument("model", type=Path, help="a run folder, or a model file, of a model of many shapes")
     parser.add_argument("scan", help="a file of one cloud; a mesh with --scan-points")
-    parser.add_argument(
+    add_data_options(parser)
+    scan = parser.add_argument_group("scan")
+    scan.add_argument("--scan-points", type=whole(1), help="points drawn from the scan (all of them)")
+    add_sensor(parser)
+    inference = parser.add_argument_group("inference")
+    inference.add_argument("--num-points", type=whole(1), default=2048, help="points of a whole cloud (%(default)s)")
+    inference.add_argument("--num-samples", type=whole(1), default=16, help="whole clouds (%(default)s)")
+    inference.add_argument(
+        "--method", choices=["auto", "completer", "hmc", "svi", "nuts"], default="auto", help="(%(default)s)"
+    )
+    inference.add_argument("--proposal", type=Path, help="a run folder, or a file, of a completer of the model")
+    add_seed(inference)
+    model = parser.add_argument_group("model")
+    model.add_argument("--label", type=whole(0), help="number of the class, for a model that has classes")
+    add_custom(model)
+    add_device(model)
+    output = parser.add_argument_group("output")
+    output.add_argument(
         "--out",
         type=Path,
         required=True,
         help=f"new file: {', '.join(SUFFIXES_OF_SAMPLES)} (with --num-samples 1 for the last two)",
     )
-    parser.add_argument("--scan-points", type=whole(1), help="points drawn from the scan (all of them)")
-    parser.add_argument("--num-points", type=whole(1), default=2048, help="points of a whole cloud (%(default)s)")
-    parser.add_argument("--num-samples", type=whole(1), default=16, help="whole clouds (%(default)s)")
-    parser.add_argument(
-        "--method", choices=["auto", "completer", "hmc", "svi", "nuts"], default="auto", help="(%(default)s)"
-    )
-    parser.add_argument("--proposal", type=Path, help="a run folder, or a file, of a completer of the model")
-    parser.add_argument("--label", type=whole(0), help="number of the class, for a model that has classes")
-    add_sensor(parser)
-    add_custom(parser)
-    parser.add_argument("--seed", type=whole(0), default=0)
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1 (%(default)s)")
+    add_json(output)
 
 
-def run(arguments: argparse.Namespace) -> None:
+def check(arguments: argparse.Namespace) -> None:
+    """See that the output is new, and that there are a model and a scan."""
+    check_new_file(arguments.out, SUFFIXES_OF_SAMPLES)
+    check_new_file(arguments.out.with_suffix(".json"), [".json"])
+    check_sensor(arguments)
+    model_file(arguments.model)
+    if arguments.proposal is not None:
+        model_file(arguments.proposal)
+    check_exists(arguments.scan)
+
+
+def run(arguments: argparse.Namespace) -> Result:
     """Write whole clouds, and how they were found."""
     import torch
 
@@ -55,9 +85,7 @@ def run(arguments: argparse.Namespace) -> None:
     from pyro_pcflow.infer import complete
     from pyro_pcflow.ops.random import seeded
 
-    check_new_file(arguments.out, SUFFIXES_OF_SAMPLES)
     report = arguments.out.with_suffix(".json")
-    check_new_file(report, [".json"])
     labels = None if arguments.label is None else [arguments.label]
     model = load_model(arguments.model, arguments.device, labels, arguments.custom)
     if not isinstance(model, CloudModel):
@@ -66,7 +94,7 @@ def run(arguments: argparse.Namespace) -> None:
             "complete takes a model of many shapes"
         )
     check_format(arguments.out, arguments.num_samples, model.point_dim)
-    scan = read_scan(arguments.scan, model, arguments.scan_points, arguments.seed)
+    scan = read_scan(arguments, model)
     proposal = "auto" if arguments.proposal is None else _completer(arguments, model)
     sensor = half_space(arguments, scan)
     with seeded(arguments.seed, model.device):
@@ -81,18 +109,15 @@ def run(arguments: argparse.Namespace) -> None:
             proposal=proposal,
             num_samples=arguments.num_samples,
         )
-    write_json(
-        {
-            "method": found.method,
-            "observed_points": len(scan),
-            "diagnostics": found.diagnostics,
-            "latents": {name: draws.squeeze(1) for name, draws in found.latents.items()},
-        },
-        report,
-    )
+    written = {"method": found.method, "observed_points": len(scan), "diagnostics": found.diagnostics}
+    write_json({**written, "latents": {name: draws.squeeze(1) for name, draws in found.latents.items()}}, report)
     save_clouds(found.clouds[:, 0], arguments.out)
-    say(f"{arguments.num_samples} clouds of {arguments.num_points} points, {len(scan)} of them observed")
-    say(f"{arguments.out}, {report}")
+    values = {"out": arguments.out, "report": report, "num_clouds": arguments.num_samples}
+    return Result.of(
+        {**values, "num_points": arguments.num_points, "observed_points": len(scan), "method": found.method},
+        "{num_clouds} clouds of {num_points} points, {observed_points} of them observed",
+        "{out}, {report}",
+    )
 
 
 def _completer(arguments: argparse.Namespace, model: SavedModel) -> Completer:
@@ -106,7 +131,7 @@ def _completer(arguments: argparse.Namespace, model: SavedModel) -> Completer:
     from pyro_pcflow.infer import Completer
     from pyro_pcflow.serialization import load
 
-    path = arguments.proposal / "model.pt" if arguments.proposal.is_dir() else arguments.proposal
+    path = model_file(arguments.proposal)
     module = load(path, device=model.device, custom=load_custom(arguments.custom).values())
     if not isinstance(module, Completer):
         raise ValueError(f"{path} holds a {type(module).__name__}: --proposal takes a completer, as pcf.save writes it")

@@ -13,7 +13,7 @@ from types import ModuleType
 __all__ = ["add_custom", "load_custom"]
 
 
-def add_custom(parser: argparse.ArgumentParser) -> None:
+def add_custom(parser: argparse._ActionsContainer) -> None:
     """Add the option, whose values `load_custom` takes."""
     parser.add_argument(
         "--custom",

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from pyro_pcflow.cli.custom import load_custom
+from pyro_pcflow.cli.shared import model_file
 from pyro_pcflow.infer import Completer
 from pyro_pcflow.metrics import importance_weighted_bound, log_likelihood
 from pyro_pcflow.ops.random import seeded
 from pyro_pcflow.serialization import load
-from pyro_pcflow.training.objective import is_cloud_model, missing_attributes
+from pyro_pcflow.training.objective import data_dtype_of, in_units_of, is_cloud_model, missing_attributes
 from pyro_pcflow.training.options import as_device
 
 if TYPE_CHECKING:
@@ -51,6 +52,8 @@ class SavedModel(ABC):
         self.point_dim: int = module.point_dim
         parameter = next(module.parameters())
         self.device, self.dtype = parameter.device, parameter.dtype
+        # Of points, which may have an origin that is subtracted in double precision.
+        self.data_dtype = data_dtype_of(module) or self.dtype
 
     def check_dim(self, dim: int, what: str) -> None:
         """Raise a `ValueError` if points have another number of coordinates than the model."""
@@ -64,6 +67,14 @@ class SavedModel(ABC):
                 f"--label: expected one for all clouds, or one for each of {num_clouds} of {what}, got "
                 f"{len(self.labels)}"
             )
+
+    def away(self, points: Tensor) -> float:
+        """How far the centre of points (N, D) lies from that of the training data, in its standard deviations.
+
+        0 where the model does not say.
+        """
+        exact = in_units_of(self.module, points)
+        return 0.0 if exact is None else float(exact.mean(0).norm())
 
     @abstractmethod
     def sample(self, num_clouds: int, num_points: int) -> Tensor:
@@ -99,12 +110,12 @@ class PointModel(SavedModel):
 
     def score(self, cloud: Tensor, index: int, seed: int) -> tuple[Tensor, float]:
         with torch.no_grad():
-            pieces = cloud.to(self.dtype).split(POINTS_AT_ONCE)
+            pieces = cloud.to(self.data_dtype).split(POINTS_AT_ONCE)
             scores = torch.cat([self.module.log_prob(piece.to(self.device)).cpu() for piece in pieces])
         return scores, scores.double().sum().item()
 
     def likelihood(self, clouds: Tensor, num_particles: int, seed: int, units: str) -> LogLikelihood:
-        return log_likelihood(self.module, clouds.to(self.device, self.dtype), units=units)
+        return log_likelihood(self.module, clouds.to(self.device, self.data_dtype), units=units)
 
 
 class CloudModel(SavedModel):
@@ -175,12 +186,7 @@ def load_model(run: Path, device: str, labels: Sequence[int] | None, custom: Seq
         OSError: nothing to read there.
     """
     chosen = as_device(device)
-    path = run / "model.pt" if run.is_dir() else run
-    if not path.exists():
-        expected = "expected the folder of a run that has ended" if run.is_dir() else "expected a run folder or a file"
-        raise FileNotFoundError(f"{path}: no such file; {expected}, as pcf.save writes it")
-    if not path.is_file():
-        raise ValueError(f"{path}: neither a file nor a folder")
+    path = model_file(run)
     module = load(path, device=chosen, custom=load_custom(custom).values())
     module.eval()
     if isinstance(module, Completer):

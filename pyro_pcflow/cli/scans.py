@@ -14,7 +14,9 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
+from pyro_pcflow.cli.data_options import LeftOut, folder_options_of, selection_of
 from pyro_pcflow.cli.models import SavedModel
+from pyro_pcflow.cli.shared import note
 from pyro_pcflow.data.listing import list_entries
 from pyro_pcflow.data.reading import iterate_stored
 from pyro_pcflow.distributions import ThinnedPoint, one_sided
@@ -26,29 +28,34 @@ __all__ = ["half_space", "read_scan", "write_json"]
 SENSOR_SAMPLES = 512
 
 
-def read_scan(path: str, model: SavedModel, num_points: int | None, seed: int) -> Tensor:
-    """The only cloud of a file, `(N, D)`, as the model computes.
+def read_scan(arguments: argparse.Namespace, model: SavedModel) -> Tensor:
+    """The only cloud of a file, `(N, D)`: as the model computes, or float64 where its type would lose digits.
 
     Args:
-        path: of a cloud file or a mesh.
+        arguments: `scan`, the path of a cloud file or a mesh; `scan_points` to draw, None for all points of a cloud
+            file; the `seed` of the draw; and the options of `add_data_options`. How many points are left out is told.
         model: that will explain it.
-        num_points: to draw; None for all points of a cloud file.
-        seed: of the draw.
 
     Raises:
         ValueError: several clouds, a mesh without a number of points, or points of other dimensions.
         OSError: nothing to read there.
     """
-    clouds = iterate_stored(list_entries(Path(path).expanduser(), None), None)
+    path, num_points = arguments.scan, arguments.scan_points
+    clouds = iterate_stored(list_entries(Path(path).expanduser(), None, folder_options_of(arguments)), None)
     stored = next(clouds)
     if stored.remaining:
         raise ValueError(f"{path} holds {1 + stored.remaining} clouds or more: give a file of one scan")
     if stored.num_points is None and num_points is None:
         raise ValueError(f"{path} is a mesh, which has any number of points: say how many to draw with --scan-points")
-    points = stored.draw(num_points, seed)
-    model.check_dim(points.shape[1], path)
+    drawn = stored.draw(num_points, arguments.seed, selection_of(arguments))
+    left_out = LeftOut()
+    left_out.add(drawn.dropped, drawn.strays)
+    if str(left_out):
+        note(str(left_out))
+    model.check_dim(drawn.joined.shape[1], path)
     # The array may be that of a file which must not be written to.
-    return torch.from_numpy(points.copy()).to(model.device, model.dtype)
+    points = torch.from_numpy(drawn.joined.copy())
+    return points.to(model.device, torch.promote_types(points.dtype, model.dtype))
 
 
 def half_space(arguments: argparse.Namespace, scan: Tensor) -> Callable[[Distribution], ThinnedPoint] | None:

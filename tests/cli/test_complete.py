@@ -52,6 +52,23 @@ def test_complete(models, scan, tmp_path, capsys):
     assert "whole.npz" in capsys.readouterr().err  # never overwritten
 
 
+def test_columns_of_a_scan_and_a_result_as_json(models, scan, tmp_path, capsys):
+    rows = torch.cat([torch.arange(30.0)[:, None], scan[1]], dim=1)
+    rows[4, 2] = torch.nan
+    header = "t,E,N,H\n"
+    text = "\n".join(",".join(map(str, row)) for row in rows.tolist())
+    (tmp_path / "scan.csv").write_text(header + text)
+    out = tmp_path / "a.npy"
+    more = ["--columns", "E,N,H", "--method", "svi", "--json"]
+    assert main(words(models["vae"], tmp_path / "scan.csv", out, *more)) == 0
+    captured = capsys.readouterr()
+    found = json.loads(captured.out)
+    assert (found["out"], found["observed_points"], found["num_clouds"], found["method"]) == (str(out), 29, 2, "svi")
+    assert "1 NaN or infinite" in captured.err
+    whole = pcf.data.load_clouds(out, None)
+    torch.testing.assert_close(whole[0, :29], scan[1][torch.arange(30) != 4])
+
+
 def test_a_completer_proposes(scan, tmp_path, capsys):
     vae = pcf.PointCloudVAE(
         3, 2, decoder={"num_couplings": 2, "hidden_dims": [8]}, encoder={"point_dims": [8], "hidden_dims": [8]}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import torch
 
@@ -35,3 +37,17 @@ def test_convert_takes_a_split_or_asks_for_one(tmp_path, capsys):
     for split, kept in {"train": [0, 2], "test": [1], "all": [0, 1, 2, 3]}.items():
         assert main([*command, str(tmp_path / f"{split}.npy"), "--split", split]) == 0
         assert np.load(tmp_path / f"{split}.npy")[:, 0, 0].tolist() == [15 * number for number in kept]
+
+
+def test_options_of_the_data_and_a_result_as_json(tmp_path, capsys):
+    rows = np.random.default_rng(0).normal(size=(50, 4)) + 4_485_513
+    for name in ("a.csv", "b.csv", "c.txt"):
+        np.savetxt(tmp_path / name, rows, delimiter=",", header="t,E,N,H", comments="", fmt="%.17g")
+    out = tmp_path / "all.npy"
+    words = ["convert", str(tmp_path), "--out", str(out), "--num-points", "50", "--columns", "E,N,H", "--json"]
+    assert main([*words, "--include", "*.csv"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found == {"out": str(out), "num_clouds": 2, "num_points": 50, "point_dim": 3}
+    written = np.load(out)
+    assert written.dtype == np.float64
+    assert {*map(tuple, written[0].tolist())} == {*map(tuple, rows[:, 1:].tolist())}

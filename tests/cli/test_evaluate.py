@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -141,10 +143,10 @@ def test_all_samples_failed(folder):
         ("text.txt", [], "expected a run folder, a model file (.pt), or samples"),
         ("nowhere", [], "nowhere"),
         ("nowhere.npy", [], "nowhere.npy"),
-        ("clouds.npy", ["--distance", "l2"], "distances: expected one of"),
+        ("clouds.npy", ["--distance", "l2"], "--distance: expected one of"),
         ("clouds.npy", ["--up", "w"], "up: expected"),
         ("clouds.npy", ["--split", "test", "--train", "nowhere.npz"], "nowhere.npz"),
-        ("clouds.npy", ["--split", "test", "--normalization", "unit"], "normalization: expected one of"),
+        ("clouds.npy", ["--split", "test", "--normalization", "unit"], "--normalization: expected one of"),
     ],
 )
 def test_errors_are_one_line_and_leave_no_folder(samples, options, words, folder, capsys):
@@ -273,3 +275,11 @@ def test_the_camera_of_the_sheet(folder, monkeypatch):
     monkeypatch.setattr(sheet, "neighbour_sheet", lambda _, **camera: cameras.append(camera) or Figure(figsize=(1, 1)))
     assert main(command(folder, "clouds.npy", "--up", "z", "--azim", "12.5")) == 0
     assert cameras == [{"up": "z", "azim": 12.5}]
+
+
+def test_a_result_as_json(folder, capsys, no_sheet):
+    assert main(command(folder, "clouds.npz", "--split", "test", "--json")) == 0
+    found = json.loads(capsys.readouterr().out)
+    out = folder / "new" / "report"
+    assert (found["out"], found["files"]) == (str(out), ["report.json", "report.md", "sheet.png"])
+    assert found["report"]["metrics"] == json.loads((out / "report.json").read_text())["metrics"]

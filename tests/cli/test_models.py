@@ -201,11 +201,14 @@ def test_points_of_another_dimension(command, name, models, tmp_path, capsys):
     assert not (tmp_path / "out.csv").exists()
 
 
-@pytest.mark.parametrize(("name", "header"), [("flat", "x,y"), ("six", "x0,x1,x2,x3,x4,x5")])
-def test_two_and_six_coordinates(name, header, models, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "columns", "header"), [("flat", "1,2", "x,y"), ("six", "1,2,3,4,5,6", "x0,x1,x2,x3,x4,x5")]
+)
+def test_two_and_six_coordinates(name, columns, header, models, tmp_path):
     samples, scores = tmp_path / "samples.xyz", tmp_path / "scores.csv"
     assert main(["sample", str(models[name]), "--num-points", "30", "--out", str(samples), "--device", "cpu"]) == 0
-    assert main(["score", str(models[name]), str(samples), "--out", str(scores), "--device", "cpu"]) == 0
+    words = ["score", str(models[name]), str(samples), "--columns", columns, "--out", str(scores), "--device", "cpu"]
+    assert main(words) == 0
     assert scores.read_text().splitlines()[0] == f"cloud,point,{header},log_density"
 
 

@@ -108,3 +108,17 @@ def test_a_mesh_needs_a_number_of_points(models, tmp_path, capsys):
     mesh = pcf.data.example_path("spot")
     assert main(words(models, mesh, tmp_path / "a.json")) == 2
     assert "--scan-points" in capsys.readouterr().err
+
+
+def test_a_result_as_json(models, scan, tmp_path, capsys):
+    out = tmp_path / "pose.json"
+    assert main(words(models, scan[0], out, "--json", "--outliers", "2", "9")) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["out"], found["picture"]) == (str(out), str(out.with_suffix(".ply")))
+    assert found["matrix"] == json.loads(out.read_text())["matrix"]
+    assert 0 <= found["outlier_share"] <= 1
+
+
+def test_outliers_or_none(models, scan, tmp_path, capsys):
+    assert main(words(models, scan[0], tmp_path / "pose.json", "--outliers", "2", "9", "--no-outliers")) == 2
+    assert "give one of them" in capsys.readouterr().err

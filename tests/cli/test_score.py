@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 import pyro_pcflow as pcf
-from pyro_pcflow.cli import main, score
+from pyro_pcflow.cli import main, score, score_files
 
 AXES = ["x", "y", "z"]
 
@@ -158,7 +158,7 @@ def test_pieces_make_no_difference(name, models, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "log_prob", lambda self, x, *more: pieces.append(len(x)) or original(self, x, *more))
     monkeypatch.setattr(saved, "POINTS_AT_ONCE", 20)
     monkeypatch.setattr(cloud_encoder, "POINTS_AT_ONCE", 20)
-    monkeypatch.setattr(score, "ROWS_AT_ONCE", 20)
+    monkeypatch.setattr(score_files, "ROWS_AT_ONCE", 20)
     assert main([*words, str(tmp_path / "pieces.npy")]) == 0
     assert pieces == [20, 20, 10]
     assert np.allclose(np.load(tmp_path / "pieces.npy"), np.load(tmp_path / "whole.npy"), rtol=1e-5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import numpy as np
@@ -57,7 +58,7 @@ def test_the_reported_score_is_that_of_points_never_seen(count, tmp_path, capsys
 
 @pytest.mark.parametrize("name", ["scan.xyz", "scan.npz", "scan.npy"])
 def test_a_scan_is_trained_on_each_of_its_points_once(name, tmp_path, fitted):
-    points = numbered(3000)
+    points = 0.5 + numbered(3000)
     pcf.data.save_clouds(torch.from_numpy(points).unsqueeze(0), tmp_path / name)
     assert main(["train", str(tmp_path / name), "--out", str(tmp_path / "run")]) == 2
     ((module, data, options),) = fitted
@@ -179,10 +180,10 @@ def test_the_train_part_of_the_embedded_bodies(tmp_path, fitted, capsys):
 
 def test_files_that_are_passed_over_are_told_in_one_line(tmp_path, fitted, capsys):
     np.save(tmp_path / "a.npy", numbered(30))
-    (tmp_path / "scan.pcd").write_text("of another format")
+    (tmp_path / "scan.fbx").write_text("of another format")
     assert main(["train", str(tmp_path), "--out", str(tmp_path / "run")]) == 2
     first, last = capsys.readouterr().err.splitlines()
-    assert first.startswith(f"pcflow: {tmp_path}: 1 file was passed over, whose endings are not known: scan.pcd; known")
+    assert first.startswith(f"pcflow: {tmp_path}: 1 file was passed over, whose endings are not known: scan.fbx; known")
     assert last == "pcflow: enough"
 
 
@@ -373,3 +374,126 @@ def test_options_of_the_training(tmp_path, fitted, capsys):
         capsys.readouterr()
         assert main([*words, wrong]) == 2
         assert told in capsys.readouterr().err
+
+
+def categories(root, names=("chair", "table")):
+    for name in names:
+        for number in range(10):
+            path = root / name / f"{number}.npy"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            np.save(path, np.random.default_rng(number).normal(size=(30, 3)))
+    return root
+
+
+def test_categories_are_classes(tmp_path, fitted, capsys):
+    root = categories(tmp_path / "data", ("table", "chair", "lamp"))
+    assert main(["train", str(root), "--categories", "--out", str(tmp_path / "run")]) == 2
+    ((module, (clouds, labels), _),) = fitted
+    assert (type(module), module.num_classes) == (pcf.PointCloudVAE, 3)
+    assert clouds.shape == (30, 30, 3)
+    assert labels.tolist() == [0] * 10 + [1] * 10 + [2] * 10
+    assert "3 categories: 0 chair, 1 lamp, 2 table" in capsys.readouterr().err
+
+
+def test_names_of_categories_are_kept(tmp_path, no_pictures, capsys):
+    root, run = categories(tmp_path / "data"), tmp_path / "run"
+    small = ["--set", "latent_dim=2", "encoder.point_dims=[8]", "encoder.hidden_dims=[8]"]
+    words = ["train", str(root), "--categories", "--out", str(run), "--json", *TINY, *small]
+    assert main(words) == 0
+    assert json.loads(capsys.readouterr().out)["categories"] == ["chair", "table"]
+    assert json.loads((run / train.CATEGORIES).read_text()) == ["chair", "table"]
+    assert main([*words, "--resume", "--max-steps", "3"]) == 0
+    assert main(["sample", str(run), "--label", "1", "--num-points", "9", "--out", str(tmp_path / "a.npy")]) == 0
+    (root / "chair").rename(root / "stool")
+    capsys.readouterr()
+    assert main([*words, "--resume", "--max-steps", "4"]) == 2
+    assert "has other categories than the data, which are 0 stool, 1 table" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("names", "words", "told"),
+    [
+        (("chair",), [], "--categories: expected two or more, found chair"),
+        ((".",), [], "lies in no folder of a category, and says no class"),
+        (("chair", "table"), ["--set", "num_classes=3"], "--set num_classes=3: the data has 2 categories"),
+    ],
+)
+def test_categories_that_are_none(names, words, told, tmp_path, fitted, capsys):
+    root = categories(tmp_path / "data", names)
+    assert main(["train", str(root), "--categories", "--out", str(tmp_path / "run"), *words]) == 2
+    assert told in capsys.readouterr().err
+    assert not fitted
+
+
+def test_points_that_are_left_out_are_not_made_up_for(tmp_path, fitted, capsys):
+    """A point that is held out must not be trained on as well."""
+    points = 0.5 + numbered(300)
+    points[::10, 1] = np.nan
+    np.save(tmp_path / "a.npy", points)
+    assert main(["train", str(tmp_path / "a.npy"), "--out", str(tmp_path / "run"), "--num-points", "290"]) == 2
+    ((_, data, _),) = fitted
+    assert len(data) == len(data.unique(dim=0)) == 270
+    assert "points left out of 1 cloud: 30 NaN or infinite" in capsys.readouterr().err
+    assert main(["train", str(tmp_path / "a.npy"), "--out", str(tmp_path / "run"), "--refuse-nan"]) == 2
+    told = capsys.readouterr().err
+    assert "30 of 300 points are NaN" in told
+    assert "drop_nan" not in told
+
+
+def test_columns_and_features(tmp_path, fitted):
+    rows = np.random.default_rng(0).normal(size=(50, 5))
+    np.savetxt(tmp_path / "a.csv", rows, delimiter=",", header="t,E,N,H,intensity", comments="")
+    words = ["train", str(tmp_path / "a.csv"), "--out", str(tmp_path / "run"), "--columns", "E,N,H"]
+    assert main([*words, "--features", "intensity"]) == 2
+    ((module, data, _),) = fitted
+    assert module.point_dim == 4
+    assert np.allclose(data.numpy(), rows[:, 1:])
+
+
+def test_files_of_a_folder_that_are_meant(tmp_path, fitted):
+    for name in ("a.npy", "b.npy", "sub/a.npy"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        np.save(tmp_path / name, numbered(30))
+    for words, count in {(): 90, ("--include", "a.npy"): 60, ("--no-subfolders",): 60}.items():
+        assert main(["train", str(tmp_path), "--out", str(tmp_path / "run"), *words]) == 2
+        assert len(fitted[-1][1]) == count
+
+
+def test_map_coordinates_are_trained_on_in_double_precision(tmp_path, no_pictures, capsys):
+    offsets = np.random.default_rng(0).uniform(size=(400, 3))
+    np.save(tmp_path / "map.npy", np.array([701362.0, 4485513.0, 40.0]) + offsets)
+    run = tmp_path / "run"
+    assert main(["train", str(tmp_path / "map.npy"), "--out", str(run), *TINY]) == 0
+    flow = pcf.load(run / "model.pt")
+    assert flow.origin is not None
+    assert main(["sample", str(run), "--num-points", "500", "--out", str(tmp_path / "a.npy")]) == 0
+    drawn = np.load(tmp_path / "a.npy")[0]
+    assert np.abs(np.median(drawn, axis=0) - [701362.5, 4485513.5, 40.5]).max() < 0.5
+    np.save(tmp_path / "maps.npy", np.load(tmp_path / "map.npy").reshape(20, 20, 3))
+    capsys.readouterr()
+    words = ["train", str(tmp_path / "maps.npy"), "--model", "vae", "--out", str(tmp_path / "vae"), *TINY]
+    assert main(words) == 2
+    assert "subtract an origin first" in capsys.readouterr().err
+
+
+def test_a_run_that_is_there_is_resumed_by_its_option(tmp_path, capsys, fitted):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.toml").write_text("mine")
+    np.save(tmp_path / "a.npy", numbered(30))
+    assert main(["train", str(tmp_path / "a.npy"), "--out", str(tmp_path / "run")]) == 2
+    told = "already holds a run (config.toml): give --resume to continue it, or choose another folder"
+    assert told in capsys.readouterr().err
+    assert not fitted
+
+
+def test_features_have_units_of_their_own(tmp_path, capsys, no_pictures):
+    points = np.random.default_rng(0).normal(size=(300, 3))
+    rows = [f"{x},{y},{z},{1000 * x:.3f}" for x, y, z in points.round(4).tolist()]
+    (tmp_path / "scan.csv").write_text("\n".join(["x,y,z,intensity", *rows]))
+    words = ["train", str(tmp_path / "scan.csv"), "--features", "intensity", "--max-steps", "2", "--out"]
+    assert main([*words, str(tmp_path / "run"), "--num-couplings", "1", "--hidden-dims", "8"]) == 0
+    flow = pcf.load(tmp_path / "run" / "model.pt")
+    assert (flow.point_dim, flow.feature_dim) == (4, 1)
+    assert 500 < flow.units.scale[3] / flow.units.scale[0] < 2000
+    assert main([*words, str(tmp_path / "other"), "--model", "vae"]) == 2
+    assert "--features: a model of many shapes has one unit for all coordinates" in capsys.readouterr().err
