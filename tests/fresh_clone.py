@@ -37,6 +37,10 @@ def write(cloud, path):
     trimesh.PointCloud(cloud.numpy()).export(path)
 write(bodies[0], "my_scan.ply")
 write(bodies[1], "other_scan.ply")
+Path("survey").mkdir()
+rows = (bodies[2, :300].double() + 4_485_513).tolist()
+lines = [f"{index},{e!r},{n!r},{h!r},{index}" for index, (e, n, h) in enumerate(rows)]
+Path("survey", "a.csv").write_text("\\n".join(["time,E,N,H,intensity", *lines]))
 for index in range(20):
     write(bodies[index], f"my_scans/{index}.ply")
     write(bodies[100 + index], f"held_out/{index}.ply")

@@ -93,7 +93,7 @@ def test_every_command_is_one_that_the_parser_takes(page):
         for line in block.replace("\\\n", "").splitlines() if language == "sh" else ():
             program, *arguments = shlex.split(line, comments=True) or [""]
             if program == "pcflow":
-                assert callable(cli._parser(arguments).parse_args(arguments).command), line
+                assert callable(cli.make_parser(arguments).parse_args(arguments).command), line
 
 
 @pytest.mark.parametrize("path", [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))], ids=lambda p: p.name)
