@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 import numpy as np
@@ -74,11 +74,7 @@ class ScoreFile(ABC):
 
     def _name(self, wanted: str) -> str:
         """A name that no column of the file has: it is not replaced."""
-        taken, name, count = {*self._axes, *self._others}, wanted, 1
-        while name in taken:
-            count += 1
-            name = f"{wanted}_{count}"
-        return name
+        return _free_name(wanted, {*self._axes, *self._others})
 
     @abstractmethod
     def _add(self, cloud: Scored) -> None: ...
@@ -162,7 +158,7 @@ class _Clouds(ScoreFile):
                 np.full(len(part.points), np.nan) if column is None else column
                 for part, column in zip(parts, found, strict=True)
             ]
-            columns[name if name not in columns else f"{name}_2"] = np.concatenate(given)
+            columns[_free_name(name, columns)] = np.concatenate(given)
         if words:
             note(f"columns of words, which such a file cannot hold, are left out: {', '.join(words)}")
         if len(parts) > 1:
@@ -183,10 +179,11 @@ class _PlyScores(_Clouds):
 
         # CloudCompare and MeshLab show properties of such names as scalar fields.
         ours = (self._name(SCORE), self._name(CLOUD))
-        write_ply(
-            self._file,
-            {f"scalar_{name}" if name in ours else "_".join(name.split()): values for name, values in columns.items()},
-        )
+        named: dict[str, NDArray[Any]] = {}
+        for name, values in columns.items():
+            # A file that was scored before has a property of ours, which stays.
+            named[_free_name(f"scalar_{name}" if name in ours else "_".join(name.split()), named)] = values
+        write_ply(self._file, named)
 
 
 class _LasScores(_Clouds):
@@ -200,6 +197,15 @@ class _LasScores(_Clouds):
         from pyro_pcflow.data.writing_las import write_las
 
         write_las(self._file, columns, compress=self._compressed)
+
+
+def _free_name(wanted: str, taken: Container[str]) -> str:
+    """A name that is not taken: the one that is wanted, or with a number behind it."""
+    name, count = wanted, 1
+    while name in taken:
+        count += 1
+        name = f"{wanted}_{count}"
+    return name
 
 
 def open_scores(file: BinaryIO, suffix: str) -> ScoreFile:

@@ -118,3 +118,14 @@ def test_points_far_from_those_of_the_training_are_told_of(models, tmp_path, cap
             "standard deviations of the training data from its centre: are they in other units"
             in capsys.readouterr().err
         )
+
+
+def test_a_scored_cloud_that_is_scored_again_has_both_scores(models, tmp_path):
+    scan_file(tmp_path, header="time,x,y,z,a b,class")
+    assert score(models["flow"], tmp_path / "scan.csv", tmp_path / "a.ply") == 0
+    assert score(models["double"], tmp_path / "a.ply", tmp_path / "b.ply") == 0
+    (back,) = load_scans(tmp_path / "b.ply", features=["scalar_log_density", "scalar_log_density_2", "a_b"])
+    (first,) = load_scans(tmp_path / "a.ply", features=["scalar_log_density"])
+    assert back.features[:, 0].tolist() == first.features[:, 0].tolist()
+    assert back.features[:, 1].tolist() != back.features[:, 0].tolist()
+    assert back.features[:, 2].tolist() == [3 * i for i in range(40)]
