@@ -100,9 +100,10 @@ def save_scan(scan: Scan, path: str | os.PathLike[str], fields: Mapping[str, Ten
     # Programs look for scalar fields by this beginning of a PLY property's name.
     begin = "scalar_" if path.suffix == ".ply" else ""
     if scan.features is not None:
-        columns |= {
-            name.removeprefix("scalar_"): scan.features[:, i].numpy() for i, name in enumerate(scan.feature_names)
-        }
+        names = [name.removeprefix("scalar_") for name in scan.feature_names]
+        if len({*columns, *names}) < len(columns) + len(names):
+            raise ValueError(f"{path}: features {', '.join(scan.feature_names)} would have one name there")
+        columns |= {name: scan.features[:, place].numpy() for place, name in enumerate(names)}
     for name, values in (fields or {}).items():
         if values.shape != (len(scan),):
             raise ValueError(f"{name}: expected a number for each of {len(scan)} points, got {tuple(values.shape)}")

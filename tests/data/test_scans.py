@@ -111,3 +111,10 @@ def test_what_cannot_be_saved_is_refused(tmp_path):
     with pytest.raises(ValueError, match="x: the scan has a column of this name"):
         save_scan(scan, tmp_path / "a.ply", {"x": torch.zeros(10)})
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.npy"]
+
+
+def test_features_that_would_have_one_name_are_refused(tmp_path):
+    put(tmp_path, "a.csv", b"x,y,z,speed,scalar_speed\n0,0,0,1,2\n1,1,1,3,4\n")
+    (scan,) = load_scans(tmp_path, features="speed,scalar_speed")
+    with pytest.raises(ValueError, match="features speed, scalar_speed would have one name there"):
+        save_scan(scan, tmp_path / "b.ply")
