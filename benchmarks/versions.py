@@ -11,14 +11,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import statistics
-import subprocess
-import sys
-import time
 from pathlib import Path
 
-HERE = Path(__file__).parents[1]
+from benchmarks.common.checkouts import add_other, compare, print_ratios, run
+
 PASSES = """
 import json, statistics, time, torch, pyro_pcflow as pcf
 
@@ -41,20 +37,6 @@ print(json.dumps({task: statistics.median(runs[3:]) for task, runs in seconds.it
 """
 
 
-def run(checkout: Path, command: list[str]) -> tuple[str, float]:
-    """What a Python with the packages of a checkout prints, and the seconds that it takes from start to end."""
-    start = time.perf_counter()
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", *command],
-        cwd=checkout,
-        env={**os.environ, "PYTHONPATH": str(checkout)},
-        check=True,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    return done.stdout, time.perf_counter() - start
-
-
 def measure(checkout: Path) -> dict[str, float]:
     """Seconds of each task in one run."""
     passes, _ = run(checkout, ["-c", PASSES])
@@ -66,29 +48,9 @@ def measure(checkout: Path) -> dict[str, float]:
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("other", type=Path, help="a folder with another version of this project")
-    parser.add_argument("--rounds", type=int, default=9, help="runs of each version (%(default)s)")
+    add_other(parser, rounds=9)
     arguments = parser.parse_args()
-    other = arguments.other.resolve()
-    if not (other / "pyro_pcflow" / "__init__.py").is_file():
-        parser.error(f"{arguments.other} holds no folder pyro_pcflow")
-    for checkout in (HERE, other):  # compiles the kernel and the byte code
-        measure(checkout)
-    ours: list[dict[str, float]] = []
-    theirs: list[dict[str, float]] = []
-    for number in range(arguments.rounds):
-        # The second one finds a warmer machine.
-        order = [(HERE, ours), (other, theirs)]
-        for checkout, runs in order if number % 2 == 0 else reversed(order):
-            runs.append(measure(checkout))
-    print("| task | this version | the other | ratio | range |\n| --- | --- | --- | --- | --- |")
-    for task in ours[0]:
-        ratios = [mine[task] / yours[task] for mine, yours in zip(ours, theirs, strict=True)]
-        mine, yours = (1e3 * statistics.median(run[task] for run in runs) for runs in (ours, theirs))
-        print(
-            f"| {task} | {mine:.1f} ms | {yours:.1f} ms | {statistics.median(ratios):.3f}"
-            f" | {min(ratios):.3f} to {max(ratios):.3f} |"
-        )
+    print_ratios(*compare(measure, arguments.other, arguments.rounds))
 
 
 if __name__ == "__main__":

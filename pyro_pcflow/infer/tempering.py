@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -22,6 +24,8 @@ __all__ = ["calibrate_temper"]
 EXPONENTS = (1.0, 0.3, 0.1, 0.03, 0.01)
 # Completions of a cloud, and hidden points of it.
 NUM_SAMPLES, HIDDEN_POINTS = 32, 64
+# Clouds below which their mean coverage is a guess: of a few alike, whatever exponent comes first seems right.
+FEWEST_CLOUDS = 20
 # Width of the sensor's edge, as a share of half of the longest side of a cloud.
 SOFTNESS = 0.05
 
@@ -43,7 +47,8 @@ def calibrate_temper(
 
     Args:
         completer: trained.
-        clouds: held-out clouds of the kind that the model is for, thickened as in training, shape `(S, N, D)`.
+        clouds: held-out clouds of the kind that the model is for, thickened as in training, shape `(S, N, D)`; fifty
+            are enough, and a warning says that fewer than twenty are not.
         level: of the regions.
         exponents: which are tried, in descending order.
         seed: decides views and draws; the state of torch's generators stays as it is.
@@ -59,7 +64,7 @@ def calibrate_temper(
         >>> import pyro_pcflow as pcf
         >>> vae = pcf.PointCloudVAE(latent_dim=4, decoder={"base": "mixture", "num_components": 4, "num_couplings": 0})
         >>> completer = Completer(vae, context_dim=8)
-        >>> found = calibrate_temper(completer, vae.sample(3, 100), exponents=[1.0, 0.1])
+        >>> found = calibrate_temper(completer, vae.sample(20, 100), exponents=[1.0, 0.1])
         >>> sorted(found), completer.temper.shape
         ([30, 100, 300, 1000], torch.Size([4]))
     """
@@ -71,6 +76,12 @@ def calibrate_temper(
         raise ValueError(
             f"expected a level and exponents between 0 and 1, got level={level}, exponents={list(exponents)}"
         )
+    if len(clouds) < FEWEST_CLOUDS:
+        warnings.warn(
+            f"{len(clouds)} clouds do not tell how far a likelihood can be trusted, and exponents may be far too sure: "
+            f"give at least {FEWEST_CLOUDS} held-out clouds, better 50, or a small temper= to complete",
+            stacklevel=2,
+        )
     remaining = sorted(exponents, reverse=True)
     found: dict[int, dict[float, tuple[float, float]]] = {}
     kept = []
@@ -78,8 +89,8 @@ def calibrate_temper(
         found[count] = {}
         for exponent in remaining:
             # The same views for each exponent.
-            with seeded(seed, clouds.device), torch.no_grad():
-                covered, scores = _coverage(completer, clouds, count, exponent, level)
+            with seeded(seed, clouds.device), torch.no_grad(), _trusted(completer, exponent):
+                covered, scores = _coverage(completer, clouds, count, level)
             found[count][exponent] = covered.mean().item(), scores.mean().item()
             if found[count][exponent][0] >= level:
                 break
@@ -89,8 +100,22 @@ def calibrate_temper(
     return found
 
 
-def _coverage(completer: Completer, clouds: Tensor, count: int, exponent: float, level: float) -> tuple[Tensor, Tensor]:
-    """Coverage and score of the clouds that have hidden points, for one number of points and one exponent."""
+@contextmanager
+def _trusted(completer: Completer, exponent: float) -> Iterator[None]:
+    """Let a completer say this exponent of any number of points, so that what is tried is what "auto" will do.
+
+    To give `temper=1` would not be the same: it asks for Bayes' rule, by which the likelihood also weighs modes.
+    """
+    before = completer.temper.clone()
+    completer.temper.fill_(exponent)
+    try:
+        yield
+    finally:
+        completer.temper.copy_(before)
+
+
+def _coverage(completer: Completer, clouds: Tensor, count: int, level: float) -> tuple[Tensor, Tensor]:
+    """Coverage and score of the clouds that have hidden points, for one number of points."""
     model = completer.model
     low, high = clouds.amin(1), clouds.amax(1)
     softness = SOFTNESS * 0.5 * (high - low).amax(-1).mean().item()
@@ -112,7 +137,6 @@ def _coverage(completer: Completer, clouds: Tensor, count: int, exponent: float,
             observe=seen,
             method="hmc",
             proposal=completer,
-            temper=exponent,
             num_samples=NUM_SAMPLES,
             check=False,
         )

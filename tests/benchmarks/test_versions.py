@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from benchmarks import versions
+from benchmarks.common.checkouts import HERE
 
 
 def test_ratios_are_of_runs_side_by_side(command, monkeypatch, tmp_path):
@@ -13,7 +14,7 @@ def test_ratios_are_of_runs_side_by_side(command, monkeypatch, tmp_path):
     order = []
 
     def measure(checkout):
-        order.append(checkout == versions.HERE)
+        order.append(checkout == HERE)
         # The machine slows down by half after the first round, for both.
         return {"log_prob": (1.0 if order[-1] else 2.0) * (1.0 if len(order) <= 4 else 1.5)}
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import pyro_pcflow as pcf
-from pyro_pcflow.infer import Completer, calibrate_temper
+from pyro_pcflow.infer import Completer, calibrate_temper, tempering
 from pyro_pcflow.infer.checks import region_share
 
 
@@ -42,17 +42,43 @@ def make_completer():
 def test_a_right_model_is_trusted_and_a_wrong_one_is_not():
     """On clouds of the model itself regions hold what they should; moved by what it does not know, they do not."""
     completer = make_completer()
-    own = completer.model.sample(12, 1500)
+    own = completer.model.sample(20, 1500)
     found = calibrate_temper(completer, own, exponents=[1.0, 0.03])
-    # Four standard errors of the mean of 12 clouds, whose shares deviate by a tenth.
-    assert all(abs(share - 0.9) < 4 * 0.1 / 12**0.5 for tried in found.values() for share, _ in tried.values())
-    moved = own + torch.randn(12, 1, 3)
+    # Four standard errors of the mean of 20 clouds, whose shares deviate by a tenth.
+    assert all(abs(share - 0.9) < 4 * 0.1 / 20**0.5 for tried in found.values() for share, _ in tried.values())
+    moved = own + torch.randn(20, 1, 3)
     state = torch.random.get_rng_state()
     wrong = calibrate_temper(completer, moved, exponents=[1.0, 0.03])
     assert torch.equal(torch.random.get_rng_state(), state)
     assert wrong[30][1.0][0] < 0.85
     assert completer.temper[3] < 1
     assert (completer.temper.diff() <= 0).all()
+
+
+def test_what_is_tried_is_what_auto_does(monkeypatch):
+    """Also of the exponent 1: as a number it would be Bayes' rule, by which the likelihood weighs modes."""
+    completer = make_completer()
+    completer.temper.fill_(0.5)
+    clouds = completer.model.sample(20, 100)
+    said = []
+
+    def look(model, partial, num_points, *, temper="auto", proposal, mask, **options):
+        said.append((temper, proposal.exponent(mask.sum(-1)).unique().tolist()))
+        raise InterruptedError
+
+    monkeypatch.setattr(tempering, "complete", look)
+    for exponent in (1.0, 0.25):
+        with pytest.raises(InterruptedError):
+            calibrate_temper(completer, clouds, exponents=[exponent])
+    assert said == [("auto", [1.0]), ("auto", [0.25])]
+    # Whatever happens, a completer keeps what it had.
+    assert completer.temper.tolist() == [0.5] * 4
+
+
+def test_few_clouds_are_doubted():
+    completer = make_completer()
+    with pytest.warns(UserWarning, match="3 clouds do not tell .* at least 20"):
+        calibrate_temper(completer, completer.model.sample(3, 60), exponents=[0.01])
 
 
 def test_wrong_use():
