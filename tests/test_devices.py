@@ -270,7 +270,12 @@ def test_auto_decoder():
 
 
 @pytest.mark.parametrize(
-    ("method", "options"), [("svi", {}), ("nuts", {"warmup_steps": 3}), ("hmc", {"warmup_steps": 3, "num_chains": 2})]
+    ("method", "options"),
+    [
+        ("svi", {}),
+        ("nuts", {"warmup_steps": 3}),
+        pytest.param("hmc", {"warmup_steps": 3, "num_chains": 2}, marks=pytest.mark.exhaustive),
+    ],
 )
 def test_completion(method, options):
     def compute(device):

@@ -25,7 +25,7 @@ def kill(*arguments):
 
 
 def test_nothing_is_lost_by_a_few_kills():
-    assert "8 kills" in kill("--kills", 8, "--commands", "train flow", "convert")
+    assert "4 kills" in kill("--kills", 4, "--commands", "train flow", "convert")
 
 
 @pytest.mark.exhaustive

@@ -27,7 +27,7 @@ def skull():
     [
         ("affine", 100),
         ("spline", 30),
-        ("cubic", 30),
+        pytest.param("cubic", 30, marks=pytest.mark.exhaustive),
         *(pytest.param(coupling, 400, marks=pytest.mark.exhaustive) for coupling in ("affine", "spline", "cubic")),
     ],
 )

@@ -50,7 +50,7 @@ def test_models_are_trained_saved_and_sampled(tmp_path):
     run("-c", USE, tmp_path / "vae.pt")
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_the_registry_of_transforms_passes():
     plugin = ("-p", "helpers.without_kernels", "-p", "no:cacheprovider")
     assert "passed" in run("-m", "pytest", "-q", *plugin, TESTS / "transforms" / "test_registry.py")

@@ -21,8 +21,10 @@ if TYPE_CHECKING:
 
 __all__ = ["NothingRecordedError", "SoftHalfSpace", "ThinnedPoint", "one_sided"]
 
-# Where a sample is rejected this often, no density could be normalised either.
-MAX_ROUNDS = 10_000
+# Where so many points are rejected for each one that is wanted, no density could be normalised either.
+MOST_REJECTED = 10_000
+# Points that are drawn at once where many are rejected.
+LARGEST_DRAW = 2**16
 
 
 class NothingRecordedError(ValueError):
@@ -190,18 +192,23 @@ class ThinnedPoint(PointDistribution):
         """
         points = self.point_distribution.expand(self.batch_shape)
         with torch.no_grad():
-            samples = points.sample(torch.Size(sample_shape))
+            samples = points.sample(torch.Size((math.prod(sample_shape),)))
             rejected = self._reject(samples)
-            for _ in range(MAX_ROUNDS):
-                if not rejected.any():
-                    return samples
-                fresh = points.sample(torch.Size(sample_shape))
-                samples = torch.where(rejected.unsqueeze(-1), fresh, samples)
-                rejected = rejected & self._reject(samples)
-        raise NothingRecordedError(
-            f"after {MAX_ROUNDS} rounds {int(rejected.sum())} samples were still not recorded: the sensor sees next to "
-            f"nothing of the object, the log-probability of a point is {self.log_normalizer().min().item():.3g}"
-        )
+            wanted = drawn = _most(rejected)
+            left = MOST_REJECTED * wanted
+            while wanted and left > 0:
+                # Twice as many each time, so that of an object that is hardly seen few draws are enough.
+                drawn = max(wanted, min(2 * drawn, LARGEST_DRAW // max(1, self.batch_shape.numel())))
+                left -= drawn
+                fresh = points.sample(torch.Size((drawn,)))
+                samples, rejected = _replaced(samples, rejected, fresh, ~self._reject(fresh))
+                wanted = _most(rejected)
+        if wanted:
+            raise NothingRecordedError(
+                f"of {MOST_REJECTED} points for each sample hardly any were recorded: the sensor sees next to nothing "
+                f"of the object, the log-probability of a point is {self.log_normalizer().min().item():.3g}"
+            )
+        return samples.unflatten(0, torch.Size(sample_shape)) if sample_shape else samples[0]
 
     def _reject(self, points: Tensor) -> Tensor:
         log_retention = self.log_retention(points)
@@ -285,3 +292,25 @@ def _log_normalizer(points: Distribution, log_retention: Callable[[Tensor], Tens
         return (log_weights.movedim(-1, 0) + log_means).logsumexp(0)
     samples, log_weights = quasi_monte_carlo(points, num_samples)
     return (log_retention(samples) + log_weights).logsumexp(0)
+
+
+def _most(chosen: Tensor) -> int:
+    """The largest number of chosen samples, shape `(count, *batch)`, over a batch."""
+    return int(chosen.sum(0).max()) if chosen.numel() else 0
+
+
+def _replaced(samples: Tensor, rejected: Tensor, fresh: Tensor, accepted: Tensor) -> tuple[Tensor, Tensor]:
+    """Put accepted fresh points, in their order, in the places of rejected samples: these, and which are left.
+
+    Args:
+        samples: shape `(count, *batch, D)`.
+        rejected: shape `(count, *batch)`.
+        fresh: shape `(drawn, *batch, D)`.
+        accepted: shape `(drawn, *batch)`.
+    """
+    order = accepted.sort(stable=True, dim=0, descending=True).indices
+    rank = rejected.cumsum(0) - 1
+    found = rejected & (rank < accepted.sum(0))
+    places = order.gather(0, rank.clamp(0, len(fresh) - 1))
+    chosen = fresh.gather(0, places.unsqueeze(-1).expand_as(samples))
+    return torch.where(found.unsqueeze(-1), chosen, samples), rejected & ~found

@@ -26,6 +26,8 @@ EXPONENTS = (1.0, 0.3, 0.1, 0.03, 0.01)
 NUM_SAMPLES, HIDDEN_POINTS = 32, 64
 # Clouds below which their mean coverage is a guess: of a few alike, whatever exponent comes first seems right.
 FEWEST_CLOUDS = 20
+# The least log-probability that a point of a draw is hidden.
+LEAST_HIDDEN = math.log(1e-3)
 # Width of the sensor's edge, as a share of half of the longest side of a cloud.
 SOFTNESS = 0.05
 
@@ -64,7 +66,7 @@ def calibrate_temper(
         >>> import pyro_pcflow as pcf
         >>> vae = pcf.PointCloudVAE(latent_dim=4, decoder={"base": "mixture", "num_components": 4, "num_couplings": 0})
         >>> completer = Completer(vae, context_dim=8)
-        >>> found = calibrate_temper(completer, vae.sample(20, 100), exponents=[1.0, 0.1])
+        >>> found = calibrate_temper(completer, vae.sample(20, 60), exponents=[0.01])
         >>> sorted(found), completer.temper.shape
         ([30, 100, 300, 1000], torch.Size([4]))
     """
@@ -140,13 +142,23 @@ def _coverage(completer: Completer, clouds: Tensor, count: int, level: float) ->
             num_samples=NUM_SAMPLES,
             check=False,
         )
-        densities = [seen(model.decoder.condition(model.decoder_context(z))).complement() for z in result.latents["z"]]
+
+        def unseen(z: Tensor, some: Tensor | slice) -> ThinnedPoint:
+            point = model.decoder.condition(model.decoder_context(z))
+            return one_sided(point, direction[some], offset[some], softness).complement()
+
+        # A draw that hides next to nothing says nothing of hidden points, of which none could be drawn either.
+        latents = result.latents["z"]
+        hides = torch.stack([unseen(z, slice(None)).log_normalizer() for z in latents])
+        best = latents.gather(0, hides.argmax(0)[None, :, None].expand_as(latents))
+        latents = torch.where((hides > LEAST_HIDDEN).unsqueeze(-1), latents, best)
+        some = hidden_mask.any(-1) & (hides > LEAST_HIDDEN).any(0)
+        hidden, hidden_mask = hidden[some], hidden_mask[some]
+        densities = [unseen(z, some) for z in latents[:, some]]
         covered = region_share(densities, hidden, hidden_mask, level)
         log_prob = torch.stack([density.log_prob(hidden.movedim(1, 0)) for density in densities])
         height = (log_prob.logsumexp(0) - math.log(len(densities))).movedim(0, 1)
-    scores = torch.where(hidden_mask, height, 0.0).sum(1) / hidden_mask.sum(1)
-    some = hidden_mask.any(-1)
-    return covered[some], scores[some]
+    return covered, torch.where(hidden_mask, height, 0.0).sum(1) / hidden_mask.sum(1)
 
 
 def _retention(clouds: Tensor, direction: Tensor, offset: Tensor, softness: float) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pyro_pcflow.ops.random import seeded_generator
 
-__all__ = ["point_spacing"]
+__all__ = ["nearest_distances", "point_spacing"]
 
 # Enough for a median within some percent, in a fraction of a second.
 MOST_POINTS, QUERIES = 2**18, 500
@@ -58,20 +58,29 @@ def _exact(points: Tensor) -> Any:
 
 
 def _median_distance(points: Any) -> float:
-    found = _distances(points)
+    found = nearest_distances(points, max(1, len(points) // QUERIES))
     if not np.isfinite(found).all():
         # Many points at one place hide their neighbours.
-        found = _distances(np.unique(points, axis=0))
+        points = np.unique(points, axis=0)
+        found = nearest_distances(points, max(1, len(points) // QUERIES))
     found = found[np.isfinite(found)]
     return float(np.median(found)) if len(found) else 0.0
 
 
-def _distances(points: Any) -> Any:
-    """Of some points to the nearest other one; infinite where all that were looked at are at the same place."""
+def nearest_distances(points: Any, step: int) -> Any:
+    """Distances of some points to the nearest other one that is not at the same place.
+
+    Args:
+        points: an array of shape `(N, D)`.
+        step: every how many of the points is looked at.
+
+    Returns:
+        An array; infinite where all neighbours that were looked at are at the same place.
+    """
     if len(points) < 2:
         return np.empty(0)
     from scipy.spatial import cKDTree
 
     tree = cKDTree(points, balanced_tree=False, compact_nodes=False)
-    nearest, _ = tree.query(points[:: max(1, len(points) // QUERIES)], k=np.arange(2, NEIGHBOURS + 2))
+    nearest, _ = tree.query(points[::step], k=np.arange(2, NEIGHBOURS + 2))
     return np.where(nearest > 0, nearest, np.inf).min(-1)

@@ -14,6 +14,7 @@ from scipy.special import logsumexp
 from torch import Tensor
 
 from pyro_pcflow.ops.random import seeded_generator
+from pyro_pcflow.ops.spacing import nearest_distances
 
 __all__ = ["automatic_noise", "lies_on_a_surface", "spacing", "warn_of_a_surface"]
 
@@ -107,15 +108,8 @@ def spacing(clouds: Sequence[Tensor]) -> float | None:
         >>> spacing([torch.tensor([[0.0, 0.0], [3.0, 4.0], [0.0, 0.0]])])
         5.0
     """
-    distances = []
-    for cloud in clouds:
-        points = _some(cloud, POINTS_FOR_SPACING, "points for the spacing")
-        if len(points) > 1:
-            tree = cKDTree(points, balanced_tree=False, compact_nodes=False)
-            queries = points[:: max(1, len(points) * len(clouds) // QUERIES)]
-            nearest, _ = tree.query(queries, k=np.arange(2, min(len(points), 9) + 1))
-            distances.append(np.where(nearest > 0, nearest, np.inf).min(-1))
-    found = np.concatenate(distances) if distances else np.empty(0)
+    some = [_some(cloud, POINTS_FOR_SPACING, "points for the spacing") for cloud in clouds]
+    found = np.concatenate([nearest_distances(points, max(1, len(points) * len(clouds) // QUERIES)) for points in some])
     found = found[np.isfinite(found)]
     return float(np.median(found)) if len(found) else None
 

@@ -68,7 +68,7 @@ def test_raw_points_have_no_true_density(command, capsys):
     assert "leave --raw out" in capsys.readouterr().err
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_on_a_mesh_all_are_below_the_true_density(command, monkeypatch):
     monkeypatch.setattr(density, "load_shape", partial(density.load_shape, num_scored=500))
     names = ["pyro", "ours, by default"]

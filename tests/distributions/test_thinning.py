@@ -126,6 +126,30 @@ def test_draws_come_from_the_density():
     assert seen.expand((2, 4)).sample((3,)).shape == (3, 2, 4, 3)
 
 
+def test_draws_of_objects_that_are_hardly_seen():
+    """In a batch, of one object a thousandth, of the other all: each place has a draw of its own density."""
+    offset = torch.tensor([3.1, -50.0]).double()
+    thing = dist.Normal(torch.zeros(3).double(), 1.0).to_event(1).expand((2,))
+    seen = one_sided(thing, DIRECTION, offset=offset, softness=0.01)
+    points = seen.sample((40, 50))
+    assert points.shape == (40, 50, 2, 3)
+    assert len(points.flatten(0, 1).unique(dim=0)) == 2000
+    height = points @ DIRECTION
+    assert (height[..., 0] > 3).all()
+    # Along the edge nothing is thinned, of either.
+    across = torch.linalg.svd(DIRECTION.unsqueeze(0)).Vh[1:]
+    for deviation in (points @ across.T).flatten(0, 1).std(0).flatten():
+        assert abs(deviation - 1) < 4 / (2 * 2000) ** 0.5
+    # The height above an edge far out is nearly exponential: its mean is that of a truncated normal.
+    normal = dist.Normal(torch.zeros(()).double(), 1.0)
+    edge = offset[0]
+    mean = normal.log_prob(edge).exp() / (1 - normal.cdf(edge))
+    assert abs(height[..., 0].mean() - mean) < 4 * height[..., 0].std() / 2000**0.5 + 1e-3
+    assert abs(height[..., 1].mean()) < 4 / 2000**0.5
+    assert seen.sample().shape == (2, 3)
+    assert seen.sample((0, 5)).shape == (0, 5, 2, 3)
+
+
 def test_a_batch_of_sensors_and_gradients():
     context = torch.randn(3, 2).double().requires_grad_()
     flow = make_flow(context_dim=2, base="conditional")

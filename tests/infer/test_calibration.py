@@ -51,8 +51,8 @@ def test_the_exact_posterior_is_calibrated():
     ("fault", "seen_by"),
     [
         ({"width": 0.6}, "loc[0]"),
-        ({"width": 1.6}, "loc[1]"),
-        ({"shift": 0.3}, "loc[0]"),
+        pytest.param({"width": 1.6}, "loc[1]", marks=pytest.mark.exhaustive),
+        pytest.param({"shift": 0.3}, "loc[0]", marks=pytest.mark.exhaustive),
         # Both coordinates are right, and only together wrong.
         ({"correlated": False}, "log likelihood"),
     ],

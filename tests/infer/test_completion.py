@@ -22,7 +22,9 @@ def known():
     return make_conjugate(strength=0.7)
 
 
-@pytest.mark.parametrize(("method", "num_steps"), [("svi", 600), ("nuts", 250), ("hmc", 16)])
+@pytest.mark.parametrize(
+    ("method", "num_steps"), [("svi", 600), pytest.param("nuts", 250, marks=pytest.mark.exhaustive), ("hmc", 16)]
+)
 def test_latents_have_the_closed_form_posterior(known, method, num_steps):
     pyro.set_rng_seed(1)
     partial = known.flow.cloud(torch.tensor([0.8, -0.5]).double(), num_points=15).sample()

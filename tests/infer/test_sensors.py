@@ -89,7 +89,7 @@ TOLERANCE = {"hmc": 0.25, "nuts": 0.25, "svi": 0.4}
 METHODS = [
     ("hmc", {"num_steps": 25}),
     ("svi", {"num_steps": 1000}),
-    pytest.param("nuts", {"num_steps": 400}, marks=pytest.mark.slow),
+    pytest.param("nuts", {"num_steps": 400}, marks=pytest.mark.exhaustive),
 ]
 
 

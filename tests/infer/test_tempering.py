@@ -16,17 +16,17 @@ from pyro_pcflow.infer.checks import region_share
 def test_regions_of_a_right_posterior_hold_what_they_should(num_draws, level):
     """If draws are as the truth is, with few of them as with many; and of draws that are too sure less."""
     torch.manual_seed(0)
-    truth = torch.randn(500, 2).double()
-    hidden = truth.unsqueeze(1) + 0.3 * torch.randn(500, 20, 2).double()
-    mask = torch.rand(500, 20) < 0.8
+    truth = torch.randn(200, 2).double()
+    hidden = truth.unsqueeze(1) + 0.3 * torch.randn(200, 20, 2).double()
+    mask = torch.rand(200, 20) < 0.8
     shares = {}
     for spread in (1.0, 0.3):
-        draws = spread * torch.randn(num_draws, 500, 2).double()
+        draws = spread * torch.randn(num_draws, 200, 2).double()
         densities = [dist.Normal(loc, 0.3).to_event(1) for loc in draws]
         shares[spread] = region_share(densities, hidden, mask, level)
     right = shares[1.0]
     # The truth is one more draw, and its rank among all is known to one of them.
-    assert abs(right.mean() - level) < 4 * right.std() / 500**0.5 + 0.5 / (num_draws + 1)
+    assert abs(right.mean() - level) < 4 * right.std() / 200**0.5 + 0.5 / (num_draws + 1)
     assert shares[0.3].mean() < level - 0.1
 
 
@@ -38,21 +38,53 @@ def make_completer():
     return Completer(vae, context_dim=8, encoder={"point_dims": [8], "hidden_dims": [8]})
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_right_model_is_trusted_and_a_wrong_one_is_not():
     """On clouds of the model itself regions hold what they should; moved by what it does not know, they do not."""
     completer = make_completer()
-    own = completer.model.sample(20, 1500)
+    own = completer.model.sample(20, 200)
     found = calibrate_temper(completer, own, exponents=[1.0, 0.03])
     # Four standard errors of the mean of 20 clouds, whose shares deviate by a tenth.
-    assert all(abs(share - 0.9) < 4 * 0.1 / 20**0.5 for tried in found.values() for share, _ in tried.values())
-    moved = own + torch.randn(20, 1, 3)
+    assert all(tried[1.0][0] > 0.9 - 4 * 0.1 / 20**0.5 for tried in found.values())
+    assert (completer.temper == 1).all()
+    moved = own + 2 * torch.randn(20, 1, 3)
     state = torch.random.get_rng_state()
     wrong = calibrate_temper(completer, moved, exponents=[1.0, 0.03])
     assert torch.equal(torch.random.get_rng_state(), state)
     assert wrong[30][1.0][0] < 0.85
     assert completer.temper[3] < 1
     assert (completer.temper.diff() <= 0).all()
+
+
+def test_the_largest_exponent_that_covers_is_kept(monkeypatch):
+    """Of each number of points, and never a larger one of more points; the least where none covers."""
+    completer = make_completer()
+    # Of exponents 1, 0.3 and 0.1; of 300 points 0.3 would do again, of 1000 points none does.
+    shares = {30: (0.88, 0.92, 0.99), 100: (0.9, 0.89, 0.9), 300: (0.95, 0.95, 0.95), 1000: (0.5, 0.6, 0.7)}
+    exponents = (1.0, 0.3, 0.1)
+    tried = []
+
+    def cover(completer, clouds, count, level):
+        exponent = completer.exponent(torch.tensor([count])).item()
+        place = min(range(3), key=lambda index: abs(exponents[index] - exponent))
+        tried.append((count, exponents[place]))
+        return torch.tensor([shares[count][place]]), torch.tensor([-float(place)])
+
+    monkeypatch.setattr(tempering, "_coverage", cover)
+    found = calibrate_temper(completer, torch.zeros(20, 5, 3), exponents=(0.1, 1.0, 0.3))
+    assert tried == [(30, 1.0), (30, 0.3), (100, 0.3), (100, 0.1), (300, 0.1), (1000, 0.1)]
+    assert completer.temper.tolist() == pytest.approx([0.3, 0.1, 0.1, 0.1])
+    assert found[30] == {1.0: (pytest.approx(0.88), 0.0), 0.3: (pytest.approx(0.92), -1.0)}
+
+
+@pytest.mark.exhaustive
+def test_draws_that_hide_nothing_say_nothing_of_hidden_points():
+    """Models of far points, of which the sensor sees all or nothing, are calibrated as well."""
+    completer = make_completer()
+    completer.model.decoder.requires_grad_(False)
+    clouds = completer.model.sample(20, 40) + 2 * torch.randn(20, 1, 3)
+    found = calibrate_temper(completer, clouds, exponents=[1.0])
+    assert all(0 <= share <= 1 for tried in found.values() for share, _ in tried.values())
 
 
 def test_what_is_tried_is_what_auto_does(monkeypatch):

@@ -419,7 +419,7 @@ def test_neutra_reparam_changes_variables():
     torch.testing.assert_close((samples["a"], samples["b"]), (a, b))
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_neutra_reparam_with_nuts(known, data):
     """The posterior over the context of one cloud, sampled where a trained stack has made it round."""
     cloud = data[1][3]

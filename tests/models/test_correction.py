@@ -143,7 +143,7 @@ def test_a_part_that_is_frozen_stays_frozen():
     assert not any(parameter.requires_grad for parameter in vae.decoder.parameters())
 
 
-@pytest.mark.parametrize(("num_points", "read"), [(20, 20), (200, 20)])
+@pytest.mark.parametrize(("num_points", "read"), [pytest.param(20, 20, marks=pytest.mark.exhaustive), (200, 20)])
 def test_a_correction_learns_a_posterior_that_is_known(num_points, read):
     """One Gaussian whose mean is linear in the latent: the posterior is normal, and its mean linear in the offset.
 

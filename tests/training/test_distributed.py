@@ -26,7 +26,7 @@ def torchrun(*arguments):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["flow", "vae"])
+@pytest.mark.parametrize("kind", ["flow", pytest.param("vae", marks=pytest.mark.exhaustive)])
 def test_two_processes_have_the_gradients_of_one(kind, tmp_path):
     pytest.importorskip("lightning_fabric")
     ended = torchrun(kind, tmp_path / "two")

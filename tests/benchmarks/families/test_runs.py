@@ -13,10 +13,12 @@ import pyro_pcflow as pcf
 from benchmarks.families.members import FAMILIES, Family
 from benchmarks.families.runs import Judge, bound, failures_of, run_model
 
+SLOWEST = ("cif", "mixture", "auto-decoder", "dpf")
+
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.exhaustive] if name == "cif" else []) for name in FAMILIES]
+    "name", [pytest.param(name, marks=[pytest.mark.exhaustive] if name in SLOWEST else []) for name in FAMILIES]
 )
 def test_each_family_trains_and_gives_clouds(name, judge, training, monkeypatch):
     if name == "cif":

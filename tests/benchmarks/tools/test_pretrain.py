@@ -43,7 +43,7 @@ def test_pretraining_on_the_train_split(category_file, tmp_path, command):
     assert "clouds = 24\n" in (tmp_path / "run" / "config.toml").read_text("utf-8")
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_training_goes_on_from_a_trained_model(category_file, tmp_path, command):
     torch.manual_seed(1)
     start = pcf.PointCloudVAE(3, **SMALL)

@@ -114,7 +114,7 @@ needs_interpreter = pytest.mark.skipif(
 )
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.timeout(1200)
 @needs_interpreter
 def test_in_the_interpreter():
