@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 import pyro_pcflow as pcf
-from benchmarks.common.checkouts import add_other, compare, print_ratios, run
+from benchmarks.common.checkouts import checkout, compare, print_ratios, run
 
 TASKS = """
 import json, resource, sys, time, torch, pyro_pcflow as pcf
@@ -83,7 +83,8 @@ def show(task: str, figure: float) -> str:
 def main() -> None:
     """Write files, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_other(parser, rounds=5)
+    parser.add_argument("other", type=checkout, help="a folder with another version of this project")
+    parser.add_argument("--rounds", type=int, default=5, help="runs of each version (%(default)s)")
     parser.add_argument("--points", type=int, default=2_000_000, help="of the cloud (%(default)s)")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:

@@ -13,7 +13,7 @@ import argparse
 import json
 from pathlib import Path
 
-from benchmarks.common.checkouts import add_other, compare, print_ratios, run
+from benchmarks.common.checkouts import checkout, compare, print_ratios, run
 
 PASSES = """
 import json, statistics, time, torch, pyro_pcflow as pcf
@@ -48,7 +48,8 @@ def measure(checkout: Path) -> dict[str, float]:
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_other(parser, rounds=9)
+    parser.add_argument("other", type=checkout, help="a folder with another version of this project")
+    parser.add_argument("--rounds", type=int, default=9, help="runs of each version (%(default)s)")
     arguments = parser.parse_args()
     print_ratios(*compare(measure, arguments.other, arguments.rounds))
 

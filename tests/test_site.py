@@ -69,6 +69,7 @@ def viewers(chrome):
 PHONE = {"width": 390, "height": 800, "deviceScaleFactor": 1, "mobile": True}
 
 
+@pytest.mark.exhaustive
 def test_every_page_loads_with_its_formulas_and_fits_a_phone(chrome, pages, site):
     """One visit a page: no error, no request to the outside, formulas typeset, and no sideways scrolling."""
     errors(chrome), requests(chrome)

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-__all__ = ["HERE", "add_other", "compare", "print_ratios", "run"]
+__all__ = ["HERE", "checkout", "compare", "print_ratios", "run"]
 
 HERE = Path(__file__).parents[2]
 
@@ -35,12 +35,6 @@ def checkout(path: str) -> Path:
     if not (Path(path) / "pyro_pcflow" / "__init__.py").is_file():
         raise argparse.ArgumentTypeError(f"{path} holds no folder pyro_pcflow")
     return Path(path).resolve()
-
-
-def add_other(parser: argparse.ArgumentParser, rounds: int) -> None:
-    """Ask for the other version, and how often each is run."""
-    parser.add_argument("other", type=checkout, help="a folder with another version of this project")
-    parser.add_argument("--rounds", type=int, default=rounds, help="runs of each version (%(default)s)")
 
 
 def compare(

@@ -16,7 +16,7 @@ FAST = {"draws": 99, "warmup": 50, "seed": 0, "max_tree_depth": 4}
 THOROUGH = {**FAST, "warmup": 100, "max_tree_depth": 6}
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(
     ("make_model", "options"),
     [
@@ -37,7 +37,7 @@ def test_ranks_are_uniform_and_intervals_cover(make_model, options, tmp_path):
     assert (tmp_path / "figure.png").stat().st_size > 5000
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_wrong_posterior_is_found_out():
     """The same clouds under a model that believes each point four times."""
 

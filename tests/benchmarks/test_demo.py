@@ -7,7 +7,7 @@ import pytest
 from benchmarks import demo
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_the_demo_trains_on_bodies(tmp_path, capsys):
     demo.train_bodies(tmp_path / "bodies", seconds=0.5)
     assert "nats per cloud" in capsys.readouterr().out

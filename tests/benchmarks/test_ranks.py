@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import sys
 
+import pytest
+
 import pyro_pcflow as pcf
 from benchmarks import ranks
 
 
+@pytest.mark.exhaustive
 def test_ten_quantities_are_ranked(tmp_path, monkeypatch, capsys):
     decoder = {"base": "mixture", "num_components": 2, "num_couplings": 0, "base_hidden_dims": [4]}
     vae = pcf.PointCloudVAE(latent_dim=3, prior="normal", decoder=decoder)

@@ -31,6 +31,7 @@ def test_density_of_two_modes_by_hand():
     assert of_translation.item() == pytest.approx(-2.0 - 3 * math.log(0.2) - 1.5 * math.log(2 * math.pi))
 
 
+@pytest.mark.exhaustive
 def test_regions_hold_what_they_say():
     """Of truths drawn as the draws are, nine of ten are covered, whichever mode they belong to."""
     torch.manual_seed(0)
@@ -78,7 +79,7 @@ def test_a_line_has_shares_with_their_errors():
     ]
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_the_table(command, tmp_path):
     options = ["--seconds", 1, "--scans", 1, "--draws", 50, "--flows", tmp_path]
     lines = command(registration, pcf.data.example_path("spot"), *options).out.splitlines()

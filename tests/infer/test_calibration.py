@@ -72,6 +72,7 @@ def test_p_values_are_uniform_if_all_is_right():
         assert share < level + 4 * (level * (1 - level) / 400) ** 0.5
 
 
+@pytest.mark.exhaustive
 def test_ties_are_broken_at_random():
     """Of a discrete quantity that draws and truth share, every rank is as likely."""
     result = calibrate(posterior, quantities={"sign": lambda latents, data: torch.zeros(())})

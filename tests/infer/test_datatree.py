@@ -78,7 +78,9 @@ def test_mcmc_of_pyro(num_chains, monkeypatch):
 
 @pytest.mark.usefixtures("arviz")
 @pytest.mark.parametrize("batch_shape", [(), (3,)])
-@pytest.mark.parametrize(("method", "chains"), [("hmc", 4), ("svi", 1), ("nuts", 1)])
+@pytest.mark.parametrize(
+    ("method", "chains"), [("hmc", 4), ("svi", 1), pytest.param("nuts", 1, marks=pytest.mark.exhaustive)]
+)
 def test_completions(known, batch_shape, method, chains):
     """All draws of all chains, the recorded points without padding, and the completed clouds."""
     pyro.set_rng_seed(0)

@@ -277,7 +277,13 @@ class TestCheck:
         assert math.isnan(report.r_hat)
 
     @pytest.mark.parametrize(
-        ("factor", "what"), [(0.1, "other units"), (2.0, "other units"), (10.0, "other units"), (1.0, "does not see")]
+        ("factor", "what"),
+        [
+            (0.1, "other units"),
+            (2.0, "other units"),
+            pytest.param(10.0, "other units", marks=pytest.mark.exhaustive),
+            (1.0, "does not see"),
+        ],
     )
     def test_bad_scans_are_doubted(self, factor, what):
         """Of other units, and a half of the object whose other half would have been seen."""

@@ -88,7 +88,7 @@ GRIDS = {
 TOLERANCE = {"hmc": 0.25, "nuts": 0.25, "svi": 0.4}
 METHODS = [
     ("hmc", {"num_steps": 25}),
-    ("svi", {"num_steps": 1000}),
+    pytest.param("svi", {"num_steps": 1000}, marks=pytest.mark.exhaustive),
     pytest.param("nuts", {"num_steps": 400}, marks=pytest.mark.exhaustive),
 ]
 
@@ -168,7 +168,7 @@ def small_completer():
     return Completer(vae, context_dim=8, encoder={"point_dims": [8], "hidden_dims": [8]})
 
 
-@pytest.mark.parametrize("batch_shape", [(), (1,), (3,)])
+@pytest.mark.parametrize("batch_shape", [(), pytest.param((1,), marks=pytest.mark.exhaustive), (3,)])
 @pytest.mark.parametrize("method", ["hmc", "svi"])
 def test_they_nest_in_a_completion(method, batch_shape):
     """Around the recorded points; the completer proposes the shape, and the prior what the sensor does not know."""

@@ -198,7 +198,7 @@ def test_scoring_leaves_a_trained_act_norm_alone():
         torch.testing.assert_close(parameter.detach(), value)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_couplings_bend_where_a_normal_cannot():
     """On a banana, whose evidence is summed on a grid: a quarter of a nat from it, where a normal loses half a nat."""
     known = make_conjugate(context_dim=1, strength=0.6)

@@ -203,7 +203,9 @@ def test_potential_follows_the_weights(cloud, in_one_list):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sampler", ["NUTS", pytest.param("compiled NUTS", marks=pytest.mark.exhaustive), "HMC"])
+@pytest.mark.parametrize(
+    "sampler", ["NUTS", *(pytest.param(name, marks=pytest.mark.exhaustive) for name in ("compiled NUTS", "HMC"))]
+)
 def test_posterior_of_a_context(known, cloud, sampler):
     """Mean and covariance in closed form, a hundred effective samples or more."""
     model = OneCloud(known.flow)

@@ -255,7 +255,7 @@ def bound_of(prior, images, held_out):
     return -sum(losses) / len(losses) / len(held_out)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_it_is_the_better_prior_of_any_vae_whose_latents_have_two_modes():
     """Nothing here knows of points."""
     images, held_out = blobs(2000, seed=1), blobs(1000, seed=2)

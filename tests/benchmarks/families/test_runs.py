@@ -13,7 +13,7 @@ import pyro_pcflow as pcf
 from benchmarks.families.members import FAMILIES, Family
 from benchmarks.families.runs import Judge, bound, failures_of, run_model
 
-SLOWEST = ("cif", "mixture", "auto-decoder", "dpf")
+SLOWEST = ("cif", "mixture", "auto-decoder", "dpf", "softflow")
 
 
 @pytest.mark.slow

@@ -37,7 +37,7 @@ def test_pretraining_leaves_a_model_and_its_curve(category_file, tmp_path, comma
     assert "batch_size = 10\n" in config
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_pretraining_on_the_train_split(category_file, tmp_path, command):
     command(pretrain, category_file, "--model", json.dumps(SMALL), "--seconds", 0.2, "--out", tmp_path / "run")
     assert "clouds = 24\n" in (tmp_path / "run" / "config.toml").read_text("utf-8")
