@@ -8,9 +8,9 @@ STAMP := $(VENV)/.installed
 
 help:
 	@echo "make demo       set up, train a flow on a cow and a model on bodies (runs/demo/)"
-	@echo "make test       set up, run the tests, on all cores: 5 minutes on two"
+	@echo "make test       set up, run the tests, on all cores"
 	@echo "make test-all   the same, and what repeats them with more seeds, sizes or time"
-	@echo "make quick      the tests without the slow ones: 2 minutes"
+	@echo "make quick      the tests without the slow ones"
 	@echo "make mutants    break the package in many places, one at a time: do the tests notice?"
 	@echo "make lint       ruff and mypy"
 	@echo "make docs       build the site into site/"
