@@ -23,6 +23,7 @@ def least(a, b):
     return a
 """
 TESTS = """\
+import pytest
 from small import least
 
 def test_least():
@@ -30,6 +31,11 @@ def test_least():
 
 def test_that_is_red():
     assert least(1, 1) == 2
+
+@pytest.mark.exhaustive
+def test_at_length():
+    assert least("b", "a") == "a"
+    assert type(least(True, 1)) is bool
 """
 MUTANT = """\
 [[mutant]]
@@ -53,6 +59,9 @@ def test_what_the_runner_says_of_a_mutant(tmp_path):
         ("def least", "def most", "::test_least", "caught"),
         ("a, b = b, a", "a, b = a, a", "::test_least", "caught"),
         ("return a", "return min(a, b)", "::test_least", "survived"),
+        ("return a", "return 1", "::test_at_length", "caught"),
+        ("return a", "return int(a)", '::test_least", "tests/test_small.py::test_at_length', "caught"),
+        ("return a", "return min(a, b)", "::test_at_length", "survived"),
         ("return a", "return b", "::test_that_is_red", "red without it"),
         ("return a", "return b", "::test_not_there", "red without it"),
         ("a", "b", "", "does not apply"),
