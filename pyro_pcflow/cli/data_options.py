@@ -14,15 +14,18 @@ if TYPE_CHECKING:
 __all__ = ["LeftOut", "add_data_options", "folder_options_of", "loading_options", "selection_of"]
 
 
-def add_data_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options, in a group of their own."""
+def add_data_options(parser: argparse.ArgumentParser, features: bool = True) -> None:
+    """Add the options, in a group of their own; without `features`, none for what a flow alone is over."""
     group = parser.add_argument_group("data")
     group.add_argument(
         "--columns",
         metavar="NAMES",
         help="which columns of a table are coordinates, by name or place: x,y,z or 2,3,4 (what the names say)",
     )
-    group.add_argument("--features", metavar="NAMES", help="further columns that the flow is over: intensity,r,g,b")
+    if features:
+        group.add_argument("--features", metavar="NAMES", help="further columns that the flow is over: intensity,r,g,b")
+    else:
+        parser.set_defaults(features=None)
     group.add_argument(
         "--refuse-nan", action="store_true", help="end with an error at a NaN point (they are left out and counted)"
     )

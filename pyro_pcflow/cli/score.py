@@ -133,7 +133,8 @@ def run(arguments: argparse.Namespace) -> Result:
             "by_cloud": by_cloud,
             "picture": picture,
         },
-        "{nats_per_point:.3f} nats per point over {clouds} clouds of {points_of_clouds} points",
+        "{nats_per_point:.3f} nats per point over "
+        + ("a cloud of {points} points" if len(sizes) == 1 else "{clouds} clouds of {points_of_clouds} points"),
         "{out}, {by_cloud}, {picture}",
     )
 

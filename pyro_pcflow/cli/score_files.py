@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pyro_pcflow.cli.shared import note
+from pyro_pcflow.cli.shared import SCORE, note
 
 if TYPE_CHECKING:
     from pyro_pcflow.data.drawing import StoredCloud
@@ -20,7 +20,7 @@ __all__ = ["ScoreFile", "Scored", "open_scores", "row"]
 
 # Rows of a table that are written at a time.
 ROWS_AT_ONCE = 65_536
-SCORE, CLOUD, POINT = "log_density", "cloud", "point"
+CLOUD, POINT = "cloud", "point"
 
 
 class Scored(NamedTuple):

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ALL",
+    "SCORE",
     "Result",
     "add_device",
     "add_json",
@@ -39,6 +40,8 @@ __all__ = [
 
 # The word that asks for the clouds of every split.
 ALL = "all"
+# The column that `pcflow score` writes.
+SCORE = "log_density"
 
 
 class Result(NamedTuple):

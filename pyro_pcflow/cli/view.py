@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ from pyro_pcflow.cli.custom import add_custom
 from pyro_pcflow.cli.data_options import add_data_options, folder_options_of, selection_of
 from pyro_pcflow.cli.shared import (
     ALL,
+    SCORE,
     Result,
     add_device,
     add_json,
@@ -26,6 +28,8 @@ from pyro_pcflow.cli.shared import (
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+    from pyro_pcflow.data.drawing import StoredCloud
 
 __all__ = ["add_arguments", "check", "run"]
 
@@ -61,12 +65,13 @@ FIGURE = '<figure><img alt="{name}" src="data:image/png;base64,{data}"><figcapti
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""
     parser.description = (
-        "Show clouds in the browser, on a page where they turn under the mouse: those of a file or a folder, or "
-        "samples of a run, beside the pictures of its training. The page needs no network."
+        "Show clouds in the browser, on a page where they turn under the mouse: those of a file or a folder, in the "
+        "colours of their scores if `pcflow score` wrote them, or samples of a run, beside the pictures of its "
+        "training. The page needs no network."
     )
     parser.epilog = "example:\n  pcflow view runs/scan --out scan.html --no-open"
     parser.add_argument("path", type=Path, metavar="FILE_OR_RUN", help="clouds, or a run folder or model file")
-    add_data_options(parser)
+    add_data_options(parser, features=False)
     shown = parser.add_argument_group("what is shown")
     shown.add_argument("--num-clouds", type=whole(1), help=f"the first so many ({CLOUDS}; 1 sample of one shape)")
     shown.add_argument(
@@ -74,6 +79,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     shown.add_argument("--split", help=f"train, val, test, or {ALL}: which clouds ({ALL})")
     shown.add_argument("--up", default="y", help="the axis that stands upright (%(default)s)")
+    shown.add_argument(
+        "--color", metavar="NAME", help=f"the column that gives points their colours ({SCORE}, in clouds that have it)"
+    )
     add_seed(shown)
     model = parser.add_argument_group("model")
     model.add_argument("--label", type=whole(0), nargs="+", help="number of a class, for a model that has classes")
@@ -94,6 +102,8 @@ def check(arguments: argparse.Namespace) -> None:
     check_exists(arguments.path)
     if _is_model(arguments.path):
         model_file(arguments.path)
+        if arguments.color is not None:
+            raise ValueError(f"--color is for clouds that have columns, but {arguments.path} holds a model")
     elif arguments.label is not None:
         raise ValueError(f"--label is for a model that has classes, but {arguments.path} holds clouds")
 
@@ -107,8 +117,9 @@ def run(arguments: argparse.Namespace) -> Result:
 
     view_matrix(elev=0.0, azim=0.0, up=arguments.up)
     is_model, title = _is_model(arguments.path), printable(arguments.path.resolve().name)
-    clouds = _samples(arguments) if is_model else _stored(arguments)
-    view = view_clouds(_near_zero(clouds), title=title, up=arguments.up)
+    clouds, colors = (_samples(arguments), None) if is_model else _stored(arguments)
+    label = f"{SCORE}, nats" if arguments.color is None else printable(arguments.color)
+    view = view_clouds(_near_zero(clouds), colors=colors, color_label=label, title=title, up=arguments.up)
     pictures = [arguments.path / name for name in PICTURES if is_model and (arguments.path / name).is_file()]
     page = _beside(view.page, pictures, title) if pictures else view.page
     out = _temporary(arguments.path) if arguments.out is None else arguments.out
@@ -135,8 +146,8 @@ def _samples(arguments: argparse.Namespace) -> dict[str, NDArray[Any]]:
     return {"sample" if count == 1 else f"sample {number}": cloud for number, cloud in enumerate(clouds, 1)}
 
 
-def _stored(arguments: argparse.Namespace) -> dict[str, NDArray[Any]]:
-    """The first clouds of a path, with their names."""
+def _stored(arguments: argparse.Namespace) -> tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any] | None]]:
+    """The first clouds of a path, by name, and the numbers that their points are coloured by."""
     from pyro_pcflow.cli.data_options import LeftOut
     from pyro_pcflow.data.listing import list_entries
     from pyro_pcflow.data.reading import iterate_stored
@@ -147,14 +158,18 @@ def _stored(arguments: argparse.Namespace) -> dict[str, NDArray[Any]]:
     listing = list_entries(arguments.path.expanduser(), split, options)
     listing.warn(stacklevel=1)
     clouds: dict[str, NDArray[Any]] = {}
+    colors: dict[str, NDArray[Any] | None] = {}
     most, more, left_out = given(arguments.num_clouds, CLOUDS), 0, LeftOut()
     for number, stored in enumerate(iterate_stored(listing, split), 1):
         there = stored.num_points
         asked = arguments.num_points if there is None or there > arguments.num_points else None
-        drawn = stored.draw(asked, arguments.seed, selection)
+        color = _score_of(stored) if arguments.color is None else arguments.color
+        drawn = stored.draw(asked, arguments.seed, replace(selection, features=None if color is None else [color]))
         left_out.add(drawn.dropped, drawn.strays)
         name, more = printable(stored.entry.name), stored.remaining
-        clouds[f"{name}, {number}" if name in clouds or stored.index else name] = drawn.points.copy()
+        name = f"{name}, {number}" if name in clouds or stored.index else name
+        clouds[name] = drawn.points.copy()
+        colors[name] = None if drawn.features is None else drawn.features[:, 0].copy()
         del stored, drawn
         if number == most:
             break
@@ -162,7 +177,17 @@ def _stored(arguments: argparse.Namespace) -> dict[str, NDArray[Any]]:
         note(str(left_out))
     if more and len(clouds) == most:
         note(f"{arguments.path} holds {more} clouds or more beside the first {most}: --num-clouds shows others")
-    return clouds
+    return clouds, colors
+
+
+def _score_of(stored: StoredCloud) -> str | None:
+    """The column that `pcflow score` wrote."""
+    from pyro_pcflow.data.column_names import bare_name
+    from pyro_pcflow.data.shapes import PointTable
+
+    if not isinstance(stored.source, PointTable):
+        return None
+    return next((name for name in stored.source.columns if bare_name(name) == bare_name(SCORE)), None)
 
 
 def _near_zero(clouds: dict[str, NDArray[Any]]) -> dict[str, NDArray[np.float32]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 import webbrowser
@@ -24,13 +25,20 @@ def opened(monkeypatch):
 
 
 @pytest.fixture
-def shown(monkeypatch):
+def options_of_pages():
+    """With which options."""
+    return []
+
+
+@pytest.fixture
+def shown(monkeypatch, options_of_pages):
     """Clouds that were put on a page."""
     calls = []
     view_clouds = plotting.view_clouds
 
     def view(clouds, **options):
         calls.append(clouds)
+        options_of_pages.append(options)
         return view_clouds(clouds, **options)
 
     monkeypatch.setattr(plotting, "view_clouds", view)
@@ -113,3 +121,43 @@ def test_labels_of_a_file(tmp_path, capsys, opened):
     np.save(tmp_path / "a.npy", np.zeros((50, 3)))
     assert main(["view", str(tmp_path / "a.npy"), "--label", "1"]) == 2
     assert "holds clouds" in capsys.readouterr().err
+
+
+def test_colours_are_the_scores_of_points(models, tmp_path, opened, shown, options_of_pages):
+    points = np.random.default_rng(0).normal(size=(50, 3))
+    np.savetxt(tmp_path / "a.csv", points, delimiter=",", header="x,y,z", comments="")
+    scored = tmp_path / "scored"
+    for suffix in (".ply", ".csv"):
+        words = ["score", str(models["flow"]), str(tmp_path / "a.csv"), "--out", str(scored.with_suffix(suffix))]
+        assert main([*words, "--device", "cpu"]) == 0
+        assert main(["view", str(scored.with_suffix(suffix))]) == 0
+    with open(scored.with_suffix(".csv")) as file:
+        scores = np.array([float(row["log_density"]) for row in csv.DictReader(file)])
+    assert np.ptp(scores) > 0
+    for clouds, options in zip(shown, options_of_pages, strict=True):
+        (name,) = clouds
+        assert np.allclose(clouds[name], points, atol=1e-5)
+        assert np.allclose(options["colors"][name], scores, rtol=1e-6)
+        assert options["color_label"] == "log_density, nats"
+
+
+def test_colours_of_a_column(tmp_path, opened, shown, options_of_pages, capsys):
+    table = np.random.default_rng(0).normal(size=(50, 4))
+    np.savetxt(tmp_path / "a.csv", table, delimiter=",", header="x,y,z,h", comments="")
+    np.save(tmp_path / "b.npy", table)
+    assert main(["view", str(tmp_path / "a.csv")]) == 0
+    assert main(["view", str(tmp_path), "--include", "*.npy", "--color", "4", "--num-points", "20"]) == 0
+    assert options_of_pages[0]["colors"] == {"a.csv": None}
+    colors = options_of_pages[1]["colors"]["b.npy"]
+    assert len(colors) == 20
+    places = {tuple(row[:3].astype(np.float32)): row[3] for row in table}
+    for point, color in zip(shown[1]["b.npy"], colors, strict=True):
+        assert places[tuple(point)] == pytest.approx(color)
+    assert main(["view", str(tmp_path / "a.csv"), "--color", "intensity"]) == 2
+    assert "no column 'intensity'" in capsys.readouterr().err
+
+
+def test_samples_have_no_columns(models, tmp_path, opened, capsys):
+    assert main(["view", str(models["flow"]), "--color", "intensity"]) == 2
+    assert "holds a model" in capsys.readouterr().err
+    assert not opened
