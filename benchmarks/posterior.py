@@ -241,7 +241,7 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
     rows = [row for row in rows if row["view"] == "half" and row["whose"] == "held-out"]
     panels = sorted({(row["category"], row["points"]) for row in rows})
     figure, axes = plt.subplots(
-        1, len(panels), figsize=(2.6 * len(panels) + 0.6, 3.2), sharey=True, squeeze=False, layout="constrained"
+        1, len(panels), figsize=(2.6 * len(panels) + 0.6, 3.5), sharey=True, squeeze=False, layout="constrained"
     )
     colors = {method: f"C{number}" for number, method in enumerate(METHODS)}
     for axis, (category, points) in zip(axes.flat, panels, strict=True):
@@ -254,14 +254,11 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
             axis.plot(LEVELS, mean, color=colors[row["method"]], label=row["method"], lw=1.4)
             axis.fill_between(LEVELS, mean - 2 * error, mean + 2 * error, color=colors[row["method"]], alpha=0.15, lw=0)
         axis.set_title(f"{category}, {points} points", fontsize="medium")
-        axis.set_aspect("equal")
+        axis.set(aspect="equal", xticks=(0, 0.5, 1), yticks=(0, 0.5, 1))
         axis.spines[["top", "right"]].set_visible(False)
-    axes[0, 0].set_ylabel("hidden points within")
-    figure.supxlabel("level of the region", fontsize="medium")
-    handles = {
-        label: handle for axis in axes.flat for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
-    }
-    figure.legend(handles.values(), handles, loc="outside right upper", frameon=False)
+        axis.set_xlabel("level of the region")
+        axis.legend(loc="lower right", frameon=False, fontsize="small", handlelength=1.2)
+    axes[0, 0].set_ylabel("share of hidden points within")
     figure.savefig(path, dpi=150)
 
 
