@@ -17,6 +17,7 @@ from pyro_pcflow.infer.completer import TEMPERED_AT, Completer
 from pyro_pcflow.infer.completion import complete
 from pyro_pcflow.infer.noise_space import without_validation
 from pyro_pcflow.infer.views import random_directions
+from pyro_pcflow.ops.progress import progress_bar
 from pyro_pcflow.ops.random import seeded
 
 __all__ = ["calibrate_temper"]
@@ -39,6 +40,7 @@ def calibrate_temper(
     level: float = 0.9,
     exponents: Sequence[float] = EXPONENTS,
     seed: int = 0,
+    progress: bool | None = None,
 ) -> dict[int, dict[float, tuple[float, float]]]:
     """Find how far a model's likelihood can be trusted, and keep it in `completer.temper`.
 
@@ -54,6 +56,8 @@ def calibrate_temper(
         level: of the regions.
         exponents: which are tried, in descending order.
         seed: decides views and draws; the state of torch's generators stays as it is.
+        progress: show which exponents were tried, and what their regions hold; `None` does so after a second on a
+            terminal, and in a line every half a minute in a log.
 
     Returns:
         By number of points and exponent that was tried, the coverage, and the mean log-density of hidden points, in
@@ -87,17 +91,21 @@ def calibrate_temper(
     remaining = sorted(exponents, reverse=True)
     found: dict[int, dict[float, tuple[float, float]]] = {}
     kept = []
-    for count in TEMPERED_AT:
-        found[count] = {}
-        for exponent in remaining:
-            # The same views for each exponent.
-            with seeded(seed, clouds.device), torch.no_grad(), _trusted(completer, exponent):
-                covered, scores = _coverage(completer, clouds, count, level)
-            found[count][exponent] = covered.mean().item(), scores.mean().item()
-            if found[count][exponent][0] >= level:
-                break
-        remaining = [other for other in remaining if other <= exponent]
-        kept.append(exponent)
+    with progress_bar(progress, "calibration", unit="exponent") as bar:
+        for count in TEMPERED_AT:
+            found[count] = {}
+            for exponent in remaining:
+                # The same views for each exponent.
+                with seeded(seed, clouds.device), torch.no_grad(), _trusted(completer, exponent):
+                    covered, scores = _coverage(completer, clouds, count, level)
+                held, score = covered.mean().item(), scores.mean().item()
+                found[count][exponent] = held, score
+                bar.set_postfix_str(f"{count} points, exponent {exponent:g}: regions hold {held:.1%}")
+                bar.update()
+                if held >= level:
+                    break
+            remaining = [other for other in remaining if other <= exponent]
+            kept.append(exponent)
     completer.temper.copy_(torch.tensor(kept))
     return found
 

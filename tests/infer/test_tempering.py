@@ -56,7 +56,7 @@ def test_a_right_model_is_trusted_and_a_wrong_one_is_not():
     assert (completer.temper.diff() <= 0).all()
 
 
-def test_the_largest_exponent_that_covers_is_kept(monkeypatch):
+def test_the_largest_exponent_that_covers_is_kept(monkeypatch, capsys):
     """Of each number of points, and never a larger one of more points; the least where none covers."""
     completer = make_completer()
     # Of exponents 1, 0.3 and 0.1; of 300 points 0.3 would do again, of 1000 points none does.
@@ -71,10 +71,13 @@ def test_the_largest_exponent_that_covers_is_kept(monkeypatch):
         return torch.tensor([shares[count][place]]), torch.tensor([-float(place)])
 
     monkeypatch.setattr(tempering, "_coverage", cover)
-    found = calibrate_temper(completer, torch.zeros(20, 5, 3), exponents=(0.1, 1.0, 0.3))
+    found = calibrate_temper(completer, torch.zeros(20, 5, 3), exponents=(0.1, 1.0, 0.3), progress=True)
     assert tried == [(30, 1.0), (30, 0.3), (100, 0.3), (100, 0.1), (300, 0.1), (1000, 0.1)]
     assert completer.temper.tolist() == pytest.approx([0.3, 0.1, 0.1, 0.1])
     assert found[30] == {1.0: (pytest.approx(0.88), 0.0), 0.3: (pytest.approx(0.92), -1.0)}
+    said = capsys.readouterr().err
+    assert said.startswith("calibration: 6 exponents, ")
+    assert said.endswith("1000 points, exponent 0.1: regions hold 70.0%\n")
 
 
 @pytest.mark.exhaustive
