@@ -20,8 +20,8 @@ from pyro_pcflow.ops.progress import progress_bar
 
 __all__ = ["pairwise"]
 
-# Rows between two writes: trees are built anew for each block, and a row of an exact matching may take minutes.
-_ROWS_OF_TREES = 32
+# Rows between two writes: a block of nearest points shares copies and trees, a row of matchings may take minutes.
+_ROWS_OF_NEAREST = 32
 
 
 def pairwise(
@@ -43,7 +43,7 @@ def pairwise(
     distance (Chamfer, Hausdorff, exact EMD) only half is then computed, and the diagonal is zero; of the others every
     entry is computed, the diagonal too.
 
-    Chamfer and Hausdorff distances on a CPU come from k-d trees in float64, whatever the dtype of the clouds. No
+    Chamfer and Hausdorff distances on a CPU are computed in float64, whatever the dtype of the clouds. No
     gradients are recorded.
 
     A distance may be any function of pairs of clouds: `Distance` says how it is called and what it must return, and
@@ -68,7 +68,7 @@ def pairwise(
         x_mask: (S, N) boolean, true where a point is there; by default all are.
         y_mask: (R, M) boolean.
         max_memory_mb: the bound, in MiB.
-        num_threads: threads for trees and matchings, by default as many as torch uses.
+        num_threads: threads for nearest points and matchings, by default as many as torch uses.
         progress: show a bar; None shows one on a terminal, and a line every half a minute in a log.
         path: a folder to keep finished rows in; made if it is missing.
 
@@ -113,7 +113,7 @@ def pairwise(
     if not isinstance(threads, int) or threads < 1:
         raise ValueError(f"num_threads: expected a whole number of at least 1, got {num_threads!r}")
     compute_rows = _row_computer(kind, arguments, (x, x_mask), (columns, columns_mask), max_memory_mb, threads)
-    step = _ROWS_OF_TREES if isinstance(compute_rows, NearestRows) else 1
+    step = _ROWS_OF_NEAREST if isinstance(compute_rows, NearestRows) else 1
 
     store = None
     if path is not None:
