@@ -99,20 +99,30 @@ def emd(
     return matched_emd(pair_clouds(x, y, x_mask, y_mask), cost, torch.get_num_threads())
 
 
-def matched_emd(pairs: CloudPairs, cost: Cost, num_threads: int) -> Tensor:
-    """`emd` of pairs that were checked before, by a number of threads."""
+def matched_emd(pairs: CloudPairs, cost: Cost, num_threads: int, limits: np.ndarray | None = None) -> Tensor:
+    """`emd` of pairs that were checked before, by a number of threads.
+
+    With limits (B,), a pair whose distance is above its limit may have any number between both in its place.
+    """
     check_choice(cost, get_args(Cost), "cost")
     pairs.require_equal_counts("emd")
-    index = torch.from_numpy(_match(pairs, cost, num_threads)).to(pairs.x.device)
+    matches, bounds = _match(pairs, cost, num_threads, limits)
+    index = torch.from_numpy(matches).to(pairs.x.device)
     difference = pairs.x - pairs.y.gather(1, index.unsqueeze(-1).expand(-1, -1, pairs.y.shape[-1]))
     distances = difference.square().sum(-1) if cost == "squared" else torch.linalg.vector_norm(difference, dim=-1)
-    return pairs.finish(torch.where(pairs.x_mask, distances, 0.0).sum(-1) / pairs.x_mask.sum(-1))
+    values = torch.where(pairs.x_mask, distances, 0.0).sum(-1) / pairs.x_mask.sum(-1)
+    if limits is not None:
+        values = torch.where(
+            torch.from_numpy(bounds > limits).to(values.device), torch.from_numpy(bounds).to(values), values
+        )
+    return pairs.finish(values)
 
 
-def _match(pairs: CloudPairs, cost: Cost, num_threads: int) -> np.ndarray:
+def _match(pairs: CloudPairs, cost: Cost, num_threads: int, limits: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """Partners (B, N), and lower bounds (B,) of the distances: those of pairs above a limit have no partners."""
     x, y, x_mask, y_mask = (tensor.detach().cpu().numpy() for tensor in (pairs.x, pairs.y, pairs.x_mask, pairs.y_mask))
     if kernel.available():
-        return _match_compiled(PackedClouds.of(x, x_mask), PackedClouds.of(y, y_mask), cost, num_threads)
+        return _match_compiled(PackedClouds.of(x, x_mask), PackedClouds.of(y, y_mask), cost, num_threads, limits)
     index = np.zeros(x_mask.shape, dtype=np.int64)
 
     def solve(pair: int) -> None:
@@ -130,16 +140,18 @@ def _match(pairs: CloudPairs, cost: Cost, num_threads: int) -> np.ndarray:
         # The solver lets go of the interpreter's lock.
         with ThreadPoolExecutor(num_threads) as pool:
             list(pool.map(solve, range(len(index))))
-    return index
+    return index, np.full(len(index), -np.inf)
 
 
-def _match_compiled(x: PackedClouds, y: PackedClouds, cost: Cost, num_threads: int) -> np.ndarray:
+def _match_compiled(
+    x: PackedClouds, y: PackedClouds, cost: Cost, num_threads: int, limits: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
     pairs = np.arange(len(x.counts))
-    limits = np.full(len(pairs), np.inf)
-    numbers, _ = kernel.match(x, y, pairs, pairs, cost == "squared", limits, num_threads)
+    limits = np.full(len(pairs), np.inf) if limits is None else limits
+    numbers, bounds = kernel.match(x, y, pairs, pairs, cost == "squared", limits, num_threads)
     index = np.zeros_like(numbers)
     np.put_along_axis(index, x.places, np.take_along_axis(y.places, numbers, 1), 1)
-    return index
+    return index, bounds
 
 
 def approximate_emd(
