@@ -72,7 +72,8 @@ def emd(
 
     Differentiable almost everywhere: the gradient holds the matching fixed.
 
-    Memory: for each of torch's threads, one matrix of N x N float64 for the pair at hand, or 32 MiB at 2048 points.
+    Memory: for each of torch's threads, a matrix of N x N float32 for the pair at hand, or 16 MiB at 2048 points, and
+    for few pairs one of float64, too.
 
     Args:
         x: (*batch, N, D) of float32 or float64.

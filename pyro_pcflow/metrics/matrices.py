@@ -200,7 +200,8 @@ def _row_computer(
         convention = HAUSDORFF if kind.function is hausdorff else CHAMFER_CONVENTIONS[arguments["convention"]]
         return NearestRows(rows, columns, convention, budget, threads)
     largest = max(x.shape[1], y.shape[1]) ** 2 if arguments.get("debiased") else x.shape[1] * y.shape[1]
-    element = 8 if kind.function is emd else x.element_size()
+    # A matching has a matrix in each precision at worst, for each thread.
+    element = 12 if kind.function is emd else x.element_size()
     # The C library keeps freed memory: the process was seen to grow by up to 11 matrices, of which 5 are in use.
     spare = 2 if x.device.type == "cpu" and kind.function is not emd else 1
     # What a pair has beside its matrices is a few times its points.

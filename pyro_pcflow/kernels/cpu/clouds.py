@@ -104,7 +104,7 @@ def match(
     limits: Floats,
     threads: int,
 ) -> tuple[Integers, Floats]:
-    """Best matchings, by shortest augmenting paths (Jonker and Volgenant, 1987).
+    """Best matchings in float64, by shortest augmenting paths (Jonker and Volgenant, 1987).
 
     The arguments are those of `nearest_both_ways`, and further:
 

@@ -101,6 +101,22 @@ def test_real_clouds(shift):
     assert bound == pytest.approx(best, rel=1e-11)
 
 
+@pytest.mark.parametrize("noise", [1e-3, 1e-6, 1e-7, 1e-8, 1e-10, 1e-15])
+def test_clouds_that_differ_by_less_than_single_precision_holds(noise):
+    """Costs near the quantum of the first search, beside some that are far above it."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(60, 3))
+    # Pairs of points as near as the noise, which other matchings than the best would exchange.
+    x[30:] = x[:30] + noise * rng.normal(size=(30, 3))
+    y = rng.permutation(x) + noise * rng.normal(size=x.shape)
+    for squared in (False, True):
+        costs = distances(x, y) ** (2 if squared else 1)
+        numbers, bound = matched(x, y, squared)
+        best = costs[linear_sum_assignment(costs)].mean()
+        assert costs[np.arange(60), numbers].mean() == pytest.approx(best, rel=1e-9)
+        assert bound == pytest.approx(best, rel=1e-6)
+
+
 def test_a_search_is_given_up_above_its_limit_and_only_there():
     x, y = real_clouds(2, 200).double().numpy()
     costs = distances(x, y)

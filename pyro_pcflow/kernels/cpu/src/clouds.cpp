@@ -11,7 +11,7 @@
 #include <cstdlib>
 #include <vector>
 
-#include "assignment.h"
+#include "matching.h"
 #include "nearest.h"
 #include "threads.h"
 
@@ -94,22 +94,16 @@ int pcf_match(int dims, int64_t pairs, const int64_t* first, const int64_t* seco
   int64_t most = 0;
   for (int64_t pair = 0; pair < pairs; ++pair) most = std::max(most, xs.counts[first[pair]]);
   return for_pairs(pairs, threads, team, [&] {
-    return [&, others = Rows(dims, most), assignment = Assignment(most)](int64_t pair) mutable {
+    return [&, matching = Matching(dims, most)](int64_t pair) mutable {
       int64_t count = xs.counts[first[pair]], *to = numbers + pair * x_width;
-      others.read(ys.cloud(second[pair]), count);
-      bool finite = false;
+      bool found = false;
       with_dims(dims, [&](auto D) {
-        finite = assignment.template set_costs<D>(xs.cloud(first[pair]), others, squared != 0);
+        found = matching.template find<D>(xs.cloud(first[pair]), ys.cloud(second[pair]), count, squared != 0,
+                                          limits[pair]);
       });
+      bounds[pair] = matching.bound();
       std::fill(to, to + x_width, 0);
-      if (!finite) {
-        bounds[pair] = INF;
-        for (int64_t i = 0; i < count; ++i) to[i] = i;
-        return;
-      }
-      bool found = assignment.solve(limits[pair]);
-      bounds[pair] = assignment.bound();
-      for (int64_t i = 0; i < count && found; ++i) to[i] = assignment.column_of(i);
+      for (int64_t i = 0; i < count && found; ++i) to[i] = matching.partner(i);
       if (!found) to[0] = -1;
     };
   });

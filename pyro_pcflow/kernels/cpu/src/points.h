@@ -12,7 +12,7 @@
 namespace {
 
 constexpr int DOUBLES = LANES / 2;
-constexpr int STEP = 2 * DOUBLES;  // of a loop, whose two vectors hide each other's latency
+constexpr int STEP = 2 * DOUBLES;
 constexpr double INF = std::numeric_limits<double>::infinity();
 using Long = int64_t __attribute__((vector_size(4 * LANES)));
 
