@@ -114,12 +114,12 @@ class NearestMatchings:
         self.needed = needed.cpu().numpy()
         self.mirrored = mirrored
         self.threads = threads
-        self.bounds: np.ndarray | None = None
+        self.bounds = np.empty(0)
 
     def __call__(self, some: slice, first: int) -> Tensor:
         """Distances or bounds of some rows from column `first` on, (rows, R - first); NaN where a cloud is."""
         # Only now, since a matrix whose rows are all on disk needs none of it.
-        if self.bounds is None:
+        if not self.bounds.size:
             self._start()
         for row in range(some.start, some.stop):
             self._finish(row)
@@ -150,7 +150,6 @@ class NearestMatchings:
             self._match(row, np.flatnonzero(near[row]))
 
     def _finish(self, row: int) -> None:
-        assert self.bounds is not None
         open_columns = np.flatnonzero(np.isnan(self.known[row]) & ~np.isnan(self.bounds[row]))
         if self.mirrored:
             open_columns = open_columns[open_columns > row]
@@ -168,7 +167,6 @@ class NearestMatchings:
         return np.where(self.needed[row, columns], np.inf, limits)
 
     def _match(self, row: int, columns: np.ndarray) -> None:
-        assert self.bounds is not None
         if not len(columns):
             return
         (x, x_mask), (y, y_mask) = self.rows, self.columns

@@ -29,8 +29,9 @@ __all__ = [
 
 # Entries of a block of differences, so that a block and its temporaries take some 128 MiB of float32.
 BLOCK = 1 << 23
-# Distances between the points of two clouds up to which computing all of them takes less time than trees do.
-MOST_DISTANCES = 1 << 26
+# Distances between the points of two clouds up to which computing all of them takes no longer than trees do: 4096
+# points each. The exact place depends on the clouds, and on whether numbers are wanted or distances.
+MOST_DISTANCES = 1 << 24
 # To start threads takes as long as about a thousand queries.
 THREADED = 4096
 

@@ -1,6 +1,6 @@
 // Distances between clouds: nearest points, and best matchings, in double precision.
 //
-// A set of clouds is an array (clouds, width, D), of which each cloud takes the first points, as many as its count says.
+// A set of clouds is an array (clouds, width, D), in which each cloud has its points first, as many as its count says.
 // Pairs of clouds are two lists of numbers, of a cloud of the first set and one of the second. Each pair is the work of
 // one thread.
 
