@@ -154,7 +154,7 @@ class NearestRows:
         result = np.full((some.stop - some.start, len(self.valid_columns) - first), np.nan)
         if len(rows) and len(columns):
             both_ways = self._by_all_distances if self.all_distances else self._by_trees
-            ways = map(torch.from_numpy, both_ways(rows, columns))
+            ways = [torch.from_numpy(way) for way in both_ways(rows, columns)]
             result[np.ix_(rows - some.start, columns - first)] = self.convention.join_ways(*ways).numpy()
         return torch.from_numpy(result)
 
