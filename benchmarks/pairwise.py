@@ -68,7 +68,7 @@ def contenders(x: Tensor, y: Tensor) -> list[tuple[str, Callable[[], object], Ca
     """What does the same for pairs of clouds (P, N, D), compiled and not."""
     mask = np.ones(x.shape[:2], dtype=np.bool_)
     clouds = [points.double().numpy() for points in (x, y)]
-    packed = [PackedClouds.of(points, mask) for points in clouds]
+    first, second = (PackedClouds.of(points, mask) for points in clouds)
     pairs, limits = np.arange(len(x)), np.full(len(x), np.inf)
 
     def trees() -> None:
@@ -81,8 +81,8 @@ def contenders(x: Tensor, y: Tensor) -> list[tuple[str, Callable[[], object], Ca
             linear_sum_assignment(cdist(one, other))
 
     return [
-        ("nearest points both ways", lambda: kernel.nearest_both_ways(*packed, pairs, pairs, 1), trees),
-        ("exact matching", lambda: kernel.match(*packed, pairs, pairs, False, limits, 1), scipys),
+        ("nearest points both ways", lambda: kernel.nearest_both_ways(first, second, pairs, pairs, 1), trees),
+        ("exact matching", lambda: kernel.match(first, second, pairs, pairs, False, limits, 1), scipys),
     ]
 
 

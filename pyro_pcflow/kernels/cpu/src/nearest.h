@@ -9,7 +9,7 @@ namespace {
 // the first. `back` has room for whole steps.
 template <int D>
 void nearest_both_ways(const double* points, int64_t count, const Rows& others, double* there, double* back) {
-  constexpr int TOGETHER = 4;  // points, so that the others are read and `back` is written once for all of them
+  constexpr int TOGETHER = 8;  // points, so that the others are read and `back` is written once for all of them
   const int64_t end = whole_steps(others.count);
   for (int64_t j = 0; j < end; ++j) back[j] = INF;
   int64_t i = 0;
