@@ -15,7 +15,7 @@ from pyro_pcflow.metrics.nearest_matchings import matching_bounds, random_pairs
 from pyro_pcflow.metrics.two_sample import one_nearest_neighbour, permutation_interval
 
 PAIRS = degenerate_pairs()
-quickly = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+quickly = settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @pytest.fixture(params=["compiled", "scipy"], autouse=True)
