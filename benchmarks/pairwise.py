@@ -4,9 +4,11 @@
     python -m benchmarks.pairwise body.npz --clouds 40 --emd-pairs 4      # a smoke run
 
 The clouds are the first of the file's `points`, half of them in the role of samples; where there are too few, they
-repeat, turned by a quarter about the second axis. Chamfer matrices are computed whole, by `pairwise`. Exact and
-approximate EMD are measured on a few pairs and multiplied by the number of pairs: extrapolated, and marked so. Peak
-memory is that of the process, above what it had before its first matrix.
+repeat, turned by a quarter about the second axis. Chamfer matrices are computed whole, by `pairwise`, and so are those
+of nearest neighbours by exact EMD, as `evaluate` asks for them. Whole matrices of exact and approximate EMD are
+measured on a few pairs and multiplied by the number of pairs: extrapolated, and marked so. What is compiled is compared
+with what does the same without a compiler on those few pairs, one after the other in turn, on one thread; the ratio is
+the median of rounds. Peak memory is that of the process, above what it had before its first matrix.
 """
 
 from __future__ import annotations
@@ -20,9 +22,18 @@ from functools import partial
 
 import numpy as np
 import torch
+from scipy.optimize import linear_sum_assignment
+from scipy.spatial import cKDTree
+from scipy.spatial.distance import cdist
 from torch import Tensor
 
 import pyro_pcflow as pcf
+from pyro_pcflow.kernels.cpu import clouds as kernel
+from pyro_pcflow.kernels.cpu.clouds import PackedClouds
+from pyro_pcflow.metrics.nearest_matchings import random_pairs
+
+# As `evaluate` takes by default.
+SPREAD_PAIRS = 5000
 
 
 def load(path: str, num_clouds: int, num_points: int, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -53,6 +64,28 @@ def peak_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
+def contenders(x: Tensor, y: Tensor) -> list[tuple[str, Callable[[], object], Callable[[], object]]]:
+    """What does the same for pairs of clouds (P, N, D), compiled and not."""
+    mask = np.ones(x.shape[:2], dtype=np.bool_)
+    clouds = [points.double().numpy() for points in (x, y)]
+    first, second = (PackedClouds.of(points, mask) for points in clouds)
+    pairs, limits = np.arange(len(x)), np.full(len(x), np.inf)
+
+    def trees() -> None:
+        for one, other in zip(*clouds, strict=True):
+            cKDTree(other).query(one)
+            cKDTree(one).query(other)
+
+    def scipys() -> None:
+        for one, other in zip(*clouds, strict=True):
+            linear_sum_assignment(cdist(one, other))
+
+    return [
+        ("nearest points both ways", lambda: kernel.nearest_both_ways(first, second, pairs, pairs, 1), trees),
+        ("exact matching", lambda: kernel.match(first, second, pairs, pairs, False, limits, 1), scipys),
+    ]
+
+
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -60,6 +93,7 @@ def main() -> None:
     parser.add_argument("--clouds", type=int, default=405, help="of samples, and of references (%(default)s)")
     parser.add_argument("--points", type=int, default=512, help="of a cloud (%(default)s)")
     parser.add_argument("--emd-pairs", type=int, default=12, help="that EMD is measured on (%(default)s)")
+    parser.add_argument("--rounds", type=int, default=5, help="of comparisons (%(default)s)")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--progress", action="store_true", help="show bars")
     arguments = parser.parse_args()
@@ -94,6 +128,22 @@ def main() -> None:
     print(f"| all three | {sum(entry[2] for entry in sets.values())} | {total:.1f} | | | |\n")
     if arguments.emd_pairs < 1:
         return
+    print(
+        "| nearest neighbours by exact EMD | pairs | seconds | core seconds | ms a pair | peak MB |",
+        "| --- | --- | --- | --- | --- | --- |",
+        sep="\n",
+    )
+    total = 0.0
+    for name, (x, y, pairs) in sets.items():
+        needed = torch.zeros(num, num, dtype=torch.bool) if y is not None else random_pairs(num, SPREAD_PAIRS, 0)
+        work_of_it = partial(pcf.metrics.pairwise, x, y, "emd", needed=needed, progress=arguments.progress)
+        spent, cores = timed(work_of_it)
+        total += spent
+        print(
+            f"| {name} | {pairs} | {spent:.1f} | {cores:.1f} | {1e3 * spent / pairs:.3f} | {peak_mb() - before:.0f} |",
+            flush=True,
+        )
+    print(f"| all three | {sum(entry[2] for entry in sets.values())} | {total:.1f} | | | |\n")
     few = arguments.emd_pairs
     x = samples[torch.arange(few) % num]
     y = references[torch.arange(few) % num]
@@ -108,6 +158,12 @@ def main() -> None:
         with torch.no_grad():
             spent = timed(partial(function, x, y))[0] / few
         print(f"| {name} | {few} | {1e3 * spent:.1f} | {spent * pairs / 60:.0f} minutes |", flush=True)
+    if kernel.available():
+        print("\n| on one thread | compiled, ms a pair | without, ms a pair | ratio |\n| --- | --- | --- | --- |")
+        for name, compiled, without in contenders(x.cpu(), y.cpu()):
+            times = np.array([[timed(work)[0] for work in (compiled, without)] for _ in range(arguments.rounds)])
+            ours, theirs = 1e3 * np.median(times, 0) / few
+            print(f"| {name} | {ours:.3f} | {theirs:.3f} | {np.median(times[:, 1] / times[:, 0]):.1f} |", flush=True)
 
 
 if __name__ == "__main__":

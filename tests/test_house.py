@@ -15,7 +15,7 @@ BELOW = {
     "_version": set(),
     "ops": set(),
     "data": {"ops"},
-    "metrics": STAND_ALONE,
+    "metrics": {*STAND_ALONE, "kernels"},
     "plotting": {"ops"},
     "serialization": STAND_ALONE,
     "nn": {"ops"},
@@ -104,7 +104,7 @@ ALLOWED = {
     },
     "pyro_pcflow.infer.bayesian_weights": {"getattr(self, key)": "reading a PyroSample samples it"},
     "pyro_pcflow.kernels.cpu.build": {"hasattr(os, 'geteuid')": "Windows has none"},
-    "pyro_pcflow.kernels.cpu.launch": {
+    "pyro_pcflow.kernels.cpu.threads": {
         "hasattr(os, 'register_at_fork')": "Windows has none",
         "except AttributeError": "a symbol of OpenMP that a library may lack",
     },

@@ -201,7 +201,7 @@ def _compiled_by_torch(wanted: str, points: Tensor, on_gpu: bool) -> str:
 
 def is_fused_ready() -> bool:
     """Whether the fused kernel runs here without being compiled first."""
-    return _loaded or is_kept(instruction_sets()[0])
+    return _loaded or is_kept("fused", instruction_sets()[0])
 
 
 @lru_cache

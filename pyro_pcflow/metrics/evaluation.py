@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from pyro_pcflow.metrics.cross_distances import cross_distances
 from pyro_pcflow.metrics.distances import DISTANCES, SUFFIXES, Distance, DistanceLike, as_distance
 from pyro_pcflow.metrics.likelihood import LogLikelihood
+from pyro_pcflow.metrics.matching import emd
 from pyro_pcflow.metrics.matrices import pairwise
+from pyro_pcflow.metrics.nearest_matchings import random_pairs
 from pyro_pcflow.metrics.occupancy import Grid, grid_around, jensen_shannon
 from pyro_pcflow.metrics.pairs import nonfinite_clouds
 from pyro_pcflow.metrics.protocol import Protocol, library_versions
 from pyro_pcflow.metrics.report import Likelihood, Neighbours, Report
 from pyro_pcflow.metrics.samples import Samples, as_clouds, make_comparable
-from pyro_pcflow.metrics.set_metrics import ONE_NEAREST_NEIGHBOUR, SET_METRICS
+from pyro_pcflow.metrics.set_metrics import ONE_NEAREST_NEIGHBOUR, SET_METRICS, SetDistances
 from pyro_pcflow.metrics.two_sample import PermutationInterval, permutation_interval
 from pyro_pcflow.ops.hashing import array_sha256
 
@@ -56,6 +59,7 @@ def evaluate(
     normalization: str = "none",
     grid: int | Grid = 28,
     permutations: int = 1000,
+    spread_pairs: int | None = 5000,
     seed: int = 0,
     name: str = "samples",
     data: str | DataDescription = "",
@@ -94,6 +98,9 @@ def evaluate(
         grid: of the occupancies: cells along each axis of the cube around the references, or a `Grid`, in coordinates
             after normalisation.
         permutations: of the permutation intervals.
+        spread_pairs: of exact EMD, the other metrics need nearest neighbours only, for which most pairs of clouds need
+            not be matched; spread, a mean over all pairs of a set, is then taken over as many random ones, and so is a
+            little less exact where a set has more. The protocol says so. None computes whole matrices.
         seed: of all choices and of the first draw; draw k has `seed + k`.
         name: of the samples, in the report.
         data: name of the data set, in the report, or a `DataDescription` with its split and units, too.
@@ -126,6 +133,8 @@ def evaluate(
     asked = _resolve(distances)
     if permutations < 1:
         raise ValueError(f"permutations: expected at least 1, got {permutations}")
+    if spread_pairs is not None and spread_pairs < 1:
+        raise ValueError(f"spread_pairs: expected at least 1, or None for all pairs, got {spread_pairs}")
     references = as_clouds(references, "references")
     train = None if train is None else as_clouds(train, "train")
     sets = make_comparable(
@@ -147,17 +156,19 @@ def evaluate(
     neighbours = None
     for suffix, (distance, options) in asked.items():
         distances_of = partial(pairwise, distance=distance, options=options, progress=progress, path=path)
-        theirs = distances_of(sets.references)
+        compare = _Comparison(
+            distances_of, sets.references, _sample(distance, len(sets.references), spread_pairs, seed)
+        )
         for draw, clouds in enumerate(sets.samples):
-            own, cross = distances_of(clouds), distances_of(clouds, sets.references)
-            failed[draw] = failed[draw] | cross_distances(cross).failed.to(failed[draw].device)
-            _append(values, suffix, own, theirs, cross)
+            found = compare(clouds)
+            failed[draw] = failed[draw] | cross_distances(found.cross).failed.to(failed[draw].device)
+            _append(values, suffix, found)
             if draw == 0:
-                intervals = permutation_interval(own, theirs, cross, permutations=permutations, seed=seed)
+                intervals = permutation_interval(*found[:3], permutations=permutations, seed=seed)
                 null.update(zip(ONE_NEAREST_NEIGHBOUR.keys(suffix), intervals, strict=True))
-                neighbours = neighbours or Neighbours(clouds.cpu(), sets.references.cpu(), cross.cpu(), suffix)
+                neighbours = neighbours or Neighbours(clouds.cpu(), sets.references.cpu(), found.cross.cpu(), suffix)
         for clouds in sets.train:
-            _append(train_values, suffix, distances_of(clouds), theirs, distances_of(clouds, sets.references))
+            _append(train_values, suffix, compare(clouds))
     values["jsd"] = [jensen_shannon(clouds, sets.references, grid=grid) for clouds in sets.samples]
     if sets.train:
         train_values["jsd"] = [jensen_shannon(clouds, sets.references, grid=grid) for clouds in sets.train]
@@ -172,7 +183,7 @@ def evaluate(
         point_dim=references.shape[-1],
         normalization=normalization,
         units=description.units,
-        distances={suffix: distance.describe(options) for suffix, (distance, options) in asked.items()},
+        distances={suffix: _describe(*one, len(sets.references), spread_pairs) for suffix, one in asked.items()},
         grid={"resolution": grid.resolution, "low": list(grid.low), "high": list(grid.high)},
         permutations=permutations,
         seeds=tuple(range(seed, seed + len(sets.samples))),
@@ -189,6 +200,12 @@ def evaluate(
         None if likelihood is None else Likelihood.of(likelihood),
         neighbours,
     )
+
+
+def _describe(distance: Distance, options: dict[str, Any], count: int, pairs: int | None) -> dict[str, Any]:
+    words = distance.describe(options)
+    few = pairs is not None and distance.function is emd and pairs < count * (count - 1) // 2
+    return words | ({"spread_pairs": pairs} if few else {})
 
 
 def _resolve(distances: Distances) -> dict[str, tuple[Distance, dict[str, Any]]]:
@@ -216,7 +233,33 @@ def _resolve(distances: Distances) -> dict[str, tuple[Distance, dict[str, Any]]]
     return {suffix: (distance, options) for suffix, distance, options in asked}
 
 
-def _append(values: dict[str, list[float]], suffix: str, own: Tensor, theirs: Tensor, cross: Tensor) -> None:
+def _sample(distance: Distance, count: int, pairs: int | None, seed: int) -> Tensor | None:
+    """The pairs of a set that spread is the mean of, and beside nearest neighbours all that is needed; None for all."""
+    return None if pairs is None or distance.function is not emd else random_pairs(count, pairs, seed)
+
+
+class _Comparison:
+    """Distances of sets of clouds to the references, and within both.
+
+    Args:
+        distances_of: `pairwise` with its options.
+        references: (R, N, D).
+        sample: (R, R) boolean, pairs that spread is the mean of, or None for all.
+    """
+
+    def __init__(self, distances_of: Callable[..., Tensor], references: Tensor, sample: Tensor | None) -> None:
+        self.distances_of, self.references, self.sample = distances_of, references, sample
+        self.theirs = distances_of(references, needed=sample)
+
+    def __call__(self, clouds: Tensor) -> SetDistances:
+        own = self.distances_of(clouds, needed=self.sample)
+        nothing = None if self.sample is None else torch.zeros_like(self.sample)
+        cross = self.distances_of(clouds, self.references, needed=nothing)
+        pairs = ~torch.eye(len(own), dtype=torch.bool) if self.sample is None else self.sample
+        return SetDistances(own, self.theirs, cross, own.cpu()[pairs], self.theirs.cpu()[pairs])
+
+
+def _append(values: dict[str, list[float]], suffix: str, found: SetDistances) -> None:
     for metric in SET_METRICS:
-        for key, value in zip(metric.keys(suffix), metric.compute(own, theirs, cross), strict=True):
+        for key, value in zip(metric.keys(suffix), metric.compute(found), strict=True):
             values.setdefault(key, []).append(value)

@@ -12,6 +12,8 @@ from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
 from torch import Tensor
 
+from pyro_pcflow.kernels.cpu import clouds as kernel
+from pyro_pcflow.kernels.cpu.clouds import PackedClouds
 from pyro_pcflow.metrics.pairs import (
     LEAST_EXPONENT,
     MATRIX_ENTRIES,
@@ -63,14 +65,15 @@ def emd(
         emd(x, y) = min over s of  1/N sum_i c(x_i, y_s(i)),        c(p, q) = |p - q|  or  |p - q|^2
 
     With the Euclidean cost this is the 1-Wasserstein distance between the clouds, a metric, in the data's units; with
-    the squared cost it is the square of the 2-Wasserstein distance. The matching is exact, by the shortest augmenting
-    paths of Crouse (On implementing 2D rectangular assignment algorithms, 2016) in float64, on the CPU; its time grows
-    with the cube of N. What PointFlow calls EMD is an approximation to the first, what PVD and LION call EMD an
+    the squared cost it is the square of the 2-Wasserstein distance. The matching is exact, by shortest augmenting paths
+    (Jonker and Volgenant, 1987) in float64, on the CPU: compiled, or of scipy where there is no compiler; its time
+    grows with the cube of N. What PointFlow calls EMD is an approximation to the first, what PVD and LION call EMD an
     approximation to the second: see `approximate_emd`.
 
     Differentiable almost everywhere: the gradient holds the matching fixed.
 
-    Memory: for each of torch's threads, one matrix of N x N float64 for the pair at hand, or 32 MiB at 2048 points.
+    Memory: for each of torch's threads, a matrix of N x N float32 for the pair at hand, or 16 MiB at 2048 points, and
+    for few pairs one of float64, too.
 
     Args:
         x: (*batch, N, D) of float32 or float64.
@@ -97,28 +100,39 @@ def emd(
     return matched_emd(pair_clouds(x, y, x_mask, y_mask), cost, torch.get_num_threads())
 
 
-def matched_emd(pairs: CloudPairs, cost: Cost, num_threads: int) -> Tensor:
-    """`emd` of pairs that were checked before, by a number of threads."""
+def matched_emd(pairs: CloudPairs, cost: Cost, num_threads: int, limits: np.ndarray | None = None) -> Tensor:
+    """`emd` of pairs that were checked before, by a number of threads.
+
+    With limits (B,), a pair whose distance is above its limit may have any number between both in its place.
+    """
     check_choice(cost, get_args(Cost), "cost")
     pairs.require_equal_counts("emd")
-    index = torch.from_numpy(_match(pairs, cost, num_threads)).to(pairs.x.device)
+    matches, bounds = _match(pairs, cost, num_threads, limits)
+    index = torch.from_numpy(matches).to(pairs.x.device)
     difference = pairs.x - pairs.y.gather(1, index.unsqueeze(-1).expand(-1, -1, pairs.y.shape[-1]))
     distances = difference.square().sum(-1) if cost == "squared" else torch.linalg.vector_norm(difference, dim=-1)
-    return pairs.finish(torch.where(pairs.x_mask, distances, 0.0).sum(-1) / pairs.x_mask.sum(-1))
+    values = torch.where(pairs.x_mask, distances, 0.0).sum(-1) / pairs.x_mask.sum(-1)
+    if limits is not None:
+        values = torch.where(
+            torch.from_numpy(bounds > limits).to(values.device), torch.from_numpy(bounds).to(values), values
+        )
+    return pairs.finish(values)
 
 
-def _match(pairs: CloudPairs, cost: Cost, num_threads: int) -> np.ndarray:
-    clouds = [tensor.detach().cpu().numpy() for tensor in (pairs.x, pairs.y, pairs.x_mask, pairs.y_mask)]
-    invalid = pairs.invalid.tolist()
-    index = np.zeros(clouds[2].shape, dtype=np.int64)
+def _match(pairs: CloudPairs, cost: Cost, num_threads: int, limits: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """Partners (B, N), and lower bounds (B,) of the distances: those of pairs above a limit have no partners."""
+    x, y, x_mask, y_mask = (tensor.detach().cpu().numpy() for tensor in (pairs.x, pairs.y, pairs.x_mask, pairs.y_mask))
+    if kernel.available():
+        return _match_compiled(PackedClouds.of(x, x_mask), PackedClouds.of(y, y_mask), cost, num_threads, limits)
+    index = np.zeros(x_mask.shape, dtype=np.int64)
 
     def solve(pair: int) -> None:
-        if invalid[pair]:
-            return
-        x, y, x_mask, y_mask = (array[pair] for array in clouds)
-        ours, theirs = np.flatnonzero(x_mask), np.flatnonzero(y_mask)
-        rows, columns = linear_sum_assignment(cdist(x[ours], y[theirs], _SCIPY_METRIC[cost]))
-        index[pair, ours[rows]] = theirs[columns]
+        ours, theirs = np.flatnonzero(x_mask[pair]), np.flatnonzero(y_mask[pair])
+        with np.errstate(over="ignore"):
+            costs = cdist(x[pair, ours], y[pair, theirs], _SCIPY_METRIC[cost])
+        # Costs that overflow have no best matching, and every one is infinitely dear.
+        columns = linear_sum_assignment(costs)[1] if np.isfinite(costs).all() else np.arange(len(ours))
+        index[pair, ours] = theirs[columns]
 
     if num_threads == 1 or len(index) == 1:
         for pair in range(len(index)):
@@ -127,7 +141,18 @@ def _match(pairs: CloudPairs, cost: Cost, num_threads: int) -> np.ndarray:
         # The solver lets go of the interpreter's lock.
         with ThreadPoolExecutor(num_threads) as pool:
             list(pool.map(solve, range(len(index))))
-    return index
+    return index, np.full(len(index), -np.inf)
+
+
+def _match_compiled(
+    x: PackedClouds, y: PackedClouds, cost: Cost, num_threads: int, limits: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
+    pairs = np.arange(len(x.counts))
+    limits = np.full(len(pairs), np.inf) if limits is None else limits
+    numbers, bounds = kernel.match(x, y, pairs, pairs, cost == "squared", limits, num_threads)
+    index = np.zeros_like(numbers)
+    np.put_along_axis(index, x.places, np.take_along_axis(y.places, numbers, 1), 1)
+    return index, bounds
 
 
 def approximate_emd(

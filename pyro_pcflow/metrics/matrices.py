@@ -12,16 +12,18 @@ from torch import Tensor
 
 from pyro_pcflow.metrics.distances import Distance, DistanceLike, as_distance
 from pyro_pcflow.metrics.matching import emd, matched_emd
+from pyro_pcflow.metrics.nearest_matchings import NearestMatchings
 from pyro_pcflow.metrics.nearest_neighbours import CHAMFER_CONVENTIONS, HAUSDORFF, chamfer, hausdorff
 from pyro_pcflow.metrics.neighbour_search import NearestRows
 from pyro_pcflow.metrics.pairs import check_cloud, check_mask, nonfinite_clouds, pair_clouds
 from pyro_pcflow.metrics.row_store import RowStore, fingerprint
+from pyro_pcflow.ops.hashing import array_sha256
 from pyro_pcflow.ops.progress import progress_bar
 
 __all__ = ["pairwise"]
 
-# Rows between two writes: trees are built anew for each block, and a row of an exact matching may take minutes.
-_ROWS_OF_TREES = 32
+# Rows between two writes: a block of nearest points shares copies and trees, a row of matchings may take minutes.
+_ROWS_OF_NEAREST = 32
 
 
 def pairwise(
@@ -36,6 +38,7 @@ def pairwise(
     num_threads: int | None = None,
     progress: bool | None = False,
     path: str | os.PathLike[str] | None = None,
+    needed: Tensor | None = None,
 ) -> Tensor:
     """The matrix of distances between all clouds of two sets, or between all clouds of one set.
 
@@ -43,7 +46,7 @@ def pairwise(
     distance (Chamfer, Hausdorff, exact EMD) only half is then computed, and the diagonal is zero; of the others every
     entry is computed, the diagonal too.
 
-    Chamfer and Hausdorff distances on a CPU come from k-d trees in float64, whatever the dtype of the clouds. No
+    Chamfer and Hausdorff distances on a CPU are computed in float64, whatever the dtype of the clouds. No
     gradients are recorded.
 
     A distance may be any function of pairs of clouds: `Distance` says how it is called and what it must return, and
@@ -68,9 +71,13 @@ def pairwise(
         x_mask: (S, N) boolean, true where a point is there; by default all are.
         y_mask: (R, M) boolean.
         max_memory_mb: the bound, in MiB.
-        num_threads: threads for trees and matchings, by default as many as torch uses.
+        num_threads: threads for nearest points and matchings, by default as many as torch uses.
         progress: show a bar; None shows one on a terminal, and a line every half a minute in a log.
         path: a folder to keep finished rows in; made if it is missing.
+        needed: (S, R) boolean, for nearest neighbours in less time: which entries are wanted whatever they are, beside
+            the smallest ones of each row and each column, on the diagonal and below it without effect where y is None.
+            Of exact EMD, the others may then be lower bounds, larger than the smallest of their row and of their
+            column; of other distances all are computed. By default all are wanted.
 
     Returns:
         (S, R) of float64, on the device of x. Rows and columns of clouds with a NaN or an infinity are NaN.
@@ -112,12 +119,21 @@ def pairwise(
     threads = torch.get_num_threads() if num_threads is None else num_threads
     if not isinstance(threads, int) or threads < 1:
         raise ValueError(f"num_threads: expected a whole number of at least 1, got {num_threads!r}")
-    compute_rows = _row_computer(kind, arguments, (x, x_mask), (columns, columns_mask), max_memory_mb, threads)
-    step = _ROWS_OF_TREES if isinstance(compute_rows, NearestRows) else 1
+    if needed is not None and (needed.dtype != torch.bool or needed.shape != (len(x), len(columns))):
+        shape = (len(x), len(columns))
+        raise ValueError(
+            f"needed: expected a boolean tensor of shape {shape}, got {needed.dtype} {tuple(needed.shape)}"
+        )
+    # Of other distances nothing tells that they are large but the distances themselves.
+    needed = needed if kind.function is emd else None
+    sets = (x, x_mask), (columns, columns_mask)
+    compute_rows = _row_computer(kind, arguments, *sets, max_memory_mb, threads, needed, mirrored)
+    step = _ROWS_OF_NEAREST if isinstance(compute_rows, NearestRows) else 1
 
     store = None
     if path is not None:
-        key = fingerprint(kind.identity(arguments), x, x_mask, columns, columns_mask, mirrored)
+        identity = kind.identity(arguments) + ([] if needed is None else [array_sha256(needed)])
+        key = fingerprint(identity, x, x_mask, columns, columns_mask, mirrored)
         store = RowStore(path, key, kind.name, (len(x), len(columns)))
     matrix = torch.zeros(len(x), len(columns), dtype=torch.float64)
     done = set() if store is None else store.read_into(matrix)
@@ -174,6 +190,8 @@ def _row_computer(
     columns: tuple[Tensor, Tensor],
     max_memory_mb: float,
     threads: int,
+    needed: Tensor | None,
+    mirrored: bool,
 ) -> Callable[[slice, int], Tensor]:
     """A function that computes some rows, from a first column on."""
     x, y = rows[0], columns[0]
@@ -182,7 +200,8 @@ def _row_computer(
         convention = HAUSDORFF if kind.function is hausdorff else CHAMFER_CONVENTIONS[arguments["convention"]]
         return NearestRows(rows, columns, convention, budget, threads)
     largest = max(x.shape[1], y.shape[1]) ** 2 if arguments.get("debiased") else x.shape[1] * y.shape[1]
-    element = 8 if kind.function is emd else x.element_size()
+    # A matching has a matrix in each precision at worst, for each thread.
+    element = 12 if kind.function is emd else x.element_size()
     # The C library keeps freed memory: the process was seen to grow by up to 11 matrices, of which 5 are in use.
     spare = 2 if x.device.type == "cpu" and kind.function is not emd else 1
     # What a pair has beside its matrices is a few times its points.
@@ -193,6 +212,8 @@ def _row_computer(
             f"max_memory_mb: {max_memory_mb} is not enough for one pair of clouds of {x.shape[1]} and {y.shape[1]} "
             f"points, give {one / 2**20:.3g} or more"
         )
+    if needed is not None:
+        return NearestMatchings(rows, columns, arguments["cost"], needed, mirrored, min(threads, room))
     if kind.function is emd:
         return partial(_rows_by_pairs, _exact(arguments, min(threads, room)), room, rows, columns)
     return partial(_rows_by_pairs, kind.bind(arguments), room, rows, columns)

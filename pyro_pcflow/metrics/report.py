@@ -56,7 +56,8 @@ class Neighbours:
     Args:
         samples: (S, N, D), after choice of points and normalisation.
         references: (S, N, D).
-        distances: (S, S) of float64, NaN in the rows of failed samples.
+        distances: (S, S) of float64, NaN in the rows of failed samples; of exact EMD, those of pairs that are not
+            nearest either way may be lower bounds, see `pairwise`.
         distance: the suffix of the distance.
     """
 

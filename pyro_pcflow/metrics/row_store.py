@@ -20,7 +20,7 @@ from pyro_pcflow.ops.reading import phrase, printable, read_small_text
 __all__ = ["RowStore", "fingerprint"]
 
 # Raised whenever a distance is computed differently, so that old rows are not mixed with new ones.
-VERSION = 2
+VERSION = 3
 MOST_BYTES = 1 << 16
 
 

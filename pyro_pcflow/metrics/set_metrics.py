@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -12,7 +13,15 @@ from torch import Tensor
 from pyro_pcflow.metrics.cross_distances import check_matrix, cross_distances
 from pyro_pcflow.metrics.two_sample import one_nearest_neighbour
 
-__all__ = ["ONE_NEAREST_NEIGHBOUR", "SET_METRICS", "SetMetric", "coverage", "minimum_matching_distance", "spread"]
+__all__ = [
+    "ONE_NEAREST_NEIGHBOUR",
+    "SET_METRICS",
+    "SetDistances",
+    "SetMetric",
+    "coverage",
+    "minimum_matching_distance",
+    "spread",
+]
 
 
 def minimum_matching_distance(samples_references: Tensor | np.ndarray) -> float:
@@ -89,10 +98,14 @@ def spread(samples_samples: Tensor | np.ndarray, references_references: Tensor |
         >>> spread(torch.tensor([[0.0, 1.0], [1.0, 0.0]]), torch.tensor([[0.0, 4.0], [4.0, 0.0]]))
         0.25
     """
-    between_references = _off_diagonal(references_references, "references_references")
+    return _ratio(
+        _off_diagonal(samples_samples, "samples_samples"), _off_diagonal(references_references, "references_references")
+    )
+
+
+def _ratio(between_samples: Tensor, between_references: Tensor) -> float:
     if not len(between_references) or not between_references.isfinite().all():
         raise ValueError("references_references: expected finite distances between at least two references")
-    between_samples = _off_diagonal(samples_samples, "samples_samples")
     return float(between_samples[between_samples.isfinite()].mean() / between_references.mean())
 
 
@@ -103,6 +116,24 @@ def _off_diagonal(matrix: Tensor | np.ndarray, name: str) -> Tensor:
     return square[~torch.eye(len(square), dtype=torch.bool)]
 
 
+class SetDistances(NamedTuple):
+    """What metrics of two sets are computed from.
+
+    Attributes:
+        own: (S, S), distances within samples.
+        theirs: (R, R), within references.
+        cross: (S, R), between samples and references.
+        own_pairs: of pairs of samples, those that spread is the mean of.
+        their_pairs: of pairs of references.
+    """
+
+    own: Tensor
+    theirs: Tensor
+    cross: Tensor
+    own_pairs: Tensor
+    their_pairs: Tensor
+
+
 @dataclass(frozen=True)
 class SetMetric:
     """A metric of two sets in a report: `prefix-cd` for the Chamfer distance, and the same with other suffixes.
@@ -111,8 +142,7 @@ class SetMetric:
         prefix: of its keys.
         title: in tables.
         meaning: a sentence below tables.
-        compute: from the distances within samples, within references, and between samples and references, a number
-            for each of `parts`.
+        compute: from the distances within and between both sets, a number for each of `parts`.
         parts: how the keys of one distance end.
         is_rate: whether it is in [0, 1], and shown in percent.
     """
@@ -120,7 +150,7 @@ class SetMetric:
     prefix: str
     title: str
     meaning: str
-    compute: Callable[[Tensor, Tensor, Tensor], tuple[float, ...]]
+    compute: Callable[[SetDistances], tuple[float, ...]]
     parts: tuple[str, ...] = ("",)
     is_rate: bool = False
 
@@ -134,7 +164,7 @@ ONE_NEAREST_NEIGHBOUR = SetMetric(
     "1-NNA",
     "1-NNA: clouds whose nearest neighbour is of their own set; 50% is ideal, and lower is not better. Its "
     "halves: `ref`, references whose neighbour is a reference, and `smp`, samples whose neighbour is a sample.",
-    one_nearest_neighbour,
+    lambda distances: one_nearest_neighbour(distances.own, distances.theirs, distances.cross),
     parts=("", "-ref", "-smp"),
     is_rate=True,
 )
@@ -145,19 +175,19 @@ SET_METRICS = (
         "cov",
         "COV",
         "COV: references that are the nearest one of some sample; compare with the training set.",
-        lambda own, theirs, cross: (coverage(cross),),
+        lambda distances: (coverage(distances.cross),),
         is_rate=True,
     ),
     SetMetric(
         "mmd",
         "MMD",
         "MMD: mean distance from a reference to its nearest sample, in the unit of the distance.",
-        lambda own, theirs, cross: (minimum_matching_distance(cross),),
+        lambda distances: (minimum_matching_distance(distances.cross),),
     ),
     SetMetric(
         "spread",
         "spread",
         "Spread: mean distance of two samples over that of two references; 1 is ideal, near 0 is collapse.",
-        lambda own, theirs, cross: (spread(own, theirs),),
+        lambda distances: (_ratio(distances.own_pairs, distances.their_pairs),),
     ),
 )

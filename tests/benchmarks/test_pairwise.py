@@ -6,13 +6,16 @@ import pytest
 import torch
 
 from benchmarks import pairwise
+from pyro_pcflow.kernels.cpu import clouds as kernel
 
 
 def test_the_table(command, write_category):
     path = write_category(6, 0, 40)
-    printed = command(pairwise, path, "--clouds", 3, "--points", 20, "--emd-pairs", 1).out
+    printed = command(pairwise, path, "--clouds", 3, "--points", 20, "--emd-pairs", 1, "--rounds", 1).out
     cells = [line.strip("| ").split(" | ") for line in printed.splitlines() if line.startswith("| ")]
     pairs = {row[0]: row[1] for row in cells}
+    assert [row[0] for row in cells].count("samples-references") == 2  # by Chamfer distances, and by exact EMD
+    assert not kernel.available() or {"nearest points both ways", "exact matching"} <= pairs.keys()
     assert pairs["samples-samples"] == pairs["references-references"] == "3"
     assert pairs["samples-references"] == "9"
     assert {"exact EMD", "approximate EMD"} <= pairs.keys()

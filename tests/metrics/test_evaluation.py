@@ -22,6 +22,7 @@ from pyro_pcflow.metrics import (
     permutation_interval,
     spread,
 )
+from pyro_pcflow.metrics.nearest_matchings import random_pairs
 
 KEYS = ["1-nna-cd", "1-nna-cd-ref", "1-nna-cd-smp", "cov-cd", "mmd-cd", "spread-cd", "jsd"]
 
@@ -54,6 +55,27 @@ def test_arrays_and_mixed_precision():
     report = evaluate(samples.numpy(), references.numpy())
     assert report == evaluate(samples, references)
     assert report["mmd-cd"] == pytest.approx(evaluate(samples.double(), references)["mmd-cd"], rel=1e-12)
+
+
+def test_exact_matchings_are_fewer_and_only_the_spread_is_of_some_pairs():
+    samples, references, train = (clouds(12, 20, seed=seed) for seed in (1, 2, 3))
+    whole = evaluate(samples, references, train=train, distances=["emd"], spread_pairs=None)
+    within = pairwise(samples, distance="emd"), pairwise(references, distance="emd")
+    assert whole["spread-emd"] == spread(*within)
+    assert "spread_pairs" not in whole.protocol.distances["emd"]
+    for pairs, few in ((66, False), (65, True), (5, True)):
+        report = evaluate(samples, references, train=train, distances=["emd"], spread_pairs=pairs, seed=0)
+        for key in whole:
+            assert report[key] == whole[key] or key == "spread-emd"
+            assert report.train[key] == whole.train[key] or key == "spread-emd"
+        assert report.null == whole.null
+        assert (report["spread-emd"] != pytest.approx(whole["spread-emd"], rel=1e-12)) == few
+        assert report.protocol.distances["emd"].get("spread_pairs") == (pairs if few else None)
+    chosen = random_pairs(12, 5, 0)
+    assert report["spread-emd"] == pytest.approx(float(within[0][chosen].mean() / within[1][chosen].mean()), rel=1e-12)
+    assert not torch.equal(report.neighbours.distances, whole.neighbours.distances)
+    with pytest.raises(ValueError, match="spread_pairs: expected at least 1, or None"):
+        evaluate(samples, references, spread_pairs=0)
 
 
 def test_several_distances_with_options():

@@ -18,6 +18,7 @@ from helpers.brute_force import (
     padded,
     real_clouds,
 )
+from pyro_pcflow.kernels.cpu import clouds as kernel
 from pyro_pcflow.metrics import approximate_emd, chamfer, emd, sinkhorn
 from pyro_pcflow.metrics import matching as matching_module
 from pyro_pcflow.metrics import transport as transport_module
@@ -36,12 +37,23 @@ def emd_by_pot(x, y, power=1):
     return ot.emd2(*weights, distances(x, y) ** power)
 
 
+@pytest.mark.parametrize("compiled", [True, False])
 @pytest.mark.parametrize("cost", POWERS)
 @pytest.mark.parametrize("name", PAIRS)
-def test_exact_matching_agrees_with_pot(name, cost, device):
+def test_exact_matching_agrees_with_pot(name, cost, compiled, device, monkeypatch):
+    if not compiled:
+        monkeypatch.setattr(kernel, "available", lambda: False)
     x, y = PAIRS[name]
     expected = emd_by_pot(x, y, POWERS[cost])
     assert emd(*tensors((x, y), device=device), cost).item() == pytest.approx(expected, rel=1e-6, abs=1e-12)
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_distances_that_overflow_are_infinite(compiled, monkeypatch):
+    if not compiled:
+        monkeypatch.setattr(kernel, "available", lambda: False)
+    x = torch.tensor([[0.0], [1e200]], dtype=torch.float64)
+    assert emd(x, -x, "squared") == torch.inf
 
 
 @pytest.mark.parametrize("cost", POWERS)

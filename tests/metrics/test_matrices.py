@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from helpers.brute_force import padded
+from pyro_pcflow.kernels.cpu import clouds as kernel
 from pyro_pcflow.metrics import approximate_emd, chamfer, emd, hausdorff, matrices, pairwise, sinkhorn
 from pyro_pcflow.metrics.distances import DISTANCES
 
@@ -22,6 +23,16 @@ CASES = {
 }
 
 
+@pytest.fixture(params=["compiled", "scipy"])
+def _search(request, monkeypatch):
+    """With the compiled kernel, and as where there is no compiler."""
+    if request.param == "scipy":
+        monkeypatch.setattr(kernel, "available", lambda: False)
+    elif not kernel.available():
+        pytest.skip("no C++ compiler")
+
+
+@pytest.mark.usefixtures("_search")
 @pytest.mark.parametrize("case", CASES)
 def test_every_entry(case, bodies):
     function, options = CASES[case]
@@ -36,12 +47,13 @@ def test_every_entry(case, bodies):
         assert (within.diagonal() == 0).all()
 
 
+@pytest.mark.usefixtures("_search")
 @pytest.mark.parametrize("case", CASES)
 def test_memory_and_threads_change_nothing(case, bodies, monkeypatch):
     function, options = CASES[case]
     x = bodies.float()
     whole = pairwise(x, distance=function.__name__, options=options)
-    monkeypatch.setattr(matrices, "_ROWS_OF_TREES", 3)
+    monkeypatch.setattr(matrices, "_ROWS_OF_NEAREST", 3)
     for megabytes, threads in [(0.15, 1), (0.25, 2), (0.4, 1)]:
         matrix = pairwise(x, distance=function.__name__, options=options, max_memory_mb=megabytes, num_threads=threads)
         torch.testing.assert_close(matrix, whole, rtol=1e-5, atol=1e-9)
@@ -49,6 +61,7 @@ def test_memory_and_threads_change_nothing(case, bodies, monkeypatch):
         pairwise(x, distance=function.__name__, options=options, max_memory_mb=0.001)
 
 
+@pytest.mark.usefixtures("_search")
 @pytest.mark.parametrize("case", CASES)
 def test_masks_and_nan_clouds(case):
     function, options = CASES[case]
@@ -86,7 +99,7 @@ class Interrupted(Exception):
 def test_resume_after_an_interruption(case, both, bodies, tmp_path, monkeypatch):
     function, options = CASES[case]
     x, y = bodies, bodies.flip(0)[:6] if both else None
-    monkeypatch.setattr(matrices, "_ROWS_OF_TREES", 2)
+    monkeypatch.setattr(matrices, "_ROWS_OF_NEAREST", 2)
     expected = pairwise(x, y, function.__name__, options=options)
     write, written = matrices.RowStore.write, []
 
@@ -103,7 +116,7 @@ def test_resume_after_an_interruption(case, both, bodies, tmp_path, monkeypatch)
     computed = []
     monkeypatch.setattr(matrices.RowStore, "write", lambda *args: (computed.append(args[1]), write(*args))[1])
     # Another size of blocks goes on from the same rows.
-    monkeypatch.setattr(matrices, "_ROWS_OF_TREES", 3)
+    monkeypatch.setattr(matrices, "_ROWS_OF_NEAREST", 3)
     resumed = pairwise(x, y, function.__name__, options=options, path=tmp_path)
     assert torch.equal(resumed, expected)
     assert sum(rows.stop - rows.start for rows in computed) == len(x) - finished

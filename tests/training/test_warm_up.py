@@ -51,7 +51,7 @@ def kernel(monkeypatch):
     except compiler.KernelUnavailableError as error:
         pytest.skip(str(error))
     monkeypatch.setattr(fused_cpu, "load", kernel.load)
-    monkeypatch.setattr(backends, "is_kept", lambda _: False)
+    monkeypatch.setattr(backends, "is_kept", lambda *_: False)
     monkeypatch.setattr(backends, "_loaded", False)
     backends._fused.cache_clear()
     backends._say_once.cache_clear()

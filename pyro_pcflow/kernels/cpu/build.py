@@ -1,9 +1,12 @@
-"""Compile the C++ kernel for this machine at its first use, and keep the result.
+"""Compile C++ kernels for this machine, each at its first use, and keep the results.
+
+Each library has one source of its name in `src`, and depends on what that includes alone: who needs one library
+compiles no other, and a change of one leaves the others as they are.
 
 What is kept is code that runs with the user's rights, so it is loaded only from a folder that no other user can write
 to: it and its file belong to this user or to root, neither is writable by a group or by others, and no folder above
 it can be changed by everybody, unless it has the sticky bit, as `/tmp` has. Elsewhere, and where nothing can be
-written, the kernel is compiled into a private folder that lives as long as the process. This is no defence against
+written, a kernel is compiled into a private folder that lives as long as the process. This is no defence against
 other programs of the same user, who could change this package as well, nor against root. The checksum beside a library
 is no defence either: it tells a file that a full disk or a crash has cut, which is then compiled again.
 """
@@ -16,6 +19,7 @@ import hashlib
 import logging
 import os
 import platform
+import re
 import shlex
 import shutil
 import stat
@@ -24,6 +28,7 @@ import tempfile
 import time
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from filelock import FileLock
@@ -31,7 +36,7 @@ from filelock import FileLock
 from pyro_pcflow.kernels.program import Activation
 from pyro_pcflow.ops.network import LEAKY_SLOPE
 
-__all__ = ["CACHE", "KernelUnavailableError", "compiled", "find_compiler", "instruction_sets", "is_kept"]
+__all__ = ["CACHE", "LIBRARIES", "KernelUnavailableError", "compiled", "find_compiler", "instruction_sets", "is_kept"]
 
 logger = logging.getLogger(__name__)
 
@@ -39,15 +44,35 @@ SOURCES = Path(__file__).with_name("src")
 # Where compiled kernels are kept, if not in the user's folder for caches.
 CACHE = "PYRO_PCFLOW_CACHE"
 # Values that are not numbers must stay so: no fast mathematics, except that no floating-point trap is expected.
-FLAGS = (
-    *("-std=c++17", "-O3", "-fPIC", "-shared", "-pthread", "-fno-math-errno", "-fno-trapping-math"),
-    *(f"-DPCF_{activation.name}={activation.value}" for activation in Activation),
-    f"-DPCF_LEAKY_SLOPE={LEAKY_SLOPE}f",
-)
+FLAGS = ("-std=c++17", "-O3", "-fPIC", "-shared", "-pthread", "-fno-math-errno", "-fno-trapping-math")
 INSTRUCTION_SETS: dict[str, tuple[str, ...]] = {
     "avx512": ("-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl", "-mfma", "-mprefer-vector-width=512"),
     "avx2": ("-mavx2", "-mfma"),
     "portable": (),
+}
+
+
+class Library(NamedTuple):
+    """What is compiled into one file, from the source of its name.
+
+    Attributes:
+        title: in messages.
+        flags: of the compiler, beside those of all libraries.
+    """
+
+    title: str
+    flags: tuple[str, ...] = ()
+
+
+LIBRARIES = {
+    "fused": Library(
+        "the fused kernel",
+        (
+            *(f"-DPCF_{activation.name}={activation.value}" for activation in Activation),
+            f"-DPCF_LEAKY_SLOPE={LEAKY_SLOPE}f",
+        ),
+    ),
+    "clouds": Library("the kernel for distances between clouds"),
 }
 
 
@@ -94,43 +119,65 @@ def cache_folder() -> Path:
     return home / ".cache" / "pyro_pcflow"
 
 
-def compiled(instruction_set: str) -> ctypes.CDLL:
-    """Load the kernel for an instruction set, and compile it before if that has not been done yet.
+def compiled(library: str, instruction_set: str | None = None) -> ctypes.CDLL:
+    """Load a library for an instruction set, and compile it before if that has not been done yet.
 
-    Processes that want the same kernel wait for the one that compiles it. A file appears under its name only when it is
-    complete; one that is broken, or that does not load here, is compiled again.
+    Processes that want the same library wait for the one that compiles it. A file appears under its name only when it
+    is complete; one that is broken, or that does not load here, is compiled again.
+
+    Args:
+        library: one of `LIBRARIES`.
+        instruction_set: one of `instruction_sets()`, by default the best.
 
     Raises:
-        KernelUnavailableError: if there is no compiler, it fails, or what it makes does not load.
+        KernelUnavailableError: if there is no compiler, it fails, or what it makes does not load; or if the machine has
+            no such instructions.
     """
-    flags = [*FLAGS, *INSTRUCTION_SETS[instruction_set]]
+    known = instruction_sets()
+    instruction_set = known[0] if instruction_set is None else instruction_set
+    if instruction_set not in known:
+        raise KernelUnavailableError(f"this machine has no {instruction_set} instructions, only {', '.join(known)}")
     try:
-        path = _place(f"fused-{instruction_set}-{_key(flags)}.so")
-        if library := _load(path):
-            return library
+        path = _place(_file_name(library, instruction_set))
+        if loaded := _load(path):
+            return loaded
         with FileLock(path.with_suffix(".lock")):
-            if library := _load(path):
-                return library
-            _compile(flags, path)
+            if loaded := _load(path):
+                return loaded
+            _compile(library, instruction_set, path)
             return ctypes.CDLL(str(path))
     except OSError as error:
         raise KernelUnavailableError(f"no compiled kernel: {error}; set {CACHE}") from error
 
 
-def is_kept(instruction_set: str) -> bool:
-    """Whether the kernel for an instruction set lies ready, so that `compiled` only loads it."""
-    flags = [*FLAGS, *INSTRUCTION_SETS[instruction_set]]
+def is_kept(library: str, instruction_set: str) -> bool:
+    """Whether a library for an instruction set lies ready, so that `compiled` only loads it."""
     try:
-        return _is_whole(_place(f"fused-{instruction_set}-{_key(flags)}.so"))
+        return _is_whole(_place(_file_name(library, instruction_set)))
     except OSError:
         return False
 
 
-def _key(flags: list[str]) -> str:
+def _flags(library: str, instruction_set: str) -> list[str]:
+    return [*FLAGS, *LIBRARIES[library].flags, *INSTRUCTION_SETS[instruction_set]]
+
+
+def _sources(name: str) -> list[Path]:
+    """A source, and those of ours that it includes, directly or not, each once."""
+    found = [SOURCES / name]
+    for path in found:
+        included = re.findall(r'^#include "(.+)"', path.read_text(encoding="utf-8"), re.MULTILINE)
+        found += [SOURCES / other for other in included if SOURCES / other not in found]
+    return found
+
+
+def _file_name(library: str, instruction_set: str) -> str:
     """A name for everything that a library depends on."""
-    sources = [path.read_bytes() for path in sorted(SOURCES.iterdir())]
+    sources = [path.read_bytes() for path in _sources(f"{library}.cpp")]
+    flags = _flags(library, instruction_set)
     machine = [platform.machine(), *platform.libc_ver()]
-    return hashlib.sha256(b"\0".join([*sources, *map(str.encode, [*flags, *machine])])).hexdigest()[:16]
+    key = hashlib.sha256(b"\0".join([*sources, *map(str.encode, [*flags, *machine])])).hexdigest()
+    return f"{library}-{instruction_set}-{key[:16]}.so"
 
 
 def _place(name: str) -> Path:
@@ -205,9 +252,9 @@ def _checksum(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def _compile(flags: list[str], path: Path) -> None:
+def _compile(library: str, instruction_set: str, path: Path) -> None:
     command = find_compiler()
-    logger.warning("compiling the fused kernel, once for this machine, into %s", path)
+    logger.warning("compiling %s, once for this machine, into %s", LIBRARIES[library].title, path)
     start = time.perf_counter()
     prefix = f".{path.stem}-"
     # This process holds the lock, so the process that left these folders was killed.
@@ -217,7 +264,7 @@ def _compile(flags: list[str], path: Path) -> None:
         made = Path(folder) / path.name
         # In a session of its own, since a Ctrl-C is meant for the caller, which may go on.
         result = subprocess.run(
-            [*command, *flags, str(SOURCES / "fused.cpp"), "-o", str(made)],
+            [*command, *_flags(library, instruction_set), str(SOURCES / f"{library}.cpp"), "-o", str(made)],
             capture_output=True,
             text=True,
             start_new_session=True,

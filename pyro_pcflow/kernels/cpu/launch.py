@@ -3,37 +3,16 @@
 from __future__ import annotations
 
 import ctypes
-import os
 from functools import lru_cache
 
 import torch
 from torch import Tensor
 
-from pyro_pcflow.kernels.cpu.build import KernelUnavailableError, compiled, instruction_sets
+from pyro_pcflow.kernels.cpu.build import compiled
+from pyro_pcflow.kernels.cpu.threads import team
 from pyro_pcflow.kernels.program import Program
 
 __all__ = ["backward", "forward", "load"]
-
-# A forked process has none of its parent's threads, for which a team of OpenMP would wait without end.
-_forked = False
-
-
-def _mark_forked() -> None:
-    global _forked
-    _forked = True
-
-
-if hasattr(os, "register_at_fork"):  # not on Windows
-    os.register_at_fork(after_in_child=_mark_forked)
-
-
-@lru_cache
-def _team() -> ctypes.c_void_p:
-    """What runs a function on torch's own threads, or null: see `src/threads.h`."""
-    try:
-        return ctypes.cast(ctypes.CDLL(None).GOMP_parallel, ctypes.c_void_p)
-    except AttributeError:  # torch was built without OpenMP, or with one that has other names
-        return ctypes.c_void_p(None)
 
 
 @lru_cache
@@ -43,11 +22,7 @@ def load(instruction_set: str | None = None) -> ctypes.CDLL:
     Raises:
         KernelUnavailableError: if it cannot be compiled here, or the machine has no such instructions.
     """
-    known = instruction_sets()
-    instruction_set = known[0] if instruction_set is None else instruction_set
-    if instruction_set not in known:
-        raise KernelUnavailableError(f"this machine has no {instruction_set} instructions, only {', '.join(known)}")
-    return compiled(instruction_set)
+    return compiled("fused", instruction_set)
 
 
 def forward(
@@ -97,7 +72,7 @@ def _call(
         ctypes.c_int64(shape[1]),
         *[ctypes.c_void_p(None if x is None else x.data_ptr()) for x in arrays],
         ctypes.c_int(torch.get_num_threads()),
-        ctypes.c_void_p(None) if _forked else _team(),
+        team(),
     )
     if status == 2:
         raise RuntimeError("the fused kernel counted too little scratch memory: a bug of pyro_pcflow, please report it")

@@ -17,7 +17,7 @@ from pyro_pcflow.kernels.cpu import build as compiler
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "geteuid"), reason="the kernel's compiler is one of POSIX")
 
-LOAD = "from pyro_pcflow.kernels.cpu.build import compiled; compiled('portable')"
+LOAD = "from pyro_pcflow.kernels.cpu.build import compiled; compiled('fused', 'portable')"
 
 
 @pytest.fixture(scope="session")
@@ -61,7 +61,7 @@ def libraries(cache):
 
 
 def load():
-    library = compiler.compiled("portable")
+    library = compiler.compiled("fused", "portable")
     assert library.answer() == 42
     return Path(library._name)
 
@@ -85,9 +85,9 @@ def finished(process):
 
 
 def test_it_is_compiled_once_and_says_so(stub, tmp_path, caplog):
-    assert not compiler.is_kept("portable")
+    assert not compiler.is_kept("fused", "portable")
     path = load()
-    assert compiler.is_kept("portable")
+    assert compiler.is_kept("fused", "portable")
     assert load() == path
     assert compiles(stub) == 1
     assert [record.message for record in caplog.records].count(
@@ -110,10 +110,38 @@ def test_another_kernel_is_another_file(stub, tmp_path, monkeypatch, change):
         sources = shutil.copytree(compiler.SOURCES, tmp_path / "sources")
         (sources / "arena.h").write_text("// changed")
         monkeypatch.setattr(compiler, "SOURCES", Path(sources))
-    assert not compiler.is_kept("portable")
+    assert not compiler.is_kept("fused", "portable")
     assert load() != first
     assert compiles(stub) == 2
-    assert all(flag in stub.read_text().splitlines()[-1] for flag in compiler.FLAGS)
+    assert all(flag in stub.read_text().splitlines()[-1] for flag in compiler._flags("fused", "portable"))
+
+
+def test_each_library_depends_on_its_own_sources_alone(stub, tmp_path, monkeypatch):
+    sources = shutil.copytree(compiler.SOURCES, tmp_path / "sources")
+    monkeypatch.setattr(compiler, "SOURCES", Path(sources))
+
+    def names():
+        return [compiler._file_name(library, "portable") for library in ("fused", "clouds")]
+
+    before = names()
+    for changed, which in [("fused.cpp", [True, False]), ("clouds.cpp", [False, True]), ("threads.h", [True, True])]:
+        with (sources / changed).open("a") as stream:
+            stream.write("// changed")
+        after = names()
+        assert [one != other for one, other in zip(before, after, strict=True)] == which
+        before = after
+    compiler.compiled("clouds", "portable")
+    assert not compiler.is_kept("fused", "portable")
+    assert compiler.is_kept("clouds", "portable")
+    assert compiles(stub) == 1
+    assert f"{sources}/clouds.cpp" in stub.read_text()
+
+
+def test_other_instructions_than_the_machine_has_are_refused(stub, monkeypatch):
+    monkeypatch.setattr(compiler, "instruction_sets", lambda: ["portable"])
+    with pytest.raises(compiler.KernelUnavailableError, match="no avx512 instructions, only portable"):
+        compiler.compiled("clouds", "avx512")
+    assert Path(compiler.compiled("clouds")._name).name.startswith("clouds-portable-")
 
 
 @pytest.mark.slow
@@ -149,7 +177,7 @@ def test_a_compiler_that_fails_is_quoted(tmp_path, monkeypatch):
     monkeypatch.setenv("CXX", str(failing))
     monkeypatch.setenv(compiler.CACHE, str(tmp_path / "cache"))
     with pytest.raises(compiler.KernelUnavailableError, match="status 3: error: no such flag"):
-        compiler.compiled("portable")
+        compiler.compiled("fused", "portable")
     assert libraries(tmp_path / "cache") == []
 
 
@@ -187,7 +215,7 @@ def flip_a_bit(path):
 def test_a_damaged_library_is_compiled_again(stub, caplog, damage):
     path = load()
     damage(path)
-    assert not compiler.is_kept("portable")
+    assert not compiler.is_kept("fused", "portable")
     assert load() == path
     assert compiles(stub) == 2
     assert "is damaged" in caplog.text
@@ -197,11 +225,10 @@ def test_a_damaged_library_is_compiled_again(stub, caplog, damage):
 
 def test_a_library_that_does_not_load_is_compiled_again(stub, caplog):
     """Whole, but for another machine, as in a home that several share."""
-    flags = [*compiler.FLAGS, *compiler.INSTRUCTION_SETS["portable"]]
-    path = compiler._place(f"fused-portable-{compiler._key(flags)}.so")
+    path = compiler._place(compiler._file_name("fused", "portable"))
     replace(path, b"for another machine")
     path.with_suffix(".sha256").write_text(compiler._checksum(path))
-    assert compiler.is_kept("portable")
+    assert compiler.is_kept("fused", "portable")
     assert load() == path
     assert compiles(stub) == 1
     assert caplog.text.count("is compiled again") == 1
@@ -210,7 +237,7 @@ def test_a_library_that_does_not_load_is_compiled_again(stub, caplog):
 def test_what_the_compiler_makes_and_does_not_load_is_told(stub, tmp_path, monkeypatch):
     (tmp_path / "stub-compiler").write_text('#!/bin/sh\nfor last; do :; done\necho nonsense > "$last"\n')
     with pytest.raises(compiler.KernelUnavailableError, match="no compiled kernel"):
-        compiler.compiled("portable")
+        compiler.compiled("fused", "portable")
 
 
 # Nobody else's
@@ -256,7 +283,7 @@ def test_only_this_user_and_root_are_trusted(stub, tmp_path, monkeypatch, owner,
         Path, "stat", lambda self, **options: Owned(real(self), owner) if self == name else real(self, **options)
     )
     assert (compiler._distrust(path) is None) == trusted
-    assert compiler.is_kept("portable") == trusted
+    assert compiler.is_kept("fused", "portable") == trusted
 
 
 @pytest.mark.parametrize(("mode", "trusted"), [(0o777, False), (0o1777, True), (0o775, True)])

@@ -33,8 +33,8 @@ def probe(request, tmp_path_factory):
     except compiler.KernelUnavailableError as error:
         pytest.skip(str(error))
     path = tmp_path_factory.mktemp("probe") / "probe.so"
-    flags = [flag for flag in compiler.FLAGS if flag != "-O3"] + ["-O1", f"-I{compiler.SOURCES}"]
-    flags += compiler.INSTRUCTION_SETS[request.param]
+    flags = [flag for flag in compiler._flags("fused", request.param) if flag != "-O3"]
+    flags += ["-O1", f"-I{compiler.SOURCES}"]
     subprocess.run([*command, *flags, str(SOURCE), "-o", str(path)], check=True)
     return ctypes.CDLL(str(path))
 

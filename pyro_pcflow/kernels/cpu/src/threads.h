@@ -27,8 +27,12 @@ struct Flushing {
 // cores for milliseconds after each of torch's operations: threads of our own would have to share these cores with them.
 using Team = void (*)(void (*work)(void*), void* data, unsigned threads, unsigned flags);
 
-// Run a function of each number below `count`, on a team if there is one, or else on threads of its own.
-template <class Work>
+// What a thread keeps by default: numbers below the smallest normal one.
+struct AsItIs {};
+
+// Run a function of each number below `count`, on a team if there is one, or else on threads of its own. Mode is what
+// lives on each thread meanwhile.
+template <class Mode = Flushing, class Work>
 void on_threads(Team team, int count, Work&& work) {
   struct Task {
     Work& work;
@@ -38,7 +42,7 @@ void on_threads(Team team, int count, Work&& work) {
     std::exception_ptr failure{};
 
     static void run(void* data) {
-      Flushing flushing;
+      [[maybe_unused]] Mode mode;
       Task& task = *static_cast<Task*>(data);
       for (int i = task.next++; i < task.count; i = task.next++) {
         try {
