@@ -195,6 +195,30 @@ def test_tempering_widens():
     assert (ratio - 4).abs().max() < 0.6
 
 
+def test_an_origin_away_from_the_object_moves_with_its_rotation():
+    """The covariance is that of the draws, which move the origin five units away as the object turns about itself."""
+    pyro.set_rng_seed(0)
+    away = torch.tensor([0.0, 0.0, 5.0]).double()
+    thing = dist.Normal(away, WIDTHS).to_event(1)
+    count = 2000
+    found = register(
+        thing,
+        thing.sample((1000,)),
+        around=torch.tensor([1.0, 0.0, 0.0, 0.0]),
+        spread=0.1,
+        method="laplace",
+        num_samples=count,
+        num_starts=16,
+    )
+    assert len(found.modes.weight) == 1
+    turned, translation = found.covariance.diagonal().split(3)
+    # A turn about x moves the origin along y, and one about y along x.
+    assert (translation[:2] > 0.9 * 25 * turned[:2].flip(0)).all()
+    spread = torch.cat([rotation_vector(found.modes.rotation[0].mT @ found.rotation), found.translation], -1).T.cov()
+    ratio = spread.diagonal() / found.covariance.diagonal()
+    assert (ratio - 1).abs().max() < 5 * math.sqrt(2 / count)
+
+
 def test_digits_of_places_that_are_far_away():
     """A flow in float32, and a scan in float64 at the coordinates of a map."""
     pyro.set_rng_seed(0)
