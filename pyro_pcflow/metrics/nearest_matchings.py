@@ -45,8 +45,8 @@ def matching_bounds(x: Tensor, y: Tensor, cost: Cost, frames: int = FRAMES) -> T
 
     Examples:
         >>> x = torch.zeros(1, 5, 2)
-        >>> matching_bounds(x, x + 1, "squared", frames=0)
-        tensor([[2.]], dtype=torch.float64)
+        >>> matching_bounds(x, x + 3, "squared", frames=0).round(decimals=9).tolist()
+        [[18.0]]
     """
     x, y = x.double().cpu(), y.double().cpu()
     generator = torch.Generator().manual_seed(0)
