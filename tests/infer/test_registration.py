@@ -144,6 +144,7 @@ def _placed(found, point):
 
 
 @pytest.mark.exhaustive
+@pytest.mark.timeout(2400)  # the chains of 200 scans took more than ten minutes on one slow core
 @pytest.mark.parametrize("method", ["laplace", "hmc"])
 def test_regions_cover_poses_of_simulated_scans(method):
     """Ninety percent regions of 6 numbers hold the truth in 90% of 200 scans, within three standard errors."""
