@@ -110,8 +110,11 @@ def test_batch_shapes_broadcast(left, ones, sizes):
     np.testing.assert_allclose(emd(x, y).reshape(-1).numpy(), expected, atol=1e-12)
 
 
+@pytest.mark.parametrize("compiled", [True, False])
 @pytest.mark.parametrize("rubbish", [torch.nan, 1e200])
-def test_masks(rubbish):
+def test_masks(rubbish, compiled, monkeypatch):
+    if not compiled:
+        monkeypatch.setattr(kernel, "available", lambda: False)
     rng = np.random.default_rng(6)
     first, second = ([rng.normal(size=(n, 3)) for n in (3, 7, 1)] for _ in range(2))
     (x, x_mask), (y, y_mask) = padded(first, 9, rng, rubbish), padded(second, 8, rng, rubbish)
